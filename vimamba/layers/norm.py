@@ -1,0 +1,37 @@
+"""Normalisation over a residual stream that is at least float32."""
+
+import torch
+import torch.nn.functional as F
+from timm.models import register_notrace_function
+from torch import Tensor, nn
+
+
+@register_notrace_function
+def widen(x: Tensor) -> Tensor:
+    """x in float32 where it is float16 or bfloat16, else as it is: the dtype of states and residual streams."""
+    return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
+
+
+class RMSNorm(nn.Module):
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv:1910.07467, Eq. 4).
+
+    Computed in at least float32; the result has the dtype of the weight, so that a bfloat16 model keeps a float32
+    residual stream in front of bfloat16 mixers.
+
+    Shape: (..., dim) -> (..., dim).
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, device=None, dtype=None):
+        super().__init__()
+        self.dim, self.eps = dim, eps
+        self.weight = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(widen(x), [self.dim], widen(self.weight), self.eps).to(self.weight.dtype)
+
+    def extra_repr(self) -> str:
+        return f'{self.dim}, eps={self.eps}'

@@ -1,0 +1,44 @@
+"""Learned position tables and how they change size."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_pos_embed(
+    pos_embed: Tensor,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    old_rows: Sequence[int] = (),
+    new_rows: Sequence[int] = (),
+) -> Tensor:
+    """Resizes a position table around its class-token rows: cut them out, resize the grid, put them back.
+
+    Official Vim code treats row 0 as the class token's, wherever that token is; here its true row is kept apart.
+
+    Args:
+        pos_embed: (1, old height * old width + class tokens, dim), rows in sequence order.
+        old_grid: (height, width) of the table.
+        new_grid: (height, width) wanted.
+        old_rows: rows of the class tokens in ``pos_embed``, ascending.
+        new_rows: rows of the class tokens in the result, ascending.
+
+    Returns:
+        (1, new height * new width + class tokens, dim), bicubic, antialiased, same dtype.
+
+    >>> table = torch.arange(5.0).view(1, 5, 1)
+    >>> resize_pos_embed(table, (2, 2), (1, 1), [2], [0]).flatten().tolist()
+    [2.0, 2.0]
+    """
+    rows = torch.arange(pos_embed.shape[1])
+    is_class = torch.isin(rows, torch.tensor(list(old_rows), dtype=rows.dtype))
+    cells, extra = pos_embed[:, rows[~is_class]], pos_embed[:, rows[is_class]]
+    if old_grid != new_grid:
+        grid = cells.float().transpose(1, 2).unflatten(2, old_grid)
+        grid = F.interpolate(grid, new_grid, mode='bicubic', antialias=True)
+        cells = grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
+    for i, row in enumerate(new_rows):
+        cells = torch.cat((cells[:, :row], extra[:, i : i + 1], cells[:, row:]), 1)
+    return cells

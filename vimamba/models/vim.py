@@ -1,0 +1,481 @@
+"""Vision Mamba (Vim): an isotropic stack of bidirectional Mamba-1 blocks with the class token in the middle.
+
+Paper: Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model, arXiv:2401.09417.
+Official code and weights: hustvl/Vim, Apache-2.0.
+
+    image -> patches -> [ ... class token ... ] + positions -> depth x Block(RMSNorm, Mamba1 on the routes) -> RMSNorm
+"""
+
+import math
+from typing import Any
+
+import torch
+from timm.layers import calculate_drop_path_rates, get_device_dtype, lecun_normal_, to_2tuple, trunc_normal_
+from timm.models import checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.jit import Final
+from torch.utils.checkpoint import checkpoint
+
+from vimamba.errors import UsageError, bad_argument
+from vimamba.layers import Block, PatchEmbed, RMSNorm, resize_pos_embed, widen
+from vimamba.mixers import Mamba1
+from vimamba.scans import ScanOrder, create_order
+
+from .builder import build_model
+
+__all__ = ['Vim']
+
+_CLASS_TOKENS = {'middle': 1, 'first': 1, 'both': 2, 'none': 0}
+_POOLS = ('token', 'avg', 'max', '')
+
+
+class Vim(nn.Module):
+    """Vision Mamba (arXiv:2401.09417).
+
+    Args:
+        img_size: image size in pixels, one integer or (height, width).
+        patch_size: patch size in pixels.
+        stride: distance between patches in pixels; ``patch_size`` if None.
+        in_chans: image channels.
+        num_classes: classes of the head; 0 for none.
+        global_pool: 'token' (mean of the class tokens), 'avg' or 'max' over the patches, '' for no pooling; by default
+            'token' where there is a class token, else 'avg'.
+        embed_dim: width of the tokens (d_model).
+        depth: number of blocks.
+        d_state: states a channel.
+        scan: name of the scan order; see `vimamba.scans.list_orders`.
+        share_routes: one convolution and one set of projections for all routes (Vim's "bimamba v1").
+        merge: 'mean' or 'sum' of the routes.
+        class_token: 'middle' (at row M // 2 of the M patches), 'first', 'both' (first and last) or 'none'.
+        dynamic_img_size: accept any image size in forward, resizing the positions on the fly; for scan orders that
+            follow the memory (raster, bidirectional).
+        layer_scale: initial value of a learned scale of each block's output; none if None.
+        drop_rate: dropout before the head.
+        drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+
+    Shape: (b, in_chans, H, W) -> (b, num_classes).
+
+    >>> model = Vim(img_size=(32, 48), patch_size=8, embed_dim=32, depth=2, num_classes=10)
+    >>> model(torch.zeros(1, 3, 32, 48)).shape
+    torch.Size([1, 10])
+    """
+
+    dynamic_img_size: Final[bool]
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        stride: int | None = None,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str | None = None,
+        embed_dim: int = 192,
+        depth: int = 24,
+        d_state: int = 16,
+        scan: str = 'bidirectional',
+        share_routes: bool = False,
+        merge: str = 'mean',
+        class_token: str = 'middle',
+        dynamic_img_size: bool = False,
+        layer_scale: float | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if class_token not in _CLASS_TOKENS:
+            raise bad_argument('class_token', ', '.join(map(repr, _CLASS_TOKENS)), repr(class_token))
+        dd = {'device': device, 'dtype': dtype}
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
+        self.scan = scan
+        self.class_token = class_token
+        self.num_class_tokens = _CLASS_TOKENS[class_token]
+        self.dynamic_img_size = dynamic_img_size
+        self.grad_checkpointing = False
+        self._set_pool(global_pool if global_pool is not None else ('token' if self.num_class_tokens else 'avg'))
+
+        self.patch_embed = PatchEmbed(
+            img_size, patch_size, stride or patch_size, in_chans, embed_dim, strict_img_size=not dynamic_img_size, **dd
+        )
+        rows = self.patch_embed.num_patches + self.num_class_tokens
+        cls_token = nn.Parameter(torch.empty(1, self.num_class_tokens, embed_dim, **dd))
+        self.register_parameter('cls_token', cls_token if self.num_class_tokens else None)
+        self.pos_embed = nn.Parameter(torch.empty(1, rows, embed_dim, **dd))
+        order = self._order()
+        self.blocks = nn.Sequential(
+            *(
+                Block(
+                    RMSNorm(embed_dim, **dd),
+                    Mamba1(embed_dim, order, d_state=d_state, share_routes=share_routes, merge=merge, **dd),
+                    embed_dim,
+                    drop_path=rate,
+                    layer_scale=layer_scale,
+                    **dd,
+                )
+                for rate in calculate_drop_path_rates(drop_path_rate, depth)
+            )
+        )
+        self.feature_info = [
+            {'module': f'blocks.{i}', 'num_chs': embed_dim, 'reduction': self.patch_embed.stride} for i in range(depth)
+        ]
+        self.norm = RMSNorm(embed_dim, **dd)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(embed_dim, num_classes, **dd) if num_classes else nn.Identity()
+        if dynamic_img_size and any(route.index is not None for route in self.blocks[0].mixer.routes):
+            raise UsageError(
+                f'dynamic_img_size: scan order {scan!r} is laid out for one size; use raster or bidirectional, '
+                'or call set_input_size for each size'
+            )
+        if self.pos_embed.device.type != 'meta':
+            self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Initial values, of every parameter.
+
+        | parameter | value |
+        |---|---|
+        | patch_embed.proj | LeCun normal, bias 0 |
+        | cls_token, pos_embed, head.weight | truncated normal, std 0.02; head.bias 0 |
+        | in_proj, x_proj, conv1d | PyTorch's: uniform, bound fan_in^-1/2 |
+        | out_proj | the same divided by sqrt(depth) |
+        | A_log | log(1 ... d_state) on every channel; D = 1 |
+        | dt_proj | weight uniform, bound dt_rank^-1/2; softplus(bias) log-uniform in [0.001, 0.1] |
+        | norms, layer scale | 1; ``layer_scale`` |
+
+        Official code leaves the reversed route's dt_proj.bias at 0 (softplus: 0.69); here both routes start alike.
+        """
+        lecun_normal_(self.patch_embed.proj.weight)
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        trunc_normal_(self.pos_embed, std=0.02)
+        if self.cls_token is not None:
+            trunc_normal_(self.cls_token, std=0.02)
+        for block in self.blocks:
+            block.norm.reset_parameters()
+            block.mixer.reset_parameters()
+            with torch.no_grad():
+                block.mixer.out_proj.weight /= math.sqrt(len(self.blocks))
+            if not isinstance(block.ls, nn.Identity):
+                block.ls.reset_parameters()
+        if isinstance(self.norm, RMSNorm):
+            self.norm.reset_parameters()
+        if isinstance(self.head, nn.Linear):
+            trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def _set_pool(self, global_pool: str) -> None:
+        if global_pool not in _POOLS:
+            raise bad_argument('global_pool', ', '.join(map(repr, _POOLS)), repr(global_pool))
+        if global_pool == 'token' and not self.num_class_tokens:
+            raise bad_argument('global_pool', "'avg', 'max' or '' without a class token", "'token'")
+        self.global_pool = global_pool
+
+    @torch.jit.ignore
+    def class_rows(self, num_patches: int) -> list[int]:
+        """Rows of the class tokens in the sequence, ascending."""
+        return {'middle': [num_patches // 2], 'first': [0], 'both': [0, num_patches + 1], 'none': []}[self.class_token]
+
+    def _order(self) -> ScanOrder:
+        order = create_order(self.scan, self.patch_embed.grid_size)
+        for row in self.class_rows(self.patch_embed.num_patches):
+            order = order.insert(row)
+        return order
+
+    @torch.jit.ignore
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Changes the image size in pixels: resizes the position table and lays the routes anew."""
+        old_grid, old_rows = self.patch_embed.grid_size, self.class_rows(self.patch_embed.num_patches)
+        self.patch_embed.set_input_size(img_size)
+        new_grid, new_rows = self.patch_embed.grid_size, self.class_rows(self.patch_embed.num_patches)
+        with torch.no_grad():
+            resized = resize_pos_embed(self.pos_embed, old_grid, new_grid, old_rows, new_rows)
+        self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
+        order = self._order()
+        for block in self.blocks:
+            block.mixer.set_order(order)
+        _record_input_size(self, to_2tuple(img_size))
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return {'pos_embed', 'cls_token', 'blocks.*.A_log', 'blocks.*.D'}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {
+            'stem': r'^cls_token|^pos_embed|^patch_embed',
+            'blocks': [(r'^blocks\.(\d+)', None), (r'^norm', (99999,))],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head for ``num_classes``; the pooling stays unless it is given."""
+        if global_pool is not None:
+            self._set_pool(global_pool)
+        self.num_classes = num_classes
+        if num_classes:
+            self.head = nn.Linear(self.embed_dim, num_classes, **get_device_dtype(self)).train(self.training)
+            if self.head.weight.device.type != 'meta':
+                trunc_normal_(self.head.weight, std=0.02)
+                nn.init.zeros_(self.head.bias)
+        else:
+            self.head = nn.Identity()
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """Patches, class tokens and positions: (b, in_chans, H, W) -> (b, l, embed_dim), at least float32."""
+        height, width = x.shape[2], x.shape[3]
+        x = self.patch_embed(x)
+        cls_token = self.cls_token
+        if cls_token is not None:
+            cls_token = cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
+            if self.class_token == 'middle':
+                row = x.shape[1] // 2
+                x = torch.cat((x[:, :row], cls_token, x[:, row:]), 1)
+            elif self.class_token == 'first':
+                x = torch.cat((cls_token, x), 1)
+            else:
+                x = torch.cat((cls_token[:, :1], x, cls_token[:, 1:]), 1)
+        pos_embed = self.pos_embed
+        if self.dynamic_img_size:
+            pos_embed = self._dynamic_pos_embed(height, width)
+        return widen(x) + pos_embed
+
+    @torch.jit.ignore
+    def _dynamic_pos_embed(self, height: int, width: int) -> Tensor:
+        grid = self.patch_embed.dynamic_feat_size((height, width))
+        rows = self.class_rows(self.patch_embed.num_patches), self.class_rows(grid[0] * grid[1])
+        return resize_pos_embed(self.pos_embed, self.patch_embed.grid_size, grid, *rows)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, l, c) -> class tokens (b, k, c) and patches (b, l - k, c)."""
+        if self.class_token == 'middle':
+            row = (x.shape[1] - 1) // 2
+            return x[:, row : row + 1], torch.cat((x[:, :row], x[:, row + 1 :]), 1)
+        if self.class_token == 'first':
+            return x[:, :1], x[:, 1:]
+        if self.class_token == 'both':
+            return torch.cat((x[:, :1], x[:, -1:]), 1), x[:, 1:-1]
+        return x[:, :0], x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Normalised tokens of the last block, in sequence order: (b, in_chans, H, W) -> (b, l, embed_dim)."""
+        x = self._embed(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq(self.blocks, x)
+        else:
+            x = self.blocks(x)
+        return self.norm(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        if self.global_pool:
+            tokens, patches = self._split(x)
+            if self.global_pool == 'token':
+                x = tokens.mean(1)
+            elif self.global_pool == 'avg':
+                x = patches.mean(1)
+            else:
+                x = patches.amax(1)
+        x = self.head_drop(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+        return_prefix_tokens: bool = False,
+    ) -> Any:
+        """Outputs of chosen blocks, and the final features.
+
+        Args:
+            x: images (b, in_chans, H, W).
+            indices: the last n blocks, these blocks, or all of them if None.
+            norm: apply the final norm to the outputs too.
+            stop_early: do not run blocks behind the last chosen one.
+            output_fmt: 'NCHW' (b, c, grid height, grid width) or 'NLC' (b, patches, c); class tokens are left out.
+            intermediates_only: do not return the final features.
+            return_prefix_tokens: return each output with its class tokens (b, k, c) as a pair.
+
+        Returns:
+            (final features, outputs), or the outputs.
+        """
+        if output_fmt not in ('NCHW', 'NLC'):
+            raise bad_argument('output_fmt', "'NCHW' or 'NLC'", repr(output_fmt))
+        chosen, last = feature_take_indices(len(self.blocks), indices)
+        grid = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
+        x = self._embed(x)
+        outputs = []
+        for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
+            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
+            if i in chosen:
+                tokens, patches = self._split(self.norm(x) if norm else x.to(self.pos_embed.dtype))
+                if output_fmt == 'NCHW':
+                    patches = patches.transpose(1, 2).unflatten(2, grid).contiguous()
+                outputs.append((patches, tokens) if return_prefix_tokens else patches)
+        return outputs if intermediates_only else (self.norm(x), outputs)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops what the outputs of the chosen blocks do not need; returns their indices."""
+        chosen, last = feature_take_indices(len(self.blocks), indices)
+        self.blocks = self.blocks[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, '')
+        return chosen
+
+
+def _record_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
+    """Tells timm, which saves it with the weights; earlier versions had nothing to tell."""
+    try:
+        from timm.models._input import update_model_input_size
+    except ImportError:
+        return
+    update_model_input_size(model, img_size)
+
+
+_RENAMED = (  # official -> here, in this order
+    ('layers.', 'blocks.'),
+    ('norm_f.', 'norm.'),
+    ('.mixer.gamma', '.ls.gamma'),
+)
+_ROUTE_KEYS = {  # of a mixer, by route
+    'A_log': 'routes.0.A_log',
+    'A_b_log': 'routes.1.A_log',
+    **{
+        f'{name}{suffix}': f'projections.{k}.{name}'
+        for k, suffix in enumerate(('', '_b'))
+        for name in ('D', 'conv1d', 'x_proj', 'dt_proj')
+    },
+}
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Tensor]:
+    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``.
+
+    Published figures belong to the weights under 'model'; official training files hold an average as 'model_ema' too.
+    Position tables of another size are resized around their class tokens.
+    """
+    for wrapper in ('model', 'state_dict'):
+        state_dict = state_dict.get(wrapper, state_dict)
+    state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    if 'cls_token_head' in state_dict:
+        tokens = [state_dict.pop(f'cls_token_{end}') for end in ('head', 'tail')]
+        state_dict['cls_token'] = torch.cat(tokens, 1)
+    renamed = {}
+    for key, value in state_dict.items():
+        for old, new in _RENAMED:
+            key = key.replace(old, new)
+        prefix, _, rest = key.partition('.mixer.')
+        name, *parameter = rest.split('.')
+        if name in _ROUTE_KEYS:
+            key = '.'.join((prefix + '.mixer', _ROUTE_KEYS[name], *parameter))
+        renamed[key] = value
+    table = renamed.get('pos_embed')
+    if table is not None and table.shape != model.pos_embed.shape:
+        patches = table.shape[1] - model.num_class_tokens
+        side = math.isqrt(max(patches, 0))
+        if side * side != patches or table.shape[2] != model.embed_dim:
+            raise UsageError(
+                f'pos_embed {tuple(table.shape)} of the checkpoint does not fit {tuple(model.pos_embed.shape)} here: '
+                'choose the variant that the file belongs to'
+            )
+        grid = model.patch_embed.grid_size
+        rows = model.class_rows(patches), model.class_rows(model.patch_embed.num_patches)
+        renamed['pos_embed'] = resize_pos_embed(table, (side, side), grid, *rows)
+    return renamed
+
+
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': url,
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': None,
+        'crop_pct': 0.875,
+        'interpolation': 'bicubic',
+        'fixed_input_size': True,
+        'mean': (0.485, 0.456, 0.406),
+        'std': (0.229, 0.224, 0.225),
+        'first_conv': 'patch_embed.proj',
+        'classifier': 'head',
+        'license': 'apache-2.0',
+        'origin_url': 'https://github.com/hustvl/Vim',
+        'paper_ids': 'arXiv:2401.09417',
+        **kwargs,
+    }
+
+
+_HUB = 'https://huggingface.co/hustvl/Vim-{}-midclstok/resolve/main/vim_{}.pth'
+
+default_cfgs = generate_default_cfgs(
+    {
+        'vim_nano_patch4_32.untrained': _cfg(input_size=(3, 32, 32), crop_pct=1.0),
+        'vim_tiny_patch16_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_76p1acc')),
+        'vim_tiny_patch16_stride8_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_ft_78p3acc')),
+        'vim_small_patch16_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_80p5acc')),
+        'vim_small_patch16_stride8_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_ft_81p6acc')),
+        'vim_base_patch16_224.hustvl_in1k': _cfg(_HUB.format('base', 'b_midclstok_81p9acc')),
+    }
+)
+
+
+def _create_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
+    return build_model(Vim, variant, pretrained, checkpoint_filter_fn, **kwargs)
+
+
+@register_model
+def vim_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """Vim for small images, of about 0.15 M parameters; no published weights."""
+    args = {'img_size': 32, 'patch_size': 4, 'embed_dim': 64, 'depth': 4, 'd_state': 8}
+    return _create_vim('vim_nano_patch4_32', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def vim_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """Vim-Ti, 7 M parameters."""
+    return _create_vim('vim_tiny_patch16_224', pretrained, **{'embed_dim': 192, **kwargs})
+
+
+@register_model
+def vim_tiny_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """Vim-Ti+, patches that overlap by half."""
+    return _create_vim('vim_tiny_patch16_stride8_224', pretrained, **{'embed_dim': 192, 'stride': 8, **kwargs})
+
+
+@register_model
+def vim_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """Vim-S, 26 M parameters."""
+    return _create_vim('vim_small_patch16_224', pretrained, **{'embed_dim': 384, **kwargs})
+
+
+@register_model
+def vim_small_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """Vim-S+, patches that overlap by half."""
+    return _create_vim('vim_small_patch16_stride8_224', pretrained, **{'embed_dim': 384, 'stride': 8, **kwargs})
+
+
+@register_model
+def vim_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """Vim-B, 98 M parameters."""
+    return _create_vim('vim_base_patch16_224', pretrained, **{'embed_dim': 768, **kwargs})
