@@ -1,0 +1,232 @@
+"""Checkpoint files: one writer that never leaves half a file, one reader that executes nothing.
+
+A file is an ordinary ``torch.save`` archive, so ``torch.load`` and timm read it too. Its zip comment, the last
+bytes of the file, holds the SHA-256 of all that comes before; the reader refuses a file that does not agree.
+
+    [ the archive, as torch.save writes it .......... | length of the comment ] sha256:<64 hexadecimal digits>
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UsageError
+
+__all__ = ['FORMAT', 'load_checkpoint', 'load_weights', 'model_weights', 'save_checkpoint']
+
+FORMAT = 'vimamba/1'  # under 'format' in the files of the training engine
+_MARK = b'sha256:'
+_COMMENT = len(_MARK) + 64
+_END_RECORD = 22  # bytes of the zip end record when there is no comment
+
+
+class _HashedFile:
+    """Passes bytes on to a file and hashes them on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Writes a checkpoint: afterwards ``path`` is the whole new file, or what it was before.
+
+    The bytes go to a file beside it, reach the disk, and take its name in one step, so that a killed process
+    or a full disk leaves the old file as it was.
+
+    Args:
+        checkpoint: tensors, numbers, strings, and lists, tuples and dictionaries of these.
+        path: the file; its folder is made.
+
+    Raises:
+        UsageError: the file cannot be written; the message names it and the reason.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> save_checkpoint({'model': {'weight': torch.ones(2)}}, folder.name + '/a.pth')
+    >>> load_checkpoint(folder.name + '/a.pth')
+    {'model': {'weight': tensor([1., 1.])}}
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, 'wb') as file:
+            hashed = _HashedFile(file)
+            torch.save(dict(checkpoint), hashed)  # type: ignore[arg-type]
+            file.seek(-2, os.SEEK_END)
+            file.write(_comment(hashed.sha256.hexdigest()))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch turns some failed writes into RuntimeError
+        written = temporary.stat().st_size if temporary.exists() else 0
+        raise UsageError(
+            f'{path}: the checkpoint cannot be written ({_first_line(error)}) after {written} bytes; '
+            'the file before it is untouched: make room, or choose another folder'
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == 'posix':  # the new name is on the disk only when its folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint on the CPU without executing anything in it.
+
+    ``.safetensors`` files come back as ``{'model': weights}``. Files of `save_checkpoint` are compared with their
+    SHA-256, other zip archives with the CRC-32 of their members. Official files that carry an
+    ``argparse.Namespace`` of plain values are read as they are.
+
+    Raises:
+        UsageError: no such file; damaged; not a checkpoint; or it asks to import and call something, which is
+            named and was not done.
+    """
+    path = Path(path)
+    if torch.__version__ < (2, 10):
+        raise UsageError(
+            f'{path}: not read with torch {torch.__version__}, whose weights_only mode can be made to execute code '
+            '(CVE-2026-24747): install torch >= 2.10'
+        )
+    if not path.is_file():
+        raise UsageError(f'{path}: {"is a folder" if path.is_dir() else "no such file"}; expected a checkpoint file')
+    if path.suffix == '.safetensors':
+        return {'model': _load_safetensors(path)}
+    _verify(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # whatever a malformed file provokes is a mistake in the file
+        raise UsageError(f'{path}: {_reason(error)}') from error
+    if not isinstance(checkpoint, dict):
+        raise UsageError(f'{path}: expected a dictionary with weights, got {type(checkpoint).__name__}')
+    return checkpoint
+
+
+def model_weights(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint: the averaged ones of our own files, else ``model`` or ``state_dict``, else itself.
+
+    >>> model_weights({'state_dict': {'module.weight': torch.ones(1)}}, 'a.pth')
+    {'weight': tensor([1.])}
+    """
+    ours = ('model_ema',) if checkpoint.get('format') == FORMAT else ()
+    for key in (*ours, 'model', 'state_dict', 'model_state'):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+            break
+    if not checkpoint or not all(isinstance(value, Tensor) for value in checkpoint.values()):
+        raise UsageError(f"{path}: holds no weights; expected them under 'model' or 'state_dict'")
+    return {name.removeprefix('module.'): value for name, value in checkpoint.items()}
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], path: str | Path, name: str = '', written_by: str = ''
+) -> None:
+    """Copies weights into a model: all of them, or none and an error.
+
+    Args:
+        model: takes the weights.
+        weights: as from `model_weights`.
+        path: the file they came from, for the message.
+        name: the model's name, for the message.
+        written_by: the name of the model that wrote them, where it is known.
+
+    Raises:
+        UsageError: a tensor is missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in weights]
+    unexpected = [key for key in weights if key not in own]
+    reshaped = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if missing or unexpected or reshaped:
+        faults = [f'{len(keys)} {what} (first: {keys[0]})' for keys, what in
+                  ((missing, 'missing'), (unexpected, 'unexpected')) if keys]  # fmt: skip
+        if reshaped:
+            key = reshaped[0]
+            sizes = f'{tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model'
+            faults.append(f'{len(reshaped)} of another shape (first: {key}, {sizes})')
+        who = f'are of {written_by!r}, not of' if written_by and written_by != name else 'do not fit'
+        raise UsageError(
+            f'{path}: these weights {who} {name or type(model).__name__!r}: of {len(own)} tensors '
+            f'{", ".join(faults)}; use the configuration that the file was trained with'
+        )
+    model.load_state_dict(dict(weights))
+
+
+def _comment(digest: str) -> bytes:
+    return _COMMENT.to_bytes(2, 'little') + _MARK + digest.encode()
+
+
+def _verify(path: Path) -> None:
+    """Raises unless the file agrees with its own SHA-256, or, where another program wrote it, with its CRC-32s."""
+    size = path.stat().st_size
+    with open(path, 'rb') as file:
+        zipped = file.read(4) == b'PK\x03\x04'
+        file.seek(max(0, size - _COMMENT - 2))
+        tail = file.read()
+        ours = len(tail) == _COMMENT + 2 and tail[:-64] == _comment('')
+        foreign = tail[-_END_RECORD:].startswith(b'PK\x05\x06') and tail.endswith(b'\0\0')
+        if ours:
+            file.seek(0)
+            sha256, left = hashlib.sha256(), size - len(tail)
+            while left and (block := file.read(min(left, 1 << 20))):
+                sha256.update(block)
+                left -= len(block)
+            sha256.update(b'\0\0')  # the length of the comment before there was one
+            whole = sha256.hexdigest().encode() == tail[-64:]
+        elif zipped and foreign:
+            try:
+                whole = zipfile.ZipFile(file).testzip() is None
+            except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError):
+                whole = False
+        else:
+            whole = not zipped  # the format before torch 1.6: torch.load judges it
+    if not whole:
+        raise UsageError(f'{path}: the file is damaged or cut short ({size} bytes); use another copy')
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(
+            f'{path}: the file is damaged or cut short ({_first_line(error)}); use another copy'
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """One line on why ``torch.load`` refused a file."""
+    text = str(error)
+    asked = re.search(r'GLOBAL\s+([\w.]+)|[Uu]nsupported class\s+([\w.]+)', text)
+    if asked:
+        return (
+            f'refused, and nothing in it was executed: it asks for {asked[1] or asked[2]!r}, which is neither a tensor '
+            'nor a plain value; ask its author for a .safetensors file'
+        )
+    return f'not a readable checkpoint ({type(error).__name__}: {_first_line(error)}); use another copy'
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ['no message'])[0][:200]
