@@ -1,0 +1,253 @@
+"""Data sets by name: the real digits inside scikit-learn, folders of images, ImageNet.
+
+Each is map-style: ``dataset[i] -> (image, target)``, ``dataset.classes``, ``dataset.sample_path(i)``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.transforms.v2 import functional as F
+
+from vimamba.data.image import read_image
+from vimamba.errors import UsageError, bad_argument, unknown_name
+
+__all__ = ['DATASETS', 'Digits', 'Folder', 'ImageDataset', 'ImageNet', 'create_dataset', 'digits_split']
+
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+class ImageDataset(Protocol):
+    """What `create_loader` needs of a data set."""
+
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]: ...
+
+    def sample_path(self, index: int) -> str: ...
+
+
+def create_dataset(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    split: str,
+    transform: Transform | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> ImageDataset:
+    """A data set by name.
+
+    Args:
+        name: 'digits' (splits train, val, test), 'folder' or 'imagenet' (splits train, val).
+        root: the folder that holds ``train/`` and ``val/``; digits need none.
+        split: which part.
+        transform: PIL image -> float tensor (C, H, W); None keeps the size and scales to 0..1.
+        seed: only chooses which images ``fraction`` keeps. The digits split never depends on it.
+        options: ``fraction`` (all sets, train split): this share of each class, at least one image.
+            digits: ``fold`` and ``folds``, see `digits_split`.
+
+    >>> digits = create_dataset('digits', split='test')
+    >>> len(digits), digits[0][0].shape, digits.classes[:3]
+    (270, torch.Size([1, 8, 8]), ['0', '1', '2'])
+
+    Raises:
+        UsageError: for an unknown name, split or option (with the nearest valid one), a missing or empty folder.
+    """
+    if name not in DATASETS:
+        raise unknown_name('data set', name, DATASETS)
+    kind = DATASETS[name]
+    if split not in kind.splits:
+        raise unknown_name(f'split of {name}', split, kind.splits)
+    valid = set(inspect.signature(kind).parameters) - {'root', 'split', 'transform', 'seed'}
+    for option in options:
+        if option not in valid:
+            raise unknown_name(f'option of data set {name}', option, valid)
+    return kind(root=root, split=split, transform=transform, seed=seed, **options)
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    return F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+
+
+def _keep(targets: np.ndarray, fraction: float, split: str, seed: int) -> np.ndarray:
+    """Sorted indices of ``fraction`` of each class, at least one image of each, drawn under ``seed``."""
+    if not 0 < fraction <= 1:
+        raise bad_argument('fraction', 'a number in (0, 1]', fraction)
+    if fraction < 1 and split != 'train':
+        raise bad_argument('fraction', f'1 for the {split} split', fraction, 'only training images are left out')
+    if fraction == 1:
+        return np.arange(len(targets))
+    order = _stratified_order(targets, seed)
+    kept = [order[targets[order] == c] for c in np.unique(targets)]
+    return np.sort(np.concatenate([of[: max(1, round(fraction * len(of)))] for of in kept]))
+
+
+def _stratified_order(targets: np.ndarray, seed: int) -> np.ndarray:
+    """A permutation of which every contiguous slice holds the classes in proportion, to about one image.
+
+    ``RandomState``, because NumPy keeps its streams the same in all future versions.
+    """
+    order = np.random.RandomState(seed).permutation(len(targets))
+    place = np.empty(len(targets))
+    for c in np.unique(targets):
+        (members,) = np.nonzero(targets[order] == c)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(place, kind='stable')]
+
+
+def digits_split(targets: np.ndarray, *, fold: int | None = None, folds: int = 5) -> dict[str, np.ndarray]:
+    """The indices of each digits split, stratified, fixed before any model was tuned on it.
+
+    Without ``fold``: 70 % train, 15 % val, 15 % test. With it: test is that fold of ``folds``, val the 15 % of all
+    images that follow it, train the rest, for cross-validation.
+
+    Args:
+        targets: the class of each image, (N,) int.
+        fold: 0 .. folds - 1, or None.
+        folds: number of folds, at least 2.
+    """
+    n = len(targets)
+    order = _stratified_order(targets, seed=0)
+    if not 2 <= folds <= 10:
+        raise bad_argument('folds', '2 to 10', folds)
+    if fold is None:
+        test, val = round(0.15 * n), round(0.30 * n)
+    elif fold in range(folds):
+        first, last = (round(f * n / folds) for f in (fold, fold + 1))
+        order = np.roll(order, -first)  # this fold comes first
+        test = last - first
+        val = test + round(0.15 * n)
+    else:
+        raise bad_argument('fold', f'0 to {folds - 1} (folds={folds}) or None', fold)
+    return {'test': order[:test], 'val': order[test:val], 'train': order[val:]}
+
+
+class Digits(Dataset):
+    """1,797 real handwritten digits, 8 x 8, 10 classes: E. Alpaydin and C. Kaynak, 1998, as kept in scikit-learn.
+
+    An image is a PIL image of mode L, its 17 grey levels scaled to 0..255. `digits_split` says which are in a split.
+    """
+
+    splits = ('train', 'val', 'test')
+
+    def __init__(
+        self,
+        *,
+        root: object = None,
+        split: str,
+        transform: Transform | None = None,
+        seed: int = 0,
+        fold: int | None = None,
+        folds: int = 5,
+        fraction: float = 1.0,
+    ):
+        if root is not None:
+            raise bad_argument('root', 'None for digits (they come with scikit-learn)', repr(root))
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError:
+            raise UsageError(
+                'the digits data set is part of scikit-learn, which is not installed: pip install vimamba[train]'
+            ) from None
+        scans = load_digits()
+        index = np.sort(digits_split(scans.target, fold=fold, folds=folds)[split])
+        index = index[_keep(scans.target[index], fraction, split, seed)]
+        self.index = index  # into scikit-learn's order
+        self.images = np.rint(scans.images[index] * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
+        self.targets = scans.target[index]
+        self.classes = [str(c) for c in scans.target_names]
+        self.transform = transform or _to_tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), int(self.targets[index])
+
+    def sample_path(self, index: int) -> str:
+        return f'digits/{self.index[index]}'
+
+
+class Folder(Dataset):
+    """``root/{train,val}/<class>/**/<image>``; the classes are the folders of train, sorted by name."""
+
+    splits = ('train', 'val')
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str] | None,
+        split: str,
+        transform: Transform | None = None,
+        seed: int = 0,
+        fraction: float = 1.0,
+    ):
+        layout = 'expected train/<class>/<image> and val/<class>/<image>'
+        if root is None:
+            raise bad_argument('root', 'the folder that holds train/ and val/', root)
+        for folder in (Path(root), Path(root, 'train'), Path(root, split)):
+            if not folder.is_dir():
+                raise UsageError(f'{folder}: no such folder; {layout} in {root}')
+        folders = _folders(Path(root, 'train'))
+        self.root = Path(root, split)
+        if extra := sorted(set(_folders(self.root)) - set(folders)):
+            raise UsageError(f'{self.root / extra[0]}: this class has no folder in {Path(root, "train")}')
+        self.classes = self._names(folders)
+        samples = make_dataset(self.root, {c: i for i, c in enumerate(folders)}, IMG_EXTENSIONS, allow_empty=True)
+        if not samples:
+            raise UsageError(f'{self.root}: no images in it; {layout}, extensions {" ".join(IMG_EXTENSIONS)}')
+        targets = np.array([target for _, target in samples])
+        if split == 'train' and (empty := sorted(set(range(len(folders))) - set(targets))):
+            raise UsageError(f'{self.root / folders[empty[0]]}: no images of this class; add some or remove the folder')
+        kept = _keep(targets, fraction, split, seed)
+        self.targets = targets[kept]
+        # One array of bytes: a list of a million strings would be copied into each worker as it touches them.
+        self.paths = np.array([os.fsencode(os.path.relpath(samples[i][0], self.root)) for i in kept])
+        self.transform = transform or _to_tensor
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(read_image(self.sample_path(index))), int(self.targets[index])
+
+    def sample_path(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(self.paths[index]))
+
+    def _names(self, folders: list[str]) -> list[str]:
+        """The class names that people read, from the sorted folder names."""
+        return folders
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith('.'))
+
+
+class ImageNet(Folder):
+    """ImageNet-1k: `Folder` with the 1,000 WordNet ids as folder names; ``classes`` are their names in words."""
+
+    def _names(self, folders: list[str]) -> list[str]:
+        info = ImageNetInfo()
+        for where, found in (('train', folders), (self.root.name, _folders(self.root))):
+            if odd := sorted(set(info.label_names()) ^ set(found)):
+                raise UsageError(
+                    f'{self.root.with_name(where)}: expected the 1000 class folders of ImageNet-1k, '
+                    f'found {len(found)}; {odd[0]} is {"not one of them" if odd[0] in found else "missing"}'
+                )
+        return [info.index_to_description(i) for i in range(len(folders))]
+
+
+DATASETS: dict[str, type[Digits] | type[Folder]] = {'digits': Digits, 'folder': Folder, 'imagenet': ImageNet}

@@ -1,0 +1,282 @@
+"""Batches that are a function of (seed, epoch, position) alone.
+
+Neither the number of workers, nor an interruption, nor what else the program draws at random changes a batch:
+`EpochSampler` computes the order of an epoch from (seed, epoch), and each sample is augmented under a seed made from
+(seed, epoch, item). Skipping to any position of an epoch decodes nothing.
+
+What happens to a file that cannot be read:
+
+    training      It is left out. Another image, drawn uniformly under the same seed, takes its place, so that every
+                  batch is full (timm's Mixup needs an even number) and the same in every run. `Loader.broken` keeps
+                  each path and reason, with one warning each. More than ``max_broken`` of the data set: UsageError.
+    evaluation    UsageError that names it. An evaluation never replaces an image.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from vimamba.data.datasets import ImageDataset
+from vimamba.data.image import BrokenImage
+from vimamba.errors import UsageError, bad_argument
+
+__all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'lost_worker']
+
+
+class SampleKey(NamedTuple):
+    """What the sampler hands to a worker: all that a sample depends on, besides the seed."""
+
+    epoch: int
+    item: int
+    valid: bool = True  # False for padding
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """The part of each epoch that one process reads.
+
+    Training: a permutation made from (seed, epoch), dealt out to the processes in turn; ``drop_last`` leaves out the
+    last ``length % world_size`` of it, otherwise its beginning is repeated. Evaluation: all indices in order; the
+    repetitions that give each process the same number are marked as padding.
+
+    Args:
+        length: samples in the data set.
+        training: whether to shuffle.
+        seed: a non-negative integer.
+        rank, world_size: this process, and how many there are.
+        drop_last: see above.
+
+    >>> sampler = EpochSampler(5, training=False, world_size=2, rank=1)
+    >>> [(key.item, key.valid) for key in sampler]
+    [(1, True), (3, True), (0, False)]
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        training: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+    ):
+        if not 0 <= rank < world_size:
+            raise bad_argument('rank', f'0 to world_size - 1 = {world_size - 1}', rank)
+        self.length, self.training, self.seed = length, training, seed
+        self.rank, self.world_size = rank, world_size
+        self.per_rank = length // world_size if drop_last else -(-length // world_size)
+        self.epoch = self.start = 0
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """The epoch to read next, without the first ``start`` samples that this process has had of it."""
+        if not 0 <= start <= self.per_rank:
+            raise bad_argument('start', f'0 to {self.per_rank}, the samples of an epoch', start)
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        """Samples of a whole epoch, wherever it starts."""
+        return self.per_rank
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        order = np.arange(self.length)
+        if self.training:
+            generator = torch.Generator().manual_seed(_seeds(1, self.seed, self.epoch)[0])
+            order = torch.randperm(self.length, generator=generator).numpy()
+        position = np.arange(self.rank, self.per_rank * self.world_size, self.world_size)[self.start :]
+        valid = self.training | (position < self.length)
+        epoch = self.epoch
+        for item, real in zip(order[position % self.length].tolist(), valid.tolist()):
+            yield SampleKey(epoch, item, real)
+
+
+def create_loader(
+    dataset: ImageDataset,
+    batch_size: int,
+    *,
+    training: bool,
+    seed: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    drop_last: bool | None = None,
+    max_broken: float = 0.001,
+    timeout: float = 120,
+) -> Loader:
+    """A DataLoader of ``[images (B, C, H, W), targets (B,) int64]``; the module docstring states its promises.
+
+    Args:
+        dataset: what `create_dataset` gives.
+        batch_size: images per batch and process.
+        training: shuffles, drops the last incomplete batch, skips unreadable files.
+        seed: a non-negative integer, the same in every process.
+        workers: processes that decode; 0 decodes in this one.
+        rank, world_size: this process, and how many there are. In evaluation all of them get equally many samples;
+            those added for it have target -1.
+        drop_last: None for ``training``.
+        max_broken: training stops when this process has met more than this part of the data set unreadable.
+        timeout: seconds to wait for a worker.
+
+    >>> from vimamba.data import create_dataset
+    >>> loader = create_loader(create_dataset('digits', split='val'), 64, training=False, seed=0)
+    >>> [len(targets) for images, targets in loader]
+    [64, 64, 64, 64, 13]
+
+    Raises:
+        UsageError: for an argument out of range, or a batch larger than the training set.
+    """
+    drop_last = training if drop_last is None else drop_last
+    if drop_last and not training:
+        raise bad_argument('drop_last', 'False in evaluation', True, 'every sample counts')
+    if batch_size < 1:
+        raise bad_argument('batch_size', 'a positive integer', batch_size)
+    if seed < 0:
+        raise bad_argument('seed', 'a non-negative integer', seed)
+    if not 0 <= max_broken < 1:
+        raise bad_argument('max_broken', 'a fraction in [0, 1)', max_broken)
+    if workers < 0:
+        raise bad_argument('workers', '0 or more', workers)
+    if workers and timeout <= 0:
+        raise bad_argument('timeout', 'a positive number of seconds', timeout)
+    sampler = EpochSampler(
+        len(dataset), training=training, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last
+    )
+    if drop_last and batch_size > len(sampler):
+        raise bad_argument('batch_size', f'at most the {len(sampler)} training images of each process', batch_size)
+    return Loader(
+        _Samples(dataset, training=training, seed=seed, allowed=int(max_broken * len(dataset))),
+        batch_size,
+        sampler=sampler,
+        drop_last=drop_last,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        timeout=timeout if workers else 0,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),  # otherwise it would draw from the global one
+    )
+
+
+class Loader(DataLoader):
+    """The DataLoader of `create_loader`.
+
+    Attributes:
+        broken: path -> reason of the unreadable training files met so far.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.broken: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]
+        return self._checked(super().__iter__())
+
+    def _checked(self, batches: Iterator[tuple]) -> Iterator[list[Tensor]]:
+        allowed = self.dataset.allowed  # type: ignore[attr-defined]
+        while True:
+            try:
+                images, targets, broken, error = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as failure:
+                if lost := lost_worker(failure):
+                    raise lost from failure
+                raise
+            if error is not None:
+                raise error
+            for path, reason in broken.items():
+                if path not in self.broken:
+                    self.broken[path] = reason
+                    warnings.warn(f'{path}: {reason}; left out', stacklevel=2)
+            if len(self.broken) > allowed:
+                path, reason = next(iter(self.broken.items()))
+                raise UsageError(
+                    f'{len(self.broken)} of {len(self.dataset)} training images cannot be read, '  # type: ignore[arg-type]
+                    f'more than the {allowed} that max_broken allows; the first: {path}: {reason}'
+                )
+            yield [images, targets]
+
+
+def lost_worker(error: RuntimeError) -> UsageError | None:
+    """One line on what to do where torch says that a data worker died or hangs; None for any other error.
+
+    torch raises it wherever the main thread happens to be, not only while it waits for a batch.
+
+    >>> lost_worker(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'))  # doctest: +ELLIPSIS
+    UsageError('DataLoader worker (pid 7) is killed by signal: Killed; memory or shared memory (/dev/shm) ...
+    """
+    if not str(error).startswith('DataLoader '):
+        return None
+    return UsageError(
+        f'{str(error).splitlines()[0].strip(". ")}; memory or shared memory (/dev/shm) may be too small: use fewer '
+        'workers or a smaller batch; for a slow disk, a longer timeout'
+    )
+
+
+class _Sample(NamedTuple):
+    image: Tensor | None
+    target: int
+    broken: dict[str, str]
+    error: UsageError | None
+
+
+class _Samples(Dataset):
+    """A data set read by `SampleKey`; errors travel as data, because a worker's exceptions lose their type."""
+
+    def __init__(self, dataset: ImageDataset, *, training: bool, seed: int, allowed: int):
+        self.dataset, self.training, self.seed, self.allowed = dataset, training, seed, allowed
+        self.classes, self.sample_path = dataset.classes, dataset.sample_path
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> _Sample:
+        broken: dict[str, str] = {}
+        item = key.item
+        with _seeded(self.seed, key.epoch, key.item):
+            while len(broken) <= self.allowed:
+                try:
+                    image, target = self.dataset[item]
+                    return _Sample(image, target if key.valid else -1, broken, None)
+                except UsageError as error:
+                    if not (self.training and isinstance(error, BrokenImage)):
+                        return _Sample(None, -1, {}, error)
+                    broken[error.path] = error.reason
+                    item = random.randrange(len(self.dataset))
+        return _Sample(None, -1, broken, None)  # enough to stop the run
+
+
+def _collate(samples: list[_Sample]) -> tuple[Tensor | None, Tensor, dict[str, str], UsageError | None]:
+    broken = {path: reason for sample in samples for path, reason in sample.broken.items()}
+    error = next((sample.error for sample in samples if sample.error), None)
+    images = [sample.image for sample in samples if sample.image is not None]
+    whole = len(images) == len(samples)
+    return default_collate(images) if whole else None, torch.tensor([s.target for s in samples]), broken, error
+
+
+def _seeds(count: int, *entropy: int) -> list[int]:
+    return np.random.SeedSequence(entropy).generate_state(count, np.uint64).tolist()
+
+
+@contextmanager
+def _seeded(*entropy: int) -> Iterator[None]:
+    """Python's, NumPy's and torch's CPU generators seeded from ``entropy`` inside, as they were outside."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    seeds = _seeds(3, *entropy)
+    random.seed(seeds[0])
+    np.random.seed(seeds[1] % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seeds[2])  # torch.manual_seed would seed the GPU's too
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])

@@ -1,0 +1,242 @@
+"""PIL image -> normalised float tensor (C, H, W), for training and for evaluation.
+
+The parts are timm's and torchvision's; every random number comes from Python's, NumPy's or torch's global generator,
+so that seeding those three (as `vimamba.data.loader` does for each sample) repeats an augmentation exactly.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image
+from timm.data.random_erasing import RandomErasing
+from torchvision.transforms import v2
+
+from vimamba.data.image import to_channels
+from vimamba.errors import UsageError, bad_argument, unknown_name
+
+__all__ = ['AUGMENT', 'create_transform']
+
+_COMMON = {
+    'hflip': 0.0,  # probability of a left-right flip
+    'color_jitter': 0.0,  # brightness, contrast, saturation; as in timm, left out beside auto_augment
+    'auto_augment': None,  # timm's strings: 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3', 'original', ...
+    're_prob': 0.0,  # random erasing: probability,
+    're_mode': 'pixel',  # what is put there: 'const' (0), 'rand' (one colour), 'pixel' (noise),
+    're_count': 1,  # and in how many rectangles at most
+    'albumentations': None,  # a list such as [dict(type='MotionBlur', p=0.3), ...]
+}
+AUGMENT: dict[str, dict[str, Any]] = {
+    # Random resized crop: photographs.
+    'imagenet': {**_COMMON, 'hflip': 0.5, 'vflip': 0.0, 'scale': (0.08, 1.0), 'ratio': (3 / 4, 4 / 3)},
+    # The whole image, resized, then a random affine map: small images, characters.
+    'small': {**_COMMON, 'degrees': 0.0, 'translate': 0.0, 'scale': (1.0, 1.0), 'shear': 0.0, 'fill': 0},
+}
+RAND_AUGMENT = r'rand(-(m|n|p|mstd|mmax|inc)\d[\d.]*|-t\w+)*'
+INTERPOLATION = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
+
+
+def create_transform(
+    *,
+    training: bool,
+    input_size: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = 'bicubic',
+    crop_pct: float = 0.875,
+    crop_mode: str = 'center',
+    augment: dict[str, Any] | None = None,
+) -> Callable[[Image.Image], torch.Tensor]:
+    """A callable on a PIL image of any mode, which gives a normalised float32 tensor (C, H, W).
+
+    Without ``augment``: resize so that the image covers ``(H, W) / crop_pct``, centre crop, normalise. With it, in
+    training: its geometry ('imagenet': random resized crop; 'small': resize, random affine), flip, colour or
+    RandAugment, albumentations, normalise, random erasing.
+
+    Args:
+        training: augmentation is refused where this is False.
+        input_size: (C, H, W); C is 1 (grey), 3 (RGB) or 4 (RGBA), H and W any two positive integers.
+        mean, std: one number per channel, for pixels in 0..1.
+        interpolation: a PIL filter by name.
+        crop_pct: how much of each side the centre crop keeps, in (0, 1].
+        crop_mode: timm's 'center', 'squash' (ignores the aspect ratio) or 'border' (pads).
+        augment: ``style`` ('imagenet' or 'small') and options; `AUGMENT` lists those of each style with defaults.
+            None for no augmentation.
+
+    >>> transform = create_transform(training=False, input_size=(1, 32, 24), mean=[0.5], std=[0.5])
+    >>> transform(Image.new('L', (8, 8), 255)).shape
+    torch.Size([1, 32, 24])
+
+    Raises:
+        UsageError: for a value out of range or an unknown key, with the nearest valid one.
+    """
+    channels, *size = input_size
+    if channels not in (1, 3, 4) or len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
+        raise bad_argument('input_size', '(C, H, W), C one of 1, 3, 4, H and W positive integers', input_size)
+    for name, value in (('mean', mean), ('std', std)):
+        if len(value) != channels:
+            raise bad_argument(name, f'{channels} numbers, one per channel', list(value))
+    if interpolation not in INTERPOLATION:
+        raise unknown_name('interpolation', interpolation, INTERPOLATION)
+    if crop_mode not in (modes := ('center', 'squash', 'border')):
+        raise unknown_name('crop_mode', crop_mode, modes)
+    if not 0 < crop_pct <= 1:
+        raise bad_argument('crop_pct', 'a number in (0, 1]', crop_pct)
+    shared: dict[str, Any] = {'input_size': input_size, 'interpolation': interpolation}
+    if augment is None:
+        evaluation = timm.data.create_transform(
+            **shared, mean=tuple(mean), std=tuple(std), crop_pct=crop_pct, crop_mode=crop_mode
+        )
+        return v2.Compose([partial(to_channels, channels=channels), evaluation])
+    if not training:
+        raise bad_argument('augment', 'None in evaluation', augment)
+
+    style, a = _checked(augment)
+    recolour = a['auto_augment'] or a['color_jitter']
+    if recolour and channels == 4:
+        raise bad_argument('augment', 'no auto_augment or color_jitter with 4 channels', recolour)
+    work = 3 if recolour else channels  # timm's colour operations want RGB
+    try:
+        crop, colour, _ = timm.data.create_transform(
+            **shared,
+            mean=tuple(mean) * (work // channels),
+            is_training=True,
+            separate=True,
+            hflip=a['hflip'],
+            vflip=a.get('vflip', 0.0),
+            scale=a['scale'] if style == 'imagenet' else None,
+            ratio=a.get('ratio'),
+            color_jitter=a['color_jitter'] or None,  # type: ignore[arg-type]
+            auto_augment=a['auto_augment'],
+        )
+        geometry = crop if style == 'imagenet' else _affine(size, interpolation, a)
+        erase = RandomErasing(a['re_prob'], mode=a['re_mode'], max_count=a['re_count'], device='cpu')
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f'augment: {" ".join(str(error).split()) or "a value out of range"} (in {augment})') from error
+    return v2.Compose(
+        [
+            partial(to_channels, channels=work),
+            geometry,
+            colour,
+            partial(to_channels, channels=channels),
+            *([_Albumentations(a['albumentations'], input_size)] if a['albumentations'] else []),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(mean), list(std)),
+            *([erase] if a['re_prob'] else []),
+        ]
+    )
+
+
+def _checked(augment: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The style and all its options, defaults filled in; refuses what timm and torchvision would let pass."""
+    if not isinstance(augment, dict):
+        raise bad_argument('augment', 'a dict of options or None', augment)
+    options = dict(augment)
+    style = options.pop('style', 'imagenet')
+    if style not in AUGMENT:
+        raise unknown_name('augment style', style, AUGMENT)
+    for key in options:
+        if key not in AUGMENT[style]:
+            raise unknown_name(f'{style!r} augment option', key, [*AUGMENT[style], 'style'])
+    for key, value in options.items():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        real = all(isinstance(v, (int, float)) for v in numbers)
+        if key in ('hflip', 'vflip', 're_prob') and not (real and len(numbers) == 1 and 0 <= value <= 1):
+            raise bad_argument(f'augment.{key}', 'a probability', repr(value))
+        if key in ('scale', 'ratio') and not (real and len(numbers) == 2 and 0 < value[0] <= value[1]):
+            raise bad_argument(f'augment.{key}', 'two positive numbers (low, high)', repr(value))
+        if key == 're_mode' and value not in ('const', 'rand', 'pixel'):
+            raise unknown_name('augment.re_mode', str(value), ('const', 'rand', 'pixel'))
+        if key == 'auto_augment' and str(value).startswith('rand') and not re.fullmatch(RAND_AUGMENT, value):
+            raise bad_argument('augment.auto_augment', "timm's form, such as 'rand-m9-mstd0.5-inc1'", repr(value))
+    return style, {**AUGMENT[style], **options}
+
+
+def _affine(size: Sequence[int], interpolation: str, a: dict[str, Any]) -> v2.Compose:
+    shift = a['translate']
+    return v2.Compose(
+        [
+            v2.Resize(list(size), interpolation=v2.InterpolationMode(interpolation)),
+            v2.RandomAffine(
+                a['degrees'],
+                translate=(shift, shift) if isinstance(shift, (int, float)) else shift,  # part of the width, height
+                scale=a['scale'],
+                shear=a['shear'],
+                interpolation=v2.InterpolationMode.BILINEAR,
+                fill=a['fill'],
+            ),
+            v2.RandomHorizontalFlip(a['hflip']),
+        ]
+    )
+
+
+class _Albumentations:
+    """A pipeline of albumentations on uint8 (H, W, C), which keeps the size and type of the image."""
+
+    def __init__(self, specs: list[dict[str, Any]], input_size: tuple[int, int, int]):
+        os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'  # otherwise importing it asks the package index for news
+        try:
+            import albumentations
+            import cv2
+        except ImportError as error:
+            raise UsageError(
+                f'augment.albumentations needs albumentations ({error}): pip install vimamba[train]'
+            ) from None
+        cv2.setNumThreads(0)  # OpenCV's threads do not survive the fork into a worker
+        kinds = (albumentations.BasicTransform, albumentations.BaseCompose)
+        library = {n: k for n, k in vars(albumentations).items() if inspect.isclass(k) and issubclass(k, kinds)}
+        self.shape = (*input_size[1:], input_size[0])
+        transforms = _build(specs, library)
+        self.pipeline = albumentations.Compose(transforms)
+        self.pipeline.set_random_state(np.random.default_rng(0), random.Random(0))
+        for spec, transform in zip(specs, transforms):  # one that cannot work says so now, not hours later
+            try:
+                self._check(transform(image=np.zeros(self.shape, np.uint8), force_apply=True)['image'])
+            except Exception as error:
+                raise UsageError(f'augment.albumentations: {spec["type"]}: {_one_line(error)}') from error
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        # It keeps its own generators; seeded here from Python's, which the loader seeds for each sample.
+        seed = random.getrandbits(64)
+        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        out = self.pipeline(image=np.asarray(image).reshape(self.shape))['image']
+        self._check(out)
+        return Image.fromarray(out[..., 0] if self.shape[2] == 1 else out)
+
+    def _check(self, out: np.ndarray) -> None:
+        if out.shape != self.shape or out.dtype != np.uint8:
+            raise bad_argument('the image it gives', f'uint8 {self.shape}', f'{out.dtype} {out.shape}')
+
+
+def _build(specs: Any, library: dict[str, type]) -> list[Any]:
+    if not isinstance(specs, (list, tuple)) or not all(isinstance(s, dict) and 'type' in s for s in specs):
+        raise bad_argument('augment.albumentations', "a list such as [dict(type='MotionBlur', p=0.3)]", specs)
+    built = []
+    for spec in specs:
+        options = {key: value for key, value in spec.items() if key != 'type'}
+        if (name := spec['type']) not in library:
+            raise unknown_name('albumentations transform', name, library)
+        for key in options:
+            if key not in (valid := inspect.signature(library[name]).parameters):
+                raise unknown_name(f'{name} option', key, valid)
+        if 'transforms' in options:  # OneOf, SomeOf, Sequential, ...
+            options['transforms'] = _build(options['transforms'], library)
+        try:
+            built.append(library[name](**options))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f'augment.albumentations: {name}: {_one_line(error)}') from error
+    return built
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split())[:200]
