@@ -10,6 +10,7 @@ from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from vimamba.checkpoint import load_checkpoint
+from vimamba.errors import UsageError
 
 
 class FeatureGetter(FeatureGetterNet):
@@ -32,14 +33,24 @@ def build_model(
     file = overlay.get('file')
     if pretrained and file:
         overlay['state_dict'] = load_checkpoint(file)
-    model = build_model_with_cfg(
-        cls,
-        variant,
-        pretrained,
-        pretrained_cfg_overlay=overlay or None,
-        pretrained_filter_fn=filter_fn,
-        feature_cfg={'out_indices': kwargs.pop('out_indices', (-3, -2, -1)), 'feature_cls': FeatureGetter},
-        **kwargs,
-    )
+    try:
+        model = build_model_with_cfg(
+            cls,
+            variant,
+            pretrained,
+            pretrained_cfg_overlay=overlay or None,
+            pretrained_filter_fn=filter_fn,
+            feature_cfg={'out_indices': kwargs.pop('out_indices', (-3, -2, -1)), 'feature_cls': FeatureGetter},
+            **kwargs,
+        )
+    except RuntimeError as error:
+        first, *faults = str(error).splitlines()
+        if not (faults and 'loading state_dict' in first):
+            raise
+        more = f' and {len(faults) - 1} more' if faults[1:] else ''
+        raise UsageError(
+            f'{file or variant}: these weights do not fit {variant!r}: {faults[0].strip()}{more}; '
+            'choose the variant that the file belongs to'
+        ) from error
     model.pretrained_cfg.pop('state_dict', None)  # do not keep a second copy of the weights
     return model

@@ -1,0 +1,297 @@
+"""Vim: the official function, parameter for parameter, at any size.
+
+Promised: official state dicts load and give the official logits, features and per-layer statistics within 2e-5;
+parameter counts are the published ones; official files load as published, executing nothing; positions are resized
+around the class tokens; any image size, dtype and number of channels; streams stay float32 in half precision.
+"""
+
+import argparse
+import os
+import pickle
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vimamba  # noqa: F401  (registers the models)
+from tests.models.official import Case
+from vimamba.errors import UsageError
+from vimamba.layers import resize_pos_embed
+from vimamba.models.vim import Vim, checkpoint_filter_fn
+from vimamba.testing import assert_parity, relative_l2
+
+MINI = {'img_size': 64, 'embed_dim': 64, 'depth': 4}
+CASES = {
+    'vim_mini_base': {},
+    'vim_mini_bimamba_none': {'scan': 'raster'},
+    'vim_mini_bimamba_v1': {'share_routes': True, 'merge': 'sum'},
+    'vim_mini_doublecls': {'class_token': 'both'},
+    'vim_mini_headcls': {'class_token': 'first'},
+    'vim_mini_layerscale': {'layer_scale': 1e-4},
+    'vim_mini_nocls_mean': {'class_token': 'none'},
+    'vim_mini_oddgrid': {'img_size': (48, 80)},
+    'vim_tiny_224': {'img_size': 224, 'embed_dim': 192, 'depth': 24},
+}
+PARAMS = {  # measured on the official classes
+    'vim_tiny_patch16_224': 7_148_008,
+    'vim_tiny_patch16_stride8_224': 7_250_344,
+    'vim_small_patch16_224': 25_796_584,
+    'vim_small_patch16_stride8_224': 26_001_256,
+    'vim_base_patch16_224': 97_598_440,
+}
+OFFICIAL = Case('vim_tiny_224')
+
+
+def mini(**kwargs):
+    torch.manual_seed(0)
+    return Vim(
+        **{'img_size': 32, 'patch_size': 8, 'embed_dim': 32, 'depth': 2, 'num_classes': 5, 'd_state': 4, **kwargs}
+    )
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_official_outputs(name):
+    case, model = Case(name), Vim(**{**MINI, **CASES[name]})
+    assert sum(p.numel() for p in model.parameters()) == case.params
+    model.load_state_dict(checkpoint_filter_fn(case.state_dict(), model))
+    model.eval()
+    layers = {}
+
+    def record(module, args, output, key):
+        layers[key] = torch.stack((output.mean(1), output.std(1, correction=0)), 1)
+
+    for i, block in enumerate(model.blocks):
+        block.norm.register_forward_pre_hook(lambda m, args, i=i: record(m, args, args[0], f'layer{i}_residual'))
+        block.ls.register_forward_hook(lambda m, args, out, i=i: record(m, args, out, f'layer{i}_hidden'))
+    with torch.no_grad():
+        features = model.forward_features(case.input())
+        assert_parity(model.forward_head(features), case.outputs['logits'], 'logits')
+        assert_parity(model.forward_head(features, pre_logits=True), case.outputs['feat'], 'features')
+    for key, expected in case.outputs.items():
+        if key.startswith('layer'):
+            assert_parity(layers[key], expected, key)
+
+
+@pytest.mark.parametrize('name', PARAMS)
+def test_parameter_counts_are_the_published_ones(name):
+    model = timm.create_model(name, device='meta')
+    assert sum(p.numel() for p in model.parameters()) == PARAMS[name]
+
+
+def save_official(path, **extra):
+    torch.save({'model': OFFICIAL.state_dict(), 'args': argparse.Namespace(lr=1e-3, model='vim'), **extra}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize('average', [False, True], ids=['model', 'model+model_ema'])
+def test_an_official_file_loads_as_published(tmp_path, average):
+    extra = {'model_ema': {k: torch.zeros_like(v) for k, v in OFFICIAL.state_dict().items()}} if average else {}
+    file = save_official(tmp_path / 'official.pth', optimizer={'state': {}}, epoch=299, **extra)
+    model = timm.create_model('vim_tiny_patch16_224', pretrained=True, pretrained_cfg_overlay={'file': file}).eval()
+    with torch.no_grad():
+        assert_parity(model(OFFICIAL.input()), OFFICIAL.outputs['logits'], 'logits')
+    assert 'state_dict' not in model.pretrained_cfg
+
+
+class Executes:
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.mark.parametrize('protocol', [2, pickle.HIGHEST_PROTOCOL])
+def test_a_file_that_would_execute_something_is_refused_by_name(tmp_path, protocol):
+    canary, file = tmp_path / 'canary', tmp_path / 'hostile.pth'
+    torch.save({'model': OFFICIAL.state_dict(), 'args': Executes(canary)}, file, pickle_protocol=protocol)
+    with pytest.raises(UsageError, match=r'mkdir.*|hostile\.pth') as error:
+        timm.create_model('vim_tiny_patch16_224', pretrained=True, pretrained_cfg_overlay={'file': str(file)})
+    assert 'mkdir' in str(error.value)
+    assert 'hostile.pth' in str(error.value)
+    assert '\n' not in str(error.value)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    'kwargs', [{'num_classes': 7}, {'in_chans': 1}, {'img_size': (160, 288)}, {'features_only': True}]
+)
+def test_an_official_file_serves_other_heads_channels_and_sizes(tmp_path, kwargs):
+    file = save_official(tmp_path / 'official.pth')
+    model = timm.create_model(
+        'vim_tiny_patch16_224', pretrained=True, pretrained_cfg_overlay={'file': file}, **kwargs
+    ).eval()
+    x = torch.randn(1, kwargs.get('in_chans', 3), *kwargs.get('img_size', (224, 224)))
+    with torch.no_grad():
+        out = model(x)
+    if 'features_only' in kwargs:
+        assert [tuple(f.shape) for f in out] == [(1, 192, 14, 14)] * 3
+    else:
+        assert out.shape == (1, kwargs.get('num_classes', 1000))
+        assert torch.isfinite(out).all()
+
+
+def test_a_file_of_another_model_is_refused(tmp_path):
+    file = save_official(tmp_path / 'official.pth')
+    with pytest.raises(
+        UsageError, match=r"official.pth: these weights do not fit 'vim_small_patch16_224'.*more"
+    ) as error:
+        timm.create_model('vim_small_patch16_224', pretrained=True, pretrained_cfg_overlay={'file': file})
+    assert '\n' not in str(error.value)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(8, 70),
+    width=st.integers(8, 70),
+    stride=st.sampled_from([4, 8]),
+    class_token=st.sampled_from(['middle', 'first', 'both', 'none']),
+    scan=st.sampled_from(['bidirectional', 'cross', 'hilbert', 'snake']),
+)
+def test_any_image_size(height, width, stride, class_token, scan):
+    model = mini(img_size=(height, width), stride=stride, class_token=class_token, scan=scan, depth=1)
+    out = model(torch.randn(1, 3, height, width))
+    assert out.shape == (1, 5)
+    out.sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    _, maps = model.forward_intermediates(torch.randn(1, 3, height, width))
+    grid = ((height - 8) // stride + 1, (width - 8) // stride + 1)
+    assert [tuple(m.shape) for m in maps] == [(1, 32, *grid)]
+
+
+@pytest.mark.parametrize('class_token', ['middle', 'first', 'both', 'none'])
+def test_resizing_keeps_the_class_rows_apart(class_token):
+    model = mini(class_token=class_token)
+    rows = model.class_rows(16)
+    with torch.no_grad():
+        model.pos_embed.zero_()
+        model.pos_embed[:, rows] = torch.arange(1.0, len(rows) + 1)[None, :, None]
+    model.set_input_size((40, 56))
+    assert model.pos_embed.shape[1] == 5 * 7 + len(rows)
+    new = model.class_rows(35)
+    assert torch.equal(model.pos_embed[0, new, 0], torch.arange(1.0, len(rows) + 1))
+    others = [i for i in range(35 + len(rows)) if i not in new]
+    assert not model.pos_embed[:, others].any()
+    assert model(torch.randn(1, 3, 40, 56)).shape == (1, 5)
+
+
+def test_resizing_to_the_same_grid_is_exact_and_a_smooth_table_survives():
+    rows = torch.linspace(-1, 1, 14)
+    table = (rows[:, None] + 2 * rows[None, :]).reshape(1, 196, 1)
+    assert torch.equal(resize_pos_embed(table, (14, 14), (14, 14)), table)
+    larger = resize_pos_embed(table, (14, 14), (28, 28)).view(28, 28)
+    back = resize_pos_embed(larger.reshape(1, -1, 1), (28, 28), (14, 14))
+    assert relative_l2(back, table) < 0.02
+
+
+def test_dynamic_sizes_equal_fixed_ones():
+    dynamic, fixed = mini(dynamic_img_size=True), mini()
+    fixed.set_input_size((48, 24))
+    x = torch.randn(2, 3, 48, 24)
+    assert torch.equal(dynamic(x), fixed(x))
+    with pytest.raises(UsageError, match='set_input_size'):
+        mini(dynamic_img_size=True, scan='hilbert')
+
+
+def test_the_reversed_route_reads_the_class_token_in_its_place():
+    """With an odd number of patches the middle is not symmetric: a route over the flipped image must agree."""
+    model = mini(img_size=(24, 40), class_token='middle')
+    first, second = model.blocks[0].mixer.routes
+    assert (first.reverse, second.reverse) == (False, True)
+    assert (first.index, second.index) == (None, None)
+
+
+def test_a_table_order_equals_the_same_order_without_a_table():
+    from vimamba.scans import create_order
+
+    model = mini(class_token='none')
+    x = torch.randn(2, 16, 32)
+    mixer = model.blocks[0].mixer
+    want = mixer(x)
+    order = create_order('bidirectional', (4, 4))
+    for route, index, inverse in zip(mixer.routes, order.index, order.inverse):
+        route.reverse = False
+        route.index, route.inverse = index, inverse
+    assert relative_l2(mixer(x), want) < 1e-6
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_a_float32_stream(dtype):
+    model = mini().eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        want = model(x)
+        half = mini().to(dtype).eval()
+        streams = []
+        for block in half.blocks:
+            block.register_forward_hook(lambda m, a, out: streams.append(out.dtype))
+        got = half(x.to(dtype))
+        with torch.autocast('cpu', torch.bfloat16):
+            auto = model(x)
+    assert streams == [torch.float32] * 2
+    assert got.dtype == dtype
+    assert relative_l2(got, want) < 0.05
+    assert relative_l2(auto, want) < 0.05
+
+
+def test_float64_is_float64_throughout():
+    model = mini().double().eval()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    assert relative_l2(mini().eval()(x.float()), model(x)) < 1e-5
+    assert model(x).dtype == torch.float64
+
+
+def test_compiles_without_graph_breaks_and_exports():
+    model = mini().eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        want = model(x)
+        assert relative_l2(torch.compile(model, fullgraph=True, backend='aot_eager')(x), want) < 1e-5
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim('batch', max=64)},))
+        assert relative_l2(program.module()(torch.cat((x, x))), torch.cat((want, want))) < 1e-5
+
+
+def test_scripts_and_saves(tmp_path):
+    model = mini().eval()
+    torch.jit.script(model).save(tmp_path / 'vim.pt')
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(torch.jit.load(tmp_path / 'vim.pt')(x), model(x))
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    model = Vim(img_size=64, embed_dim=128, depth=4)
+    for block in model.blocks:
+        for own, route in zip(block.mixer.projections, block.mixer.routes):
+            dt = torch.nn.functional.softplus(own.dt_proj.bias)
+            assert ((dt > 0.9e-3) & (dt < 0.11)).all()
+            assert torch.equal(route.A_log.exp().round(), torch.arange(1.0, 17).expand(256, 16))
+            assert (own.D == 1).all()
+        assert block.mixer.out_proj.weight.abs().max() <= 256**-0.5 / 2
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'scan': 'hilbrt'}, "did you mean 'hilbert'"),
+        ({'class_token': 'centre'}, "expected 'middle'"),
+        ({'merge': 'max'}, "expected 'mean'"),
+        ({'global_pool': 'token', 'class_token': 'none'}, 'without a class token'),
+        ({'global_pool': 'map'}, 'global_pool: expected'),
+        ({'img_size': 7}, 'at least one patch'),
+        ({'img_size': (64, 4)}, 'got 64x4'),
+    ],
+)
+def test_a_wrong_argument_is_named(kwargs, message):
+    with pytest.raises(UsageError, match=message):
+        mini(**kwargs)
+
+
+def test_unknown_arguments_and_sizes_are_errors():
+    with pytest.raises(TypeError, match='clas_token'):
+        timm.create_model('vim_nano_patch4_32', clas_token='middle')
+    with pytest.raises(AssertionError, match=r'image size 16x16: this model takes 32x32; .*set_input_size'):
+        mini()(torch.randn(1, 3, 16, 16))
