@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all the set-up; `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+ifneq ($(shell command -v uv 2>/dev/null),)
+CREATE := uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+INSTALL := uv pip install --quiet --python $(BIN)/python
+else
+CREATE := $(PYTHON) -m venv $(VENV)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+.PHONY: help demo test check format clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.train  ## train a Vision Mamba on real handwritten digits and test it: a few minutes on two CPU cores
+	$(BIN)/python tools/train.py configs/classification/digits_vim_nano.py --work-dir runs/demo
+	$(BIN)/python tools/test.py configs/classification/digits_vim_nano.py runs/demo/best.pth --split test --out-dir runs/demo
+
+test: $(VENV)/.dev  ## the whole test suite, on every core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+check: $(VENV)/.dev  ## format, lint, types, imports and the fast tests: under two minutes
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal -m 'not slow'
+
+format: $(VENV)/.dev  ## rewrite the sources in the project's format
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:  ## remove the virtual environment and what was generated
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamps make a second call quick; they go stale when the dependencies change.
+$(VENV)/.train $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml
+	@echo "installing vimamba[$*] into $(VENV) (a few minutes the first time)"
+	@$(CREATE)
+	@$(INSTALL) -e '.[$*]'
+	@touch $@
