@@ -169,7 +169,7 @@ def backward(
     if D is not None:
         dx.addcmul_(dy, D.to(dtype))
         dD = (dy * x).sum((0, 1)).to(D.dtype)
-    if z is not None:
+    if z is not None and y is not None:
         y = y.view(l, b, d)
         if D is not None:
             y.addcmul_(x, D.to(dtype))
