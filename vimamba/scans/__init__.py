@@ -1,0 +1,47 @@
+"""Scan orders: where a model reads. `vimamba.scans.draw` draws them."""
+
+from vimamba.scans.base import (
+    Affine,
+    Grid,
+    ScanOrder,
+    create_order,
+    find_affine,
+    list_orders,
+    register_order,
+)
+from vimamba.scans.flat import (
+    bidirectional,
+    column,
+    column_bidirectional,
+    cross,
+    hilbert,
+    hilbert_bidirectional,
+    raster,
+    snake,
+    snake_bidirectional,
+    strided,
+    zigzag,
+    zigzag_bidirectional,
+)
+
+__all__ = [
+    'Affine',
+    'Grid',
+    'ScanOrder',
+    'bidirectional',
+    'column',
+    'column_bidirectional',
+    'create_order',
+    'cross',
+    'find_affine',
+    'hilbert',
+    'hilbert_bidirectional',
+    'list_orders',
+    'raster',
+    'register_order',
+    'snake',
+    'snake_bidirectional',
+    'strided',
+    'zigzag',
+    'zigzag_bidirectional',
+]

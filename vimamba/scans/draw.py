@@ -1,0 +1,204 @@
+"""Draws scan orders as text and as PNG.
+
+python -m vimamba.scans.draw                            lists the orders
+python -m vimamba.scans.draw cross 4x6                  prints the step at which each cell is read
+python -m vimamba.scans.draw cross 4x6 --png cross.png  also paints the routes into a file
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vimamba import scans
+from vimamba.errors import UsageError, bad_argument, run
+from vimamba.scans.base import ORDERS, Grid, ScanOrder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ['main', 'picture', 'save_png']
+
+_MOST_CELLS = 128 * 128  # more are not legible, in text or in a picture
+
+
+def picture(order: ScanOrder, titles: Sequence[str] | None = None, width: int = 100) -> str:
+    """The order as text: one panel for each route, with the step at which each cell is read.
+
+    The frames of a clip stand one below the other; class tokens have a line of their own.
+
+    Args:
+        order: any order.
+        titles: one for each panel; by default the number of the route, where there are several.
+        width: characters in a line; panels that do not fit go below.
+
+    >>> print(picture(scans.snake_bidirectional((2, 3))))
+    route 0        route 1 back
+    0 1 2          5 4 3
+    5 4 3          0 1 2
+    """
+    if titles is None:
+        titles = _titles(order) if order.routes > 1 else ['']
+    panels = [([title] if title else []) + _panel(order, k) for k, title in enumerate(titles)]
+    column = max(len(line) for panel in panels for line in panel) + 3
+    abreast = max(1, (width + 3) // column)
+    blocks = []
+    for first in range(0, len(panels), abreast):
+        lines = zip_longest(*panels[first : first + abreast], fillvalue='')
+        blocks.append('\n'.join(''.join(part.ljust(column) for part in line).rstrip() for line in lines))
+    return '\n\n'.join(blocks)
+
+
+def _titles(order: ScanOrder) -> list[str]:
+    return [f'route {k} back' if flag else f'route {k}' for k, flag in enumerate(order.flipped)]
+
+
+def _panel(order: ScanOrder, route: int) -> list[str]:
+    """The lines of one route's panel, without a title."""
+    frames, height, width = _frames(order.grid)
+    steps = order.inverse[route].tolist()
+    digits = len(str(order.length - 1))
+    cells = iter(f'{step:{digits}}' for row, step in enumerate(steps) if row not in order.class_rows)
+    lines = []
+    for frame in range(frames):
+        lines += [''] * (frame > 0)
+        lines += [' '.join(next(cells) for _ in range(width)) for _ in range(height)]
+    return lines + [f'class {steps[row]}' for row in order.class_rows]
+
+
+def _frames(grid: Grid) -> tuple[int, int, int]:
+    """The grid as (T, H, W): a sequence is one row of one frame."""
+    frames, height, width = (1,) * (3 - len(grid)) + grid
+    return frames, height, width
+
+
+def save_png(order: ScanOrder, path: str | os.PathLike[str], title: str = '') -> None:
+    """Paints the routes, one panel each, from dark to light as the steps go on.
+
+    Lines join the cells in the order of reading, with arrows; a thin line is a jump to a cell that is no neighbour.
+    The frames of a clip stand side by side, class tokens on the left.
+
+    Raises:
+        UsageError: matplotlib is missing, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+    except ImportError:
+        raise UsageError('a PNG needs matplotlib: run `pip install matplotlib`') from None
+    places = _places(order)
+    (left, top), (right, bottom) = places.amin(0).tolist(), places.amax(0).tolist()
+    across, down = right - left + 1, bottom - top + 1
+    columns = min(order.routes, math.ceil(math.sqrt(order.routes * down / across)))
+    rows = math.ceil(order.routes / columns)
+    inch = min(0.5, 12 / columns / across, 12 / down)  # of a cell
+    size = columns * max(inch * across, 2.4) + 1, rows * (max(inch * down, 0.6) + 0.4) + 1
+    figure = Figure(figsize=size, layout='constrained')
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel in panels:
+        panel.set_axis_off()
+    for k, panel in enumerate(panels[: order.routes]):
+        if order.routes > 1:
+            panel.set_title(_titles(order)[k], fontsize=10)
+        panel.set_aspect('equal')
+        panel.set_xlim(left - 0.6, right + 0.6)
+        panel.set_ylim(bottom + 0.6, top - 0.6)  # row 0 on top
+        _paint(panel, order, k, inch * 72)
+    marks = [Line2D([], [], marker=marker, color=color, linestyle='', label=label) for label, marker, color in _ENDS]
+    figure.legend(handles=marks, loc='outside lower center', ncols=2, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=12)
+    try:
+        figure.savefig(path, format='png', dpi=150)
+    except OSError as error:
+        raise UsageError(f'cannot write {os.fspath(path)}: {error.strerror}') from None
+
+
+def _places(order: ScanOrder) -> Tensor:
+    """Where each memory row is painted: (L, 2) as x, y in cells."""
+    frames, height, width = _frames(order.grid)
+    frame, y, x = torch.meshgrid(*(torch.arange(n) for n in (frames, height, width)), indexing='ij')
+    places = torch.empty(order.length, 2)
+    is_class = torch.zeros(order.length, dtype=torch.bool)
+    is_class[list(order.class_rows)] = True
+    places[~is_class] = torch.stack((frame * (width + 1) + x, y), -1).view(-1, 2).float()
+    for i, row in enumerate(order.class_rows):
+        places[row] = torch.tensor([-2.0, (height - 1) / 2 + 1.7 * (i - (len(order.class_rows) - 1) / 2)])
+    return places
+
+
+def _paint(panel: Axes, order: ScanOrder, route: int, points: float) -> None:
+    """Paints one route on axes whose cells are ``points`` wide."""
+    from matplotlib import colormaps
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    places = _places(order)
+    path = places[order.index[route].cpu()]  # (l, 2)
+    move = path.diff(dim=0)
+    shade = colormaps['viridis'](torch.linspace(0, 0.92, order.length).numpy())[:, :3]  # (l, 3)
+    thick = min(2.2, points / 7)
+    widths = torch.where(move.abs().amax(1) <= 1, thick, thick / 3).tolist()
+    lines = torch.stack((path[:-1], path[1:]), 1)  # (l - 1, 2, 2)
+    panel.add_collection(LineCollection(list(lines.numpy()), colors=shade[1:], linewidths=widths, capstyle='round'))
+    corners = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+    cells = path[:, None] + corners  # (l, 4, 2)
+    panel.add_collection(
+        PolyCollection(
+            list(cells.numpy()), facecolors=0.75 + 0.25 * shade, edgecolors='white', linewidths=min(0.8, points / 20)
+        )
+    )
+    apart = math.ceil(order.length / 100)  # arrows enough to see the way
+    for t in range(apart // 2, len(move), apart):
+        (x, y), (dx, dy) = (path[t] + 0.55 * move[t]).tolist(), move[t].tolist()
+        triangle = (3, 0, math.degrees(math.atan2(-dy, dx)) - 90)
+        panel.plot(x, y, marker=triangle, color=shade[t], markersize=min(8, points / 3), markeredgewidth=0)
+    for (_, marker, color), (x, y), size in zip(_ENDS, path[[0, -1]].tolist(), (0.26, 0.34)):
+        panel.plot(x, y, marker, color=color, markersize=max(3, points * size), zorder=4 - size)
+    if points > 24:
+        for step, (x, y) in enumerate(path.tolist()):
+            panel.text(x - 0.44, y - 0.44, str(step), ha='left', va='top', fontsize=6, color='0.45')
+    for x, y in places[list(order.class_rows)].tolist():
+        panel.text(x, y - 0.5, 'class', ha='center', va='bottom', fontsize=8)
+
+
+_ENDS = ('start', 'o', 'tab:green'), ('end', 's', 'tab:red')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(prog='python -m vimamba.scans.draw', description='Draws scan orders.')
+    parser.add_argument('order', nargs='?', help='its name; without one, the orders are listed')
+    parser.add_argument('grid', nargs='?', default='4x6', help='16, 4x6 (height, width) or 2x4x6 (time first)')
+    parser.add_argument('--png', metavar='FILE', help='also paint the routes into this file')
+    args = parser.parse_args(argv)
+    if args.order is None:
+        for name, build in sorted(ORDERS.items()):
+            print(f'{name:22}{(build.__doc__ or "").partition(chr(10))[0]}')
+        return 0
+    order = scans.create_order(args.order, _parse_grid(args.grid))
+    print(picture(order, width=shutil.get_terminal_size().columns))
+    if args.png:
+        save_png(order, args.png, title=f'{args.order} {args.grid}')
+        print(f'wrote {args.png}')
+    return 0
+
+
+def _parse_grid(text: str) -> Grid:
+    if not re.fullmatch(r'\d{1,9}(x\d{1,9})*', text):
+        raise bad_argument('grid', 'sizes joined by x, such as 4x6', repr(text))
+    grid = tuple(int(size) for size in text.split('x'))
+    if math.prod(grid) > _MOST_CELLS:
+        raise bad_argument('grid', f'at most {_MOST_CELLS} cells to draw', f'{math.prod(grid)}')
+    return grid
+
+
+if __name__ == '__main__':
+    run(main)
