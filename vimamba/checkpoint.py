@@ -102,7 +102,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             named and was not done.
     """
     path = Path(path)
-    if torch.__version__ < (2, 10):
+    if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 10):
         raise UsageError(
             f'{path}: not read with torch {torch.__version__}, whose weights_only mode can be made to execute code '
             '(CVE-2026-24747): install torch >= 2.10'

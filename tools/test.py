@@ -1,0 +1,33 @@
+"""Evaluates a checkpoint: python tools/test.py CONFIG runs/NAME/best.pth --split test --out-dir out"""
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+
+from vimamba.errors import UsageError, run  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='the configuration that the checkpoint was trained with')
+    parser.add_argument('checkpoint', help='best.pth of a run, or a file of weights')
+    parser.add_argument('--split', default='val', help='part of the data set: train, val or test')
+    parser.add_argument('--json', metavar='FILE', help='write all numbers there')
+    parser.add_argument('--out-dir', help='write confusion.png and predictions.png there')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='such as data.workers=0')
+    args = parser.parse_args()
+    if not find_spec('mmengine'):
+        raise UsageError('evaluation needs mmengine, which is not installed: pip install vimamba[train]')
+    from vimamba.engine.evaluation import test
+    from vimamba.insight import plots
+    from vimamba.tasks import ClassificationTask
+
+    return test(args.config, args.checkpoint, ClassificationTask, options=args.cfg_options, split=args.split,
+                json_file=args.json, out_dir=args.out_dir, plots=plots)  # fmt: skip
+
+
+if __name__ == '__main__':
+    run(main)

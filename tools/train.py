@@ -1,0 +1,44 @@
+"""Trains from a configuration: python tools/train.py configs/classification/digits_vim_nano.py
+
+Several GPUs or processes: torchrun --nproc-per-node 8 tools/train.py CONFIG
+"""
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+
+from vimamba.errors import UsageError, run  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', nargs='?', help='a .py, .json or .yaml file, read as data')
+    parser.add_argument('--work-dir', help='folder for checkpoints, logs and plots; default: runs/<config>')
+    parser.add_argument('--resume', nargs='?', const=True, default=False, metavar='FILE',
+                        help='go on from the newest checkpoint of the work dir, or from FILE')  # fmt: skip
+    parser.add_argument('--overwrite', action='store_true', help='start anew in a work dir that holds a run')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='such as optim.lr=1e-3')
+    parser.add_argument('--help-config', action='store_true', help='list every key of a configuration')
+    args = parser.parse_args()
+    if args.help_config:
+        from vimamba.engine.schema import describe
+
+        print(describe())
+        return 0
+    if not args.config:
+        parser.error('a configuration file is needed')
+    if not find_spec('mmengine'):
+        raise UsageError('training needs mmengine, which is not installed: pip install vimamba[train]')
+    from vimamba.engine.train import train
+    from vimamba.insight.plots import plot_curves
+    from vimamba.tasks import ClassificationTask
+
+    return train(args.config, ClassificationTask, options=args.cfg_options, work_dir=args.work_dir,
+                 resume=args.resume, overwrite=args.overwrite, plot=plot_curves)  # fmt: skip
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,110 @@
+"""One process or several: what the rest of the engine asks, with the same answers in both cases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vimamba.errors import UsageError
+
+__all__ = [
+    'all_sum',
+    'gather',
+    'initialized',
+    'is_main',
+    'largest',
+    'local_device',
+    'rank',
+    'sync_buffers',
+    'world_size',
+]
+
+
+def local_device(name: str) -> torch.device:
+    """The device of this process: ``name``, or for 'auto' a GPU where there is one; under torchrun its own GPU."""
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if name == 'cuda':
+        local = int(os.environ.get('LOCAL_RANK', 0))
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f'run.device: this process needs GPU {local}, and {torch.cuda.device_count()} are visible: '
+                'start fewer processes (--nproc-per-node), or run.device=cpu'
+            )
+        torch.cuda.set_device(local)
+        return torch.device('cuda', local)
+    if name == 'mps' and not torch.backends.mps.is_available():
+        raise UsageError('run.device: this machine has no mps: run.device=auto')
+    return torch.device(name)
+
+
+@contextmanager
+def initialized(device: torch.device) -> Iterator[None]:
+    """The process group of torchrun, nccl between GPUs and gloo between CPUs; nothing where there is one process.
+
+    Done here because mmengine's own start always calls ``torch.cuda.set_device``.
+    """
+    if 'RANK' not in os.environ or 'MASTER_ADDR' not in os.environ or dist.is_initialized():
+        yield
+        return
+    backend = 'nccl' if device.type == 'cuda' else 'gloo'
+    dist.init_process_group(backend, timeout=timedelta(minutes=30), device_id=device if backend == 'nccl' else None)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and speaks."""
+    return rank() == 0
+
+
+def all_sum(tensor: Tensor, device: torch.device) -> Tensor:
+    """The sum over processes, on the CPU; ``device`` is where the process group communicates."""
+    if not dist.is_initialized():
+        return tensor
+    moved = tensor.to(device)
+    dist.all_reduce(moved)
+    return moved.cpu()
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, in the order of rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def largest(number: int, device: torch.device) -> int:
+    """The largest of one integer of each process."""
+    if not dist.is_initialized():
+        return number
+    tensor = torch.tensor(number, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
+
+
+def sync_buffers(*modules: nn.Module) -> None:
+    """Gives all processes the buffers (running statistics) of the first."""
+    if dist.is_initialized():
+        for module in modules:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)

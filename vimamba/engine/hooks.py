@@ -1,0 +1,236 @@
+"""What happens around a step: learning rate, weight average, log, checkpoints. Called in this order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from timm.scheduler.scheduler import Scheduler
+
+from vimamba.errors import UsageError
+
+from . import distributed
+from .state import TrainingState
+
+__all__ = ['CheckpointHook', 'EmaHook', 'Interrupted', 'LogHook', 'ScheduleHook', 'peak_memory', 'read_log']
+
+logger = logging.getLogger('vimamba')
+
+
+class ScheduleHook(Hook):
+    """Sets the learning rate of each step before it."""
+
+    def __init__(self, state: TrainingState, schedule: Scheduler) -> None:
+        self.state, self.schedule = state, schedule
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        self.schedule.step_update(self.state.step)
+
+
+class EmaHook(Hook):
+    """Moves the averaged weights after each update."""
+
+    def __init__(self, state: TrainingState) -> None:
+        self.state = state
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if self.state.ema and self.state.update.should_update():
+            self.state.ema.update(self.state.task, step=self.state.step // self.state.config.optim.accumulate)
+
+
+class LogHook(Hook):
+    """Progress on the terminal and in ``train.log``, records in ``log.jsonl``, events for TensorBoard.
+
+    A record is ``{'kind': 'train' | 'val', 'epoch': .., 'step': .., 'loss': .., ..}``. Losses are means over the steps
+    since the last record and over processes; these sums are in the checkpoint, so an interrupted run logs the
+    same losses.
+    """
+
+    def __init__(self, state: TrainingState, folder: Path) -> None:
+        self.state, self.folder = state, folder
+        self.writer: Any = None
+
+    def before_train(self, runner: Any) -> None:
+        self.start, self.first_step = time.monotonic(), self.state.step
+        self.mark, self.marked_step = self.start, self.state.step
+        if not distributed.is_main():
+            return
+        kept = [r for r in read_log(self.folder) if r['step'] <= self.state.step]
+        temporary = self.folder / '.log.jsonl.part'
+        temporary.write_text(''.join(json.dumps(record) + '\n' for record in kept))
+        os.replace(temporary, self.folder / 'log.jsonl')
+        if self.state.config.run.tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UsageError(
+                    f'run.tensorboard needs tensorboard ({error}): pip install vimamba[train], or run.tensorboard=False'
+                ) from None
+            self.writer = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=self.state.step + 1)
+
+    def before_train_epoch(self, runner: Any) -> None:
+        self.mark, self.marked_step = time.monotonic(), self.state.step  # evaluation is not training time
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        state = self.state
+        window, interval = state.window, state.config.run.log_interval
+        window['count'] = window.get('count', 0) + 1
+        for name, value in (outputs or {}).items():
+            window[name] = window.get(name, 0.0) + float(value.detach())
+        if (interval and state.position % interval == 0) or state.position == state.steps_per_epoch:
+            self._log_training(runner)
+
+    def _log_training(self, runner: Any) -> None:
+        state = self.state
+        sums = torch.tensor(list(state.window.values()))  # float32, which every device can add
+        sums = distributed.all_sum(sums, state.device)
+        means = {name: float(value / sums[0]) for name, value in zip(state.window, sums) if name != 'count'}
+        state.window.clear()
+        now = time.monotonic()
+        steps = state.step - self.marked_step
+        speed = steps * state.config.data.batch_size * distributed.world_size() / max(now - self.mark, 1e-9)
+        left = (now - self.start) / (state.step - self.first_step) * (runner.max_iters - state.step)
+        self.mark, self.marked_step = now, state.step
+        rate = max(group['lr'] for group in state.update.optimizer.param_groups)
+        record = {
+            'kind': 'train',
+            'epoch': state.epoch + state.position / state.steps_per_epoch,
+            'step': state.step,
+            **means,
+            'lr': rate,
+            'grad_norm': state.update.grad_norm,
+            'images_per_second': round(speed, 1),
+            'memory_mib': peak_memory(state.device),
+        }
+        losses = '  '.join(f'{name} {value:.4f}' for name, value in means.items())
+        logger.info(
+            f'epoch {state.epoch + 1:>{len(str(runner.max_epochs))}}/{runner.max_epochs}'
+            f'  step {state.position:>{len(str(state.steps_per_epoch))}}/{state.steps_per_epoch}'
+            f'  {losses}  lr {rate:.2e}  {speed:.0f} images/s  {record["memory_mib"]} MiB  eta {clock(left)}'
+        )
+        self._write(record)
+
+    def after_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
+        state = self.state
+        if not metrics:
+            return
+        best = state.task.best
+        if metrics[best] > state.best.get(best, float('-inf')):
+            state.best = {'epoch': state.epoch, **metrics}
+        shown = '  '.join(f'{name} {value:.4f}' if name == 'loss' else f'{name} {value:.2f}'
+                          for name, value in metrics.items() if name != 'images')  # fmt: skip
+        flag = '  (best)' if state.best['epoch'] == state.epoch else ''
+        logger.info(f'epoch {state.epoch}/{runner.max_epochs}  validation  {shown}{flag}')
+        self._write({'kind': 'val', 'epoch': state.epoch, 'step': state.step, **metrics})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if not distributed.is_main():
+            return
+        with open(self.folder / 'log.jsonl', 'a') as file:
+            file.write(json.dumps(record) + '\n')
+        if self.writer:
+            for name, value in record.items():
+                if name not in ('kind', 'epoch', 'step'):
+                    self.writer.add_scalar(f'{record["kind"]}/{name}', value, record['step'])
+            self.writer.flush()
+
+    def after_train(self, runner: Any) -> None:
+        if self.writer:
+            self.writer.close()
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything is saved.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+class CheckpointHook(Hook):
+    """Writes ``last.pth``, ``best.pth`` and ``epoch_*.pth``, and stops at a signal when the update is done.
+
+    Checkpoints are only made where no half-accumulated gradient would be lost.
+    """
+
+    def __init__(self, state: TrainingState, folder: Path) -> None:
+        self.state, self.folder = state, folder
+        self.signal = 0
+        self.due = False
+
+    def receive(self, number: int, frame: Any) -> None:
+        """The handler of SIGINT and SIGTERM; a second signal has its usual effect."""
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+        logger.info(f'{signal.Signals(number).name}: saving after this step')
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        state, interval = self.state, self.state.config.run.checkpoint_interval
+        self.due |= interval > 0 and state.step % interval == 0
+        if not state.update.should_update() or state.position == state.steps_per_epoch:
+            return  # the end of the epoch is saved when it has been evaluated
+        stop = self._stop()
+        if self.due or stop:
+            state.save(self.folder, 'last.pth')
+            self.due = False
+        if stop:
+            raise Interrupted(stop)
+
+    def after_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
+        state, keep = self.state, self.state.config.run.keep
+        names = ['last.pth']
+        if metrics and state.best['epoch'] == state.epoch:
+            names.append('best.pth')
+        if keep:
+            names.append(f'epoch_{state.epoch:04}.pth')
+        state.save(self.folder, *names)
+        self.due = False
+        if keep and distributed.is_main():
+            for old in sorted(self.folder.glob('epoch_[0-9][0-9][0-9][0-9].pth'))[:-keep]:
+                old.unlink()
+        stop = self._stop()
+        if stop and state.epoch < runner.max_epochs:
+            raise Interrupted(stop)
+
+    def _stop(self) -> int:
+        """The signal that any process has received, or 0; the same in all of them."""
+        return distributed.largest(self.signal, self.state.device)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of ``log.jsonl``; a line cut off by a kill ends them."""
+    path = folder / 'log.jsonl'
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory so far in MiB: of tensors on a GPU, else of the process."""
+    if device.type == 'cuda':
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    unit = 1 if sys.platform == 'darwin' else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f'{minutes // 60}:{minutes % 60:02}:{rest:02}'

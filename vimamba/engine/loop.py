@@ -1,0 +1,180 @@
+"""The training loop, which can start in the middle of an epoch, and the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.runner import BaseLoop
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from vimamba.data import lost_worker
+from vimamba.errors import UsageError
+
+from . import distributed
+from .optim import NonFinite, autocast
+from .state import TrainingState
+
+__all__ = ['EvalLoop', 'TrainLoop', 'evaluate']
+
+
+class TrainLoop(BaseLoop):
+    """Epochs of `TrainingState.steps_per_epoch` batches, from wherever the state stands.
+
+    Hooks are called as mmengine calls them, and ``after_epoch`` when an epoch has been trained and evaluated.
+    """
+
+    def __init__(self, runner: Any, dataloader: DataLoader, state: TrainingState) -> None:
+        super().__init__(runner, dataloader)
+        self.state = state
+
+    @property
+    def epoch(self) -> int:
+        return self.state.epoch
+
+    @property
+    def iter(self) -> int:
+        return self.state.step
+
+    @property
+    def max_epochs(self) -> int:
+        return self.state.config.schedule.epochs
+
+    @property
+    def max_iters(self) -> int:
+        return self.max_epochs * self.state.steps_per_epoch
+
+    def run(self) -> nn.Module:
+        state, interval = self.state, self.state.config.run.val_interval
+        self.runner.call_hook('before_train')
+        while state.epoch < self.max_epochs:
+            self.run_epoch()
+            metrics = {}
+            if state.epoch % interval == 0 or state.epoch == self.max_epochs:
+                metrics = self.runner.val_loop.run()
+            self.runner.call_hook('after_epoch', metrics=metrics)
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        state = self.state
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        self.dataloader.sampler.set_epoch(state.epoch, start=state.position * state.config.data.batch_size)  # type: ignore[union-attr]
+        batches = iter(self.dataloader)
+        state.restore_rng()
+        for batch in batches:
+            self.run_iter(batch)
+        assert state.position == state.steps_per_epoch, 'the loader gave another number of batches than its length'
+        state.epoch, state.position = state.epoch + 1, 0
+        self.runner.call_hook('after_train_epoch')
+
+    def run_iter(self, batch: list[Tensor]) -> None:
+        state, index = self.state, self.state.position
+        self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=batch)
+        try:
+            outputs = self.runner.model.train_step(batch, optim_wrapper=state.update)
+        except NonFinite as error:
+            raise UsageError(self._diagnosis(error, batch)) from error
+        except torch.OutOfMemoryError as error:
+            raise UsageError(self._out_of_memory(batch)) from error
+        except RuntimeError as error:
+            raise lost_worker(error) or error from None
+        state.position += 1
+        self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=batch, outputs=outputs)
+
+    def _diagnosis(self, error: NonFinite, batch: list[Tensor]) -> str:
+        state = self.state
+        where = self._first_bad_module(error, batch)
+        return (
+            f'{error} at step {state.step + 1} (epoch {state.epoch + 1}, batch {state.position + 1}) on rank '
+            f'{distributed.rank()}, first in {where}; stopped before the update, so the weights are those of step '
+            f'{state.step}: try a lower optim.lr, optim.clip_grad, or run.amp bf16 or None'
+        )
+
+    def _first_bad_module(self, error: NonFinite, batch: list[Tensor]) -> str:
+        """Where it began: for a gradient the last parameter that has a bad one, for a loss the first bad output."""
+        state = self.state
+        if not all(torch.isfinite(part).all() for part in batch):
+            return 'the images of the batch'
+        bad = [name for name, p in state.task.model.named_parameters() if not torch.isfinite(p).all()]
+        if bad:
+            return f'the weights {bad[0]}'
+        if error.what == 'gradient':
+            grads = ((name, p.grad) for name, p in state.task.model.named_parameters() if p.grad is not None)
+            return [name for name, grad in grads if not torch.isfinite(grad).all()][-1]
+        found: list[str] = []
+
+        def inspect(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                parts = output if isinstance(output, tuple | list) else [output]
+                if not all(torch.isfinite(part).all() for part in parts if isinstance(part, Tensor)):
+                    found.append(name)
+
+            return hook
+
+        modules = [(name, module) for name, module in state.task.model.named_modules() if name]
+        handles = [module.register_forward_hook(inspect(name)) for name, module in modules]
+        with torch.no_grad(), autocast(state.device, state.config.run.amp):
+            state.task(*(part.to(state.device) for part in batch), mode='loss')
+        for handle in handles:
+            handle.remove()
+        return f'the output of {found[0]}' if found else 'the loss itself'
+
+    def _out_of_memory(self, batch: list[Tensor]) -> str:
+        device = torch.get_device_module(self.state.device)
+        peak = device.max_memory_allocated() / 2**30 if hasattr(device, 'max_memory_allocated') else float('nan')
+        return (
+            f'out of memory at step {self.state.step + 1}: batch of {len(batch[0])} x {tuple(batch[0].shape[1:])}, '
+            f'peak {peak:.1f} GiB: halve data.batch_size and double optim.accumulate, or run.grad_checkpointing=True'
+        )
+
+
+class EvalLoop(BaseLoop):
+    """Evaluates `TrainingState.evaluated` on the validation images."""
+
+    def __init__(self, runner: Any, dataloader: DataLoader, state: TrainingState) -> None:
+        super().__init__(runner, dataloader)
+        self.state = state
+
+    def run(self) -> dict[str, float]:
+        state = self.state
+        self.runner.call_hook('before_val')
+        distributed.sync_buffers(state.task, state.evaluated)
+        metrics = evaluate(state.evaluated, self.dataloader, state.device, state.config.run.amp).compute()
+        self.runner.call_hook('after_val')
+        return metrics
+
+
+@torch.inference_mode()
+def evaluate(
+    task: Any,
+    loader: DataLoader,
+    device: torch.device,
+    amp: str | None = None,
+    observe: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+) -> Any:
+    """The metric of a task over a loader, exact over all processes: each image counts once.
+
+    Args:
+        task: its ``forward(images, mode='predict')`` gives outputs, its ``metric()`` collects them.
+        loader: from `create_loader`; padding has target -1 and is left out.
+        device: where the task is.
+        amp: mixed precision, as in training.
+        observe: called with the images, targets and outputs of each batch, on the CPU.
+    """
+    task.eval()
+    metric = task.metric()
+    for images, targets in loader:
+        with autocast(device, amp):
+            outputs = task(images.to(device, non_blocking=True), mode='predict')
+        real = targets >= 0
+        outputs, targets = outputs.float().cpu()[real], targets[real]
+        metric.update(outputs, targets)
+        if observe:
+            observe(images[real], targets, outputs)
+    for name, value in metric.state.items():
+        metric.state[name] = distributed.all_sum(value, device)
+    return metric

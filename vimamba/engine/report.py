@@ -1,0 +1,100 @@
+"""What a run says: its log, a summary before, a table and curves after."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vimamba.errors import UsageError
+
+from . import distributed
+from .hooks import clock, peak_memory, read_log
+from .schema import Config
+from .state import TrainingState
+
+__all__ = ['logging_to', 'report', 'summary']
+
+logger = logging.getLogger('vimamba')
+
+
+def summary(config: Config, state: TrainingState, train_loader: Any, val_loader: Any, folder: Path) -> str:
+    parameters = sum(p.numel() for p in state.task.model.parameters())
+    processes = f' x {distributed.world_size()} processes' if distributed.world_size() > 1 else ''
+    accumulate = f' x {config.optim.accumulate} accumulated' if config.optim.accumulate > 1 else ''
+    return (
+        f'{config.model.name}: {parameters / 1e6:.2f} M parameters, {len(state.classes)} classes, '
+        f'on {state.device} in {config.run.amp or "fp32"}\n'
+        f'{config.data.name}: {len(train_loader.dataset)} training and {len(val_loader.dataset)} validation images\n'
+        f'{config.schedule.epochs} epochs x {state.steps_per_epoch} steps of {config.data.batch_size} images{processes}'
+        f'{accumulate}, into {folder}'
+    )
+
+
+def report(
+    state: TrainingState, folder: Path, broken: dict[str, str], seconds: float, plot: Callable[[Path, Path], Any] | None
+) -> None:
+    """The final table, also in ``summary.txt``, and the curves."""
+    every_broken = {path: why for part in distributed.gather(broken) for path, why in part.items()}
+    if not distributed.is_main():
+        return
+    records = read_log(folder)
+    losses = {r['step']: r for r in records if r['kind'] == 'train'}
+    rows = [{**losses.get(r['step'], {}), 'val': r} for r in records if r['kind'] == 'val']
+    skip = -(-len(rows) // 20)
+    best, chosen = state.best.get('epoch'), []
+    for i, row in enumerate(rows):
+        if (len(rows) - 1 - i) % skip == 0 or row['val']['epoch'] == best:
+            chosen.append(row)
+    names = [name for name in (rows[-1]['val'] if rows else {}) if name not in ('kind', 'epoch', 'step', 'images')]
+    lines = [f'{"epoch":>6} {"lr":>9} {"train loss":>10} ' + ' '.join(f'{"val " + n:>9}' for n in names)]
+    for row in chosen:
+        values = ' '.join(f'{row["val"][n]:>9.4f}' if n == 'loss' else f'{row["val"][n]:>9.2f}' for n in names)
+        mark = '  best' if row['val']['epoch'] == best else ''
+        rate, loss = row.get('lr', float('nan')), row.get('loss', float('nan'))
+        lines.append(f'{row["val"]["epoch"]:>6} {rate:>9.2e} {loss:>10.4f} {values}{mark}')
+    lines.append(f'{clock(seconds)} in this session, peak memory {peak_memory(state.device)} MiB')
+    lines += [f'left out of training: {path}: {why}' for path, why in sorted(every_broken.items())]
+    if rows:
+        lines.append(f'best weights in {folder / "best.pth"}')
+    if rows and plot:
+        plot(folder / 'log.jsonl', folder / 'curves.png')
+        lines.append(f'curves in {folder / "curves.png"}')
+    table = '\n'.join(lines)
+    (folder / 'summary.txt').write_text(table + '\n')
+    logger.info(table)
+
+
+@contextmanager
+def logging_to(folder: Path) -> Iterator[None]:
+    """Messages to the terminal and to ``train.log``, of the first process only; warnings as one line each."""
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    if distributed.is_main():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / 'train.log')]
+        except OSError as error:
+            raise UsageError(f'run.work_dir: {folder} cannot be written: {error.strerror}') from error
+    handlers[-1].setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    show = warnings.showwarning
+
+    def one_line(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        if category is UserWarning:
+            logger.warning(f'warning: {" ".join(str(message).split())}')
+
+    warnings.showwarning = one_line  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()

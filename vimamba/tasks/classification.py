@@ -1,0 +1,224 @@
+"""Image classification: a timm model, its loss and its metrics."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup, resolve_model_data_config
+from torch import Tensor, nn
+
+import vimamba  # noqa: F401  (registers its models with timm)
+from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
+from vimamba.errors import UsageError, unknown_name
+
+__all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing', 'build_model']
+
+
+class Settings(Protocol):
+    """What is read of a configuration: its sections, and where each key was written."""
+
+    model: Any
+    data: Any
+    augment: Any
+    run: Any
+
+    def at(self, path: str) -> str: ...
+
+
+class Preprocessing(NamedTuple):
+    """How a model wants its images: the arguments of `vimamba.data.create_transform`."""
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+
+
+class ClassificationMetric:
+    """Top-1, top-5 and mean cross-entropy, from sums that add up exactly over processes.
+
+    Attributes:
+        state: 'confusion' (classes, classes) int64, rows the true class; 'top5' () int64; 'loss' () float64.
+
+    >>> metric = ClassificationMetric(3)
+    >>> metric.update(torch.eye(3) * 9, torch.tensor([0, 1, 1]))
+    >>> round(metric.compute()['top1'], 1), metric.state['confusion'].tolist()
+    (66.7, [[1, 0, 0], [0, 1, 1], [0, 0, 0]])
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.state = {
+            'confusion': torch.zeros(num_classes, num_classes, dtype=torch.int64),
+            'top5': torch.zeros((), dtype=torch.int64),
+            'loss': torch.zeros((), dtype=torch.float64),
+        }
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Adds a batch: logits (B, classes) float32, targets (B,) int64."""
+        classes = logits.shape[1]
+        top = logits.topk(min(5, classes)).indices
+        pairs = torch.bincount(targets * classes + top[:, 0], minlength=classes**2)
+        self.state['confusion'] += pairs.view(classes, classes)
+        self.state['top5'] += (top == targets[:, None]).sum()
+        self.state['loss'] += F.cross_entropy(logits, targets, reduction='sum').double()
+
+    def compute(self) -> dict[str, float]:
+        """``top1``, ``top5`` in percent, ``loss``, ``images``."""
+        confusion = self.state['confusion']
+        images = int(confusion.sum())
+        correct = {'top1': confusion.diagonal().sum(), 'top5': self.state['top5']}
+        percent = {name: 100 * int(count) / max(images, 1) for name, count in correct.items()}
+        return {**percent, 'loss': float(self.state['loss']) / max(images, 1), 'images': images}
+
+    def per_class(self) -> list[float]:
+        """Accuracy of each class in percent, NaN for a class without images."""
+        confusion = self.state['confusion'].double()
+        return (100 * confusion.diagonal() / confusion.sum(1)).tolist()
+
+
+class ClassificationTask(nn.Module):
+    """A model with the loss it is trained on.
+
+    Args:
+        model: images (B, C, H, W) -> logits (B, classes).
+        classes: their names.
+        smoothing: of the labels.
+        mixup: mixes images and targets in training; it smooths the labels itself.
+    """
+
+    best = 'top1'  # the metric that decides which checkpoint is the best; higher is better
+
+    def __init__(
+        self, model: nn.Module, classes: Sequence[str], smoothing: float = 0.0, mixup: Mixup | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.classes = model, list(classes)
+        self.smoothing, self.mixup = smoothing, mixup
+
+    def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
+        """``{'loss': ()}`` in mode 'loss', logits (B, classes) in mode 'predict'.
+
+        Args:
+            images: (B, C, H, W).
+            targets: (B,) int64, in mode 'loss'.
+            mode: 'loss' or 'predict'.
+        """
+        if mode == 'predict':
+            return self.model(images)
+        assert targets is not None
+        if self.mixup is None:
+            return {'loss': F.cross_entropy(self.model(images).float(), targets, label_smoothing=self.smoothing)}
+        images, targets = self.mixup(images.clone(), targets)  # it mixes in place
+        return {'loss': F.cross_entropy(self.model(images).float(), targets)}
+
+    def metric(self) -> ClassificationMetric:
+        return ClassificationMetric(len(self.classes))
+
+    @staticmethod
+    def preprocessing(config: Settings) -> Preprocessing:
+        """How the configured model wants its images; also tries to build the model, without memory or weights.
+
+        Raises:
+            UsageError: unknown model or argument, with ``file:line`` and the nearest name.
+        """
+        with torch.device('meta'):
+            model = _create(config, num_classes=2)
+        own, data = resolve_model_data_config(model), config.data
+        size = config.model.img_size or own['input_size'][1:]
+        height, width = (size, size) if isinstance(size, int) else size
+        channels = config.model.in_chans
+        wanted = {key: getattr(data, key) or own[key] for key in ('mean', 'std', 'interpolation', 'crop_pct')}
+        for key in ('mean', 'std'):
+            if getattr(data, key) is None and len(own[key]) != channels:  # a grey model from an RGB configuration
+                wanted[key] = (sum(own[key]) / len(own[key]),) * channels
+        return Preprocessing((channels, height, width), **wanted)
+
+    @classmethod
+    def build(cls, config: Settings, classes: Sequence[str], with_weights: bool = True) -> ClassificationTask:
+        """The task of a configuration.
+
+        Args:
+            config: ``model``, ``augment`` and ``run.grad_checkpointing`` are read.
+            classes: their names.
+            with_weights: whether to load ``model.pretrained`` or ``model.checkpoint``; not when a run resumes.
+        """
+        augment, model = config.augment, build_model(config, len(classes), with_weights)
+        if config.run.grad_checkpointing:
+            try:
+                model.set_grad_checkpointing(True)  # type: ignore[operator]
+            except (AttributeError, AssertionError, NotImplementedError):
+                raise UsageError(
+                    f'{config.at("run.grad_checkpointing")}run.grad_checkpointing: {config.model.name!r} cannot '
+                    'recompute its activations'
+                ) from None
+        mixup = None
+        if augment.mixup or augment.cutmix:
+            mixup = Mixup(
+                mixup_alpha=augment.mixup,
+                cutmix_alpha=augment.cutmix,
+                prob=augment.mix_prob,
+                switch_prob=augment.mix_switch,
+                label_smoothing=augment.smoothing,
+                num_classes=len(classes),
+            )
+        return cls(model, classes, augment.smoothing, mixup)
+
+
+def build_model(config: Settings, num_classes: int, with_weights: bool = True) -> nn.Module:
+    """The configured timm model, with the weights that the configuration asks for.
+
+    ``model.checkpoint`` goes through the family's own ``checkpoint_filter_fn`` (official names, other image sizes);
+    a head for another number of classes is left out, and anything else that does not fit is an error.
+    """
+    settings = config.model
+    file = settings.checkpoint if with_weights else None
+    state = load_checkpoint(file) if file else {}
+    model = _create(config, num_classes, pretrained=settings.pretrained and with_weights and not file)
+    if file:
+        weights = model_weights(state, file)
+        rename = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+        if rename:
+            weights = rename(weights, model)
+        own = model.state_dict()
+        heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
+        for head in (heads,) if isinstance(heads, str) else heads:
+            for key in (f'{head}.weight', f'{head}.bias'):
+                if key in own and key in weights and own[key].shape != weights[key].shape:
+                    weights[key] = own[key]
+        written_by = state.get('config', {}).get('model', {}).get('name', '') if 'format' in state else ''
+        load_weights(model, weights, file, settings.name, written_by)
+    return model
+
+
+def _create(config: Settings, num_classes: int, pretrained: bool = False, sized: bool = True) -> nn.Module:
+    """`timm.create_model`, with its errors in one line each; without ``sized``, img_size is not passed."""
+    settings, where = config.model, config.at('model.name')
+    name = settings.name
+    if not timm.is_model(name.split('.')[0]):
+        raise unknown_name('model', name, timm.list_models(), where)
+    given = {'img_size': settings.img_size if sized else None, 'drop_path_rate': settings.drop_path_rate}
+    given = {key: value for key, value in given.items() if value is not None} | dict(settings.options)
+    arguments = {'pretrained': pretrained, 'num_classes': num_classes, 'in_chans': settings.in_chans}
+    try:
+        return timm.create_model(name, **arguments, **given)
+    except TypeError as error:
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not unexpected or unexpected[1] not in given:
+            raise UsageError(f'{where}model {name!r} cannot be built: {error}') from error
+    except (AssertionError, KeyError, RuntimeError, ValueError, NotImplementedError, OSError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f'{where}model {name!r} cannot be built: {line}') from error
+    wrong = unexpected[1]
+    if wrong == 'img_size':  # a model for any size: the transforms alone need to know
+        return _create(config, num_classes, pretrained, sized=False)
+    with torch.device('meta'):
+        known = set(inspect.signature(type(timm.create_model(name))).parameters)
+    raise unknown_name(f'argument of model {name!r}', wrong, known, config.at(f'model.{wrong}'))
