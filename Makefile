@@ -17,8 +17,8 @@ help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.train  ## train a Vision Mamba on real handwritten digits and test it: a few minutes on two CPU cores
-	$(BIN)/python tools/train.py configs/classification/digits_vim_nano.py --work-dir runs/demo
-	$(BIN)/python tools/test.py configs/classification/digits_vim_nano.py runs/demo/best.pth --split test --out-dir runs/demo
+	$(BIN)/python tools/train.py configs/classification/digits_vim_nano.py --work-dir runs/demo --overwrite
+	$(BIN)/python tools/test.py configs/classification/digits_vim_nano.py runs/demo/last.pth --split test --out-dir runs/demo
 
 test: $(VENV)/.dev  ## the whole test suite, on every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal

@@ -1,0 +1,115 @@
+"""Digits: a nano Vim beside a ViT of its size and an RBF-SVM. Appends one row a run to benchmarks/digits.csv.
+
+    python benchmarks/digits.py seeds            # three seeds on the fixed split, as `make demo` trains
+    python benchmarks/digits.py folds            # 5-fold cross-validation: Vim, ViT and SVM on the same folds
+    python benchmarks/digits.py seeds --jobs 2   # two runs side by side, one thread each
+
+The test part of a split chooses nothing: the weights that are tested are those of the last epoch, and the SVM's C and
+gamma are chosen on the validation part.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from vimamba.data import create_dataset  # noqa: E402
+
+RESULTS = ROOT / 'benchmarks' / 'digits.csv'
+FIELDS = ('date', 'protocol', 'model', 'seed', 'fold', 'params', 'test_images', 'top1', 'train_seconds', 'threads',
+          'cpu', 'torch', 'python', 'commit')  # fmt: skip
+CONFIGS = {'vim_nano': 'digits_vim_nano', 'vit': 'digits_vit'}
+
+
+def commit() -> str:
+    git = ['git', '-C', str(ROOT)]
+    head = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=True).stdout
+    changed = subprocess.run([*git, 'status', '--porcelain', '-uno'], capture_output=True, text=True, check=True).stdout
+    return head.strip() + ('+' if changed else '')
+
+
+def cpu_name() -> str:
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
+
+
+def neural(model: str, seed: int, fold: int | None, work: Path, threads: int) -> dict:
+    """Trains and tests one network in processes of its own."""
+    config = ROOT / 'configs' / 'classification' / f'{CONFIGS[model]}.py'
+    options = [f'run.seed={seed}', *([f'data.fold={fold}', 'data.folds=5'] if fold is not None else [])]
+    environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
+    tools = [sys.executable, str(ROOT / 'tools' / 'train.py')], [sys.executable, str(ROOT / 'tools' / 'test.py')]
+    start = time.perf_counter()
+    train = [*tools[0], str(config), '--work-dir', str(work), '--overwrite', '--cfg-options', *options]
+    subprocess.run(train, check=True, env=environment, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    result = work / 'test.json'
+    test = [*tools[1], str(config), str(work / 'last.pth'), '--split', 'test', '--json', str(result)]
+    subprocess.run([*test, '--cfg-options', *options], check=True, env=environment, stdout=subprocess.DEVNULL)
+    return {**json.loads(result.read_text()), 'train_seconds': round(seconds, 1)}
+
+
+def svm(fold: int) -> dict:
+    from sklearn.svm import SVC
+
+    def arrays(split: str) -> tuple[np.ndarray, np.ndarray]:
+        dataset = create_dataset('digits', split=split, fold=fold, folds=5)
+        pairs = [dataset[i] for i in range(len(dataset))]
+        return np.stack([image.numpy().ravel() for image, _ in pairs]), np.array([target for _, target in pairs])
+
+    (x, y), validation, test = map(arrays, ('train', 'val', 'test'))
+    grid = [(C, gamma) for C in (1, 10, 100) for gamma in (0.01, 0.02, 0.05, 0.1)]
+    fitted = [SVC(C=C, gamma=gamma).fit(x, y) for C, gamma in grid]
+    best = max(fitted, key=lambda machine: machine.score(*validation))
+    return {'top1': 100 * best.score(*test), 'images': len(test[1]), 'params': '', 'train_seconds': ''}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('protocol', choices=('seeds', 'folds'))
+    parser.add_argument('--jobs', type=int, default=1, help='runs side by side; each has cores / jobs threads')
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'runs' / 'benchmark')
+    args = parser.parse_args()
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    shared = {'date': time.strftime('%Y-%m-%d'), 'protocol': args.protocol, 'threads': threads, 'cpu': cpu_name(),
+              'torch': torch.__version__, 'python': platform.python_version(), 'commit': commit()}  # fmt: skip
+    if args.protocol == 'seeds':
+        runs = [('vim_nano', seed, None) for seed in range(3)]
+    else:
+        runs = [(model, 0, fold) for model in ('svm', *CONFIGS) for fold in range(5)]
+
+    def measure(run: tuple[str, int, int | None]) -> dict:
+        model, seed, fold = run
+        work = args.work_dir / f'{args.protocol}_{model}_{seed}_{fold}'
+        got = svm(fold or 0) if model == 'svm' else neural(model, seed, fold, work, threads)
+        measured = {'test_images': got['images'], 'top1': f'{got["top1"]:.4f}', 'train_seconds': got['train_seconds']}
+        which = {'model': model, 'seed': seed, 'fold': '' if fold is None else fold, 'params': got['params']}
+        row = {**shared, **which, **measured}
+        new = not RESULTS.exists()
+        with open(RESULTS, 'a', newline='') as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        print(row, flush=True)
+        return row
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(measure, runs))
+
+
+if __name__ == '__main__':
+    main()
