@@ -19,6 +19,7 @@ from vimamba.errors import UsageError, bad_argument
 __all__ = ['BrokenImage', 'find_images', 'read_image', 'to_channels']
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+MAX_ASPECT = 200  # resizing the short side of a thinner strip would need gigabytes
 EIGHT_BIT = ('L', 'LA', 'RGB', 'RGBA')
 
 
@@ -76,8 +77,8 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """Reads and decodes a whole image file, upright, in mode L, LA, RGB or RGBA.
 
     Raises:
-        BrokenImage: if the file is missing, empty, truncated, not an image, or has more pixels than
-            ``PIL.Image.MAX_IMAGE_PIXELS`` (a decompression bomb); the message names the file.
+        BrokenImage: if the file is missing, empty, truncated, not an image, thinner than 1 : 200, or has more
+            pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (a decompression bomb); the message names the file.
     """
     path = os.fspath(path)
     try:
@@ -87,6 +88,8 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
             limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
             if limit and pixels > limit:  # PIL itself only warns up to twice the limit
                 raise ValueError(f'{pixels} pixels, more than the {limit} of PIL.Image.MAX_IMAGE_PIXELS')
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise ValueError(f'{image.width} x {image.height} pixels: no side may be {MAX_ASPECT} times the other')
             return to_eight_bit(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError:
         raise BrokenImage(path, 'not an image in a format that PIL can read') from None

@@ -179,45 +179,58 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]
         return self._checked(super().__iter__())
 
-    def _checked(self, batches: Iterator[tuple]) -> Iterator[list[Tensor]]:
-        allowed = self.dataset.allowed  # type: ignore[attr-defined]
-        while True:
-            try:
-                images, targets, broken, error = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as failure:
-                if lost := lost_worker(failure):
-                    raise lost from failure
-                raise
-            if error is not None:
-                raise error
-            for path, reason in broken.items():
-                if path not in self.broken:
-                    self.broken[path] = reason
-                    warnings.warn(f'{path}: {reason}; left out', stacklevel=2)
-            if len(self.broken) > allowed:
-                path, reason = next(iter(self.broken.items()))
-                raise UsageError(
-                    f'{len(self.broken)} of {len(self.dataset)} training images cannot be read, '  # type: ignore[arg-type]
-                    f'more than the {allowed} that max_broken allows; the first: {path}: {reason}'
-                )
-            yield [images, targets]
+    def _checked(self, batches: Iterator[_Batch]) -> Iterator[list[Tensor]]:
+        try:
+            while (batch := self._next(batches)) is not None:
+                if batch.error:
+                    raise batch.error
+                self._count(batch.broken)
+                yield [batch.images, batch.targets]  # type: ignore[list-item]
+        except UsageError:
+            # The traceback keeps this frame alive; the workers shall end now all the same.
+            self._iterator = None
+            del batches
+            raise
+
+    @staticmethod
+    def _next(batches: Iterator[_Batch]) -> _Batch | None:
+        try:
+            return next(batches, None)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if lost := lost_worker(error):
+                raise lost from error
+            raise
+
+    def _count(self, broken: dict[str, str]) -> None:
+        for path, reason in broken.items():
+            if path not in self.broken:
+                self.broken[path] = reason
+                warnings.warn(f'{path}: {reason}; left out', stacklevel=4)
+        samples: _Samples = self.dataset  # type: ignore[assignment]
+        if len(self.broken) > samples.allowed:
+            path, reason = next(iter(self.broken.items()))
+            raise UsageError(
+                f'{len(self.broken)} of {len(samples)} training images cannot be read, '
+                f'more than the {samples.allowed} that max_broken allows; the first: {path}: {reason}'
+            )
 
 
-def lost_worker(error: RuntimeError) -> UsageError | None:
-    """One line on what to do where torch says that a data worker died or hangs; None for any other error.
+def lost_worker(error: Exception) -> UsageError | None:
+    """One line on what to do where an error says that a data worker died or hangs; None for any other error.
 
-    torch raises it wherever the main thread happens to be, not only while it waits for a batch.
+    torch raises its RuntimeError wherever the main thread happens to be, not only while it waits for a batch.
 
     >>> lost_worker(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'))  # doctest: +ELLIPSIS
     UsageError('DataLoader worker (pid 7) is killed by signal: Killed; memory or shared memory (/dev/shm) ...
     """
-    if not str(error).startswith('DataLoader '):
+    message = (str(error).splitlines() or [''])[0].strip('. ')
+    if isinstance(error, (ConnectionError, EOFError)) and not message.startswith('Caught '):  # in a worker's own code
+        message = 'DataLoader worker is gone'
+    if not message.startswith('DataLoader '):
         return None
     return UsageError(
-        f'{str(error).splitlines()[0].strip(". ")}; memory or shared memory (/dev/shm) may be too small: use fewer '
-        'workers or a smaller batch; for a slow disk, a longer timeout'
+        f'{message}; memory or shared memory (/dev/shm) may be too small: use fewer workers or a smaller batch; '
+        'for a slow disk, a longer timeout'
     )
 
 
@@ -254,12 +267,21 @@ class _Samples(Dataset):
         return _Sample(None, -1, broken, None)  # enough to stop the run
 
 
-def _collate(samples: list[_Sample]) -> tuple[Tensor | None, Tensor, dict[str, str], UsageError | None]:
-    broken = {path: reason for sample in samples for path, reason in sample.broken.items()}
-    error = next((sample.error for sample in samples if sample.error), None)
+class _Batch(NamedTuple):
+    images: Tensor | None
+    targets: Tensor
+    broken: dict[str, str]
+    error: UsageError | None
+
+
+def _collate(samples: list[_Sample]) -> _Batch:
     images = [sample.image for sample in samples if sample.image is not None]
-    whole = len(images) == len(samples)
-    return default_collate(images) if whole else None, torch.tensor([s.target for s in samples]), broken, error
+    return _Batch(
+        images=default_collate(images) if len(images) == len(samples) else None,
+        targets=torch.tensor([sample.target for sample in samples]),
+        broken={path: reason for sample in samples for path, reason in sample.broken.items()},
+        error=next((sample.error for sample in samples if sample.error), None),
+    )
 
 
 def _seeds(count: int, *entropy: int) -> list[int]:
