@@ -243,7 +243,7 @@ def test_an_order_moves_to_a_device_and_serves_tensors_of_any():
 def test_an_order_first_made_on_meta_in_inference_serves_training(name):
     # the cache outlives the context in which the order was asked for
     with torch.device('meta'), torch.inference_mode():
-        order = next(create_order(name, grid) for grid in [(3, 5), (2, 3, 5)] if accepts(name, grid))
+        order = next(create_order(name, grid) for grid in [(29, 31), (6, 7, 8), (997,)] if accepts(name, grid))
     assert order.index.device.type == order.inverse.device.type == 'cpu'
     x = torch.ones(order.length, 2, requires_grad=True)
     order.merge(order.scan(x)).sum().backward()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ['main', 'picture', 'save_png']
 
 _MOST_CELLS = 128 * 128  # more are not legible, in text or in a picture
+_ENDS = ('start', 'o', 'tab:green'), ('end', 's', 'tab:red')
 
 
 def picture(order: ScanOrder, titles: Sequence[str] | None = None, width: int = 100) -> str:
@@ -169,9 +170,6 @@ def _paint(panel: Axes, order: ScanOrder, route: int, points: float) -> None:
         panel.text(x, y - 0.5, 'class', ha='center', va='bottom', fontsize=8)
 
 
-_ENDS = ('start', 'o', 'tab:green'), ('end', 's', 'tab:red')
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of this module."""
     parser = argparse.ArgumentParser(prog='python -m vimamba.scans.draw', description='Draws scan orders.')
@@ -180,8 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--png', metavar='FILE', help='also paint the routes into this file')
     args = parser.parse_args(argv)
     if args.order is None:
+        indent = max(map(len, ORDERS)) + 2
         for name, build in sorted(ORDERS.items()):
-            print(f'{name:22}{(build.__doc__ or "").partition(chr(10))[0]}')
+            print(f'{name:{indent}}{(build.__doc__ or "").partition(chr(10))[0]}')
         return 0
     order = scans.create_order(args.order, _parse_grid(args.grid))
     print(picture(order, width=shutil.get_terminal_size().columns))
