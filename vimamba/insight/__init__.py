@@ -1,0 +1,1 @@
+"""Looking at training and models: plots."""

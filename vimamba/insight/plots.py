@@ -1,0 +1,200 @@
+"""Pictures of a training run and of what a classifier does, as PNG files.
+
+matplotlib is imported when a picture is drawn, never before, and draws into files only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vimamba.errors import UsageError, bad_argument
+
+__all__ = ['plot_confusion', 'plot_curves', 'plot_predictions']
+
+BLUE, RED, GREY = '#1f5fa8', '#c2362b', '#6b7280'
+STYLE: dict[Any, Any] = {
+    'axes.edgecolor': GREY,
+    'axes.grid': True,
+    'axes.spines.right': False,
+    'axes.spines.top': False,
+    'axes.titlelocation': 'left',
+    'axes.titlesize': 11,
+    'font.size': 9,
+    'grid.color': '#e5e7eb',
+    'legend.frameon': False,
+    'lines.linewidth': 1.6,
+    'xtick.color': GREY,
+    'ytick.color': GREY,
+}
+
+
+def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], out_png: str | os.PathLike[str]) -> None:
+    """Losses, validation top-1 and learning rate over epochs.
+
+    Args:
+        records: dicts with 'kind' ('train' or 'val') and 'epoch', the former with 'loss' and 'lr', the latter with
+            'loss' and 'top1' (percent); or the JSON-lines file that holds them.
+        out_png: the file to write.
+
+    Raises:
+        UsageError: if there is nothing to draw or to draw with.
+    """
+    if isinstance(records, (str, os.PathLike)):
+        records = [json.loads(line) for line in Path(records).read_text().splitlines()]
+    rows = {kind: [r for r in records if r['kind'] == kind] for kind in ('train', 'val')}
+    if not rows['train'] and not rows['val']:
+        raise bad_argument('records', "entries of kind 'train' or 'val'", 'none')
+
+    def series(kind: str, key: str) -> tuple[list[float], list[float]]:
+        points = [(r['epoch'], r[key]) for r in rows[kind] if r.get(key) is not None]
+        return [x for x, _ in points], [y for _, y in points]
+
+    with _figure(out_png, (11, 3.3), ncols=3) as (_, (loss, top1, rate)):
+        loss.set_title('Loss')
+        for kind, colour in (('train', GREY), ('val', BLUE)):
+            marker = 'o' if len(rows[kind]) == 1 else None
+            loss.plot(*series(kind, 'loss'), color=colour, marker=marker, label={'val': 'validation'}.get(kind, kind))
+        loss.set_ylim(bottom=0)
+        loss.legend()
+        top1.set_title('Validation top-1 (%)')
+        x, y = series('val', 'top1')
+        top1.plot(x, y, color=BLUE)
+        if y:
+            best = int(np.argmax(y))
+            top1.axhline(y[best], color=RED, linewidth=0.7, linestyle=':')
+            top1.plot(x[best], y[best], 'o', color=RED, markersize=5, clip_on=False)
+            text = f'best: {y[best]:.2f} %, epoch {x[best]:g}'
+            top1.text(0.97, 0.05, text, transform=top1.transAxes, ha='right', color=RED)
+            margin = 0.06 * (y[best] - min(y)) + 0.5
+            top1.set_ylim(min(y) - margin, min(100.5, y[best] + margin))
+        x, y = series('train', 'lr')
+        power = math.floor(math.log10(max(y, default=1) or 1))
+        rate.set_title(rf'Learning rate ($\times\,10^{{{power}}}$)')
+        rate.plot(x, [value / 10**power for value in y], color=GREY)
+        rate.set_ylim(bottom=0)
+        for axes in (loss, top1, rate):
+            axes.set_xlabel('epoch')
+            axes.set_xlim(0, max(r['epoch'] for part in rows.values() for r in part) or 1)
+            axes.locator_params(axis='x', integer=True)
+
+
+def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLike[str]) -> None:
+    """A confusion matrix: right answers in blue, mistakes in red on a scale of their own, counts up to 30 classes.
+
+    Args:
+        matrix: (classes, classes) counts, rows the true class, columns the predicted one.
+        classes: their names.
+        out_png: the file to write.
+    """
+    counts = np.asarray(matrix)
+    n = len(classes)
+    if counts.shape != (n, n):
+        raise bad_argument('matrix', f'shape {(n, n)}, one row and column per class', f'shape {counts.shape}')
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    right = np.eye(n, dtype=bool)
+    side = min(10.0, 2.2 + 0.42 * n) if n <= 30 else 8.0
+    with _figure(out_png, (side, side), grid=False) as (_, axes):
+        hits = counts[right].sum()
+        worst = max(share[~right].max(initial=0), 1e-9)
+        axes.set_facecolor('#f3f4f6')
+        axes.imshow(np.where(right, share, np.nan), cmap='Blues', vmin=0, vmax=1.15)
+        axes.imshow(np.where(right | (counts == 0), np.nan, share), cmap='Reds', vmin=-0.35 * worst, vmax=worst * 1.3)
+        axes.set_title(f'{hits:,} of {counts.sum():,} right ({100 * hits / max(counts.sum(), 1):.2f} %)')
+        axes.set(xlabel='predicted', ylabel='true')
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        if n > 30:
+            return
+        names = [_short(name, 16) for name in classes]
+        turned = max(map(len, names)) > 3
+        axes.set_xticks(range(n), names, rotation=45 if turned else 0, ha='right' if turned else 'center')
+        axes.set_yticks(range(n), names)
+        axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.grid(which='minor', color='white', linewidth=1.5)
+        axes.tick_params(which='minor', length=0)
+        for i, j in zip(*np.nonzero(counts)):
+            colour = 'white' if share[i, j] > (0.5 if i == j else 0.6 * worst) else 'black'
+            axes.text(j, i, counts[i, j], ha='center', va='center', color=colour, fontsize=8)
+
+
+def plot_predictions(
+    images: torch.Tensor,
+    targets: Sequence[int],
+    predictions: Sequence[int],
+    scores: Sequence[float],
+    classes: Sequence[str],
+    out_png: str | os.PathLike[str],
+) -> None:
+    """A grid of images, each with the predicted class and its probability; mistakes in red, with the true class.
+
+    Args:
+        images: (N, C, H, W) in 0..1, C = 1, 3 or 4.
+        targets, predictions: (N,) indices into ``classes``.
+        scores: (N,) probability of the prediction.
+        classes: their names.
+        out_png: the file to write.
+    """
+    n = len(images)
+    if not n:
+        raise bad_argument('images', 'at least one', 0)
+    if not len(targets) == len(predictions) == len(scores) == n:
+        raise bad_argument('targets, predictions, scores', f'{n} each, as there are images',
+                           (len(targets), len(predictions), len(scores)))  # fmt: skip
+    columns = min(n, 8 if max(map(len, classes)) <= 4 else 5)
+    rows = -(-n // columns)
+    width = 1.15 if columns > 5 else 1.9
+    wrong = [target != prediction for target, prediction in zip(targets, predictions)]
+    lines = sum(1 + any(wrong[row * columns : (row + 1) * columns]) for row in range(rows))
+    height = rows * (width * images.shape[2] / images.shape[3] + 0.06) + lines * 0.16
+    size = (width * columns, height)
+    with _figure(out_png, size, nrows=rows, ncols=columns, squeeze=False) as (figure, grid):
+        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, image, target, prediction, score in zip(grid.flat, images, targets, predictions, scores):
+            pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+            axes.imshow(pixels, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
+            text, colour = f'{_short(classes[prediction], 20)}  {score:.0%}', BLUE
+            if target != prediction:
+                text, colour = f'{text}\nis {_short(classes[target], 20)}', RED
+            axes.set_title(text, color=colour, fontsize=9, loc='center', pad=3, linespacing=1.05)
+
+
+def _short(name: str, length: int) -> str:
+    """The first of several synonyms, cut where it is long.
+
+    >>> _short('tench, Tinca tinca', 16), _short('black-and-white colobus', 12)
+    ('tench', 'black-and-w…')
+    """
+    name = name.split(', ')[0]
+    return name if len(name) <= length else f'{name[: length - 1]}…'
+
+
+@contextmanager
+def _figure(out_png: str | os.PathLike[str], size: tuple[float, float], grid: bool = True, **layout: Any) -> Iterator:
+    """A figure and its axes; written when the block ends, at 150 dots per inch."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(f'plots need matplotlib ({error}): pip install vimamba[train]') from None
+    with matplotlib.rc_context({**STYLE, 'axes.grid': grid}):
+        figure = Figure(figsize=size, layout='constrained')
+        FigureCanvasAgg(figure)
+        yield figure, figure.subplots(**layout)
+        try:
+            Path(out_png).parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(out_png, dpi=150, facecolor='white', format='png')
+        except OSError as error:
+            raise UsageError(f'{out_png}: cannot be written: {error.strerror}') from error
