@@ -25,6 +25,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from vimamba.checkpoint import load_checkpoint  # noqa: E402
 from vimamba.data import create_dataset  # noqa: E402
 
 RESULTS = ROOT / 'benchmarks' / 'digits.csv'
@@ -59,7 +60,8 @@ def neural(model: str, seed: int, fold: int | None, work: Path, threads: int) ->
     result = work / 'test.json'
     test = [*tools[1], str(config), str(work / 'last.pth'), '--split', 'test', '--json', str(result)]
     subprocess.run([*test, '--cfg-options', *options], check=True, env=environment, stdout=subprocess.DEVNULL)
-    return {**json.loads(result.read_text()), 'train_seconds': round(seconds, 1)}
+    params = sum(weight.numel() for weight in load_checkpoint(work / 'last.pth')['model'].values())
+    return {**json.loads(result.read_text()), 'params': params, 'train_seconds': round(seconds, 1)}
 
 
 def svm(fold: int) -> dict:
