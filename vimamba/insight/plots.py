@@ -150,9 +150,10 @@ def plot_predictions(
     if not len(targets) == len(predictions) == len(scores) == n:
         raise bad_argument('targets, predictions, scores', f'{n} each, as there are images',
                            (len(targets), len(predictions), len(scores)))  # fmt: skip
-    columns = min(n, 8 if max(map(len, classes)) <= 4 else 5)
-    rows = -(-n // columns)
-    width = 1.15 if columns > 5 else 1.9
+    short = max(map(len, classes)) <= 4
+    rows = -(-n // (8 if short else 5))
+    columns = -(-n // rows)  # rows of nearly equal length
+    width = 1.15 if short else 1.9
     wrong = [target != prediction for target, prediction in zip(targets, predictions)]
     lines = sum(1 + any(wrong[row * columns : (row + 1) * columns]) for row in range(rows))
     height = rows * (width * images.shape[2] / images.shape[3] + 0.06) + lines * 0.16
