@@ -218,6 +218,8 @@ def scan_backward_kernel(
             for t in tl.static_range(T - 1, -1, -1):
                 position = origin + sign * t
                 at_row = far[t]
+                if ORDER == 'raster':  # the same, without keeping it
+                    at_row = first_row(position, step, length, table, ORDER).to(INDEX)
                 keep = live
                 if not EVEN_L:
                     keep = live & (position < length)
@@ -273,8 +275,10 @@ def scan_backward_kernel(
                     told = told & (position < length)
                 tl.store(partial_bc + to * (2 * N) + lane // SUMS * N + lane % SUMS, total, mask=told)
         if end is not None:
+            spot = end + at + n0 * ss_n + c * ss_d
             for n in tl.static_range(N):
-                tl.store(end + at + (n0 + n) * ss_n + c * ss_d, e[n], mask=live)
+                tl.store(spot, e[n], mask=live)
+                spot += ss_n
         to = partial + ((b * chunks + j) * routes + k) * (N + 2) * channels + c
         for n in tl.static_range(N):
             tl.store(to, dA[n], mask=live)

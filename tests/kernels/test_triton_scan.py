@@ -1,0 +1,407 @@
+"""What the Triton selective scan promises.
+
+- Values and every gradient are those of the recurrence in float64: any d_state, groups, odd lengths, masked tails,
+  strides, float32, bfloat16 and float16, with and without each optional argument, either direction, one state carried
+  into the next call, split into chunks or not, and for K routes over one copy of the tokens.
+- Each kernel compiles for sm_80, sm_90 and sm_100 with no spill, and its inner loop has so many instructions.
+- On a GPU the same holds at sizes that fill it, past 2^31 elements, and 100 repeats are equal bit for bit.
+
+Without a GPU the kernels run under Triton's interpreter, at small shapes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+import types
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip('triton', reason='Triton is not installed: no GPU backend to test')
+
+import vimamba.kernels.selective_scan as package  # noqa: E402
+
+ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
+FOLDER = Path(package.__file__).parent
+gpu = pytest.mark.gpu
+
+
+def load(interpret: bool) -> types.SimpleNamespace:
+    """The kernels, loaded apart from the package's own copy: Triton decides at import who is to run them."""
+    name = f'triton_scan_{"interpreted" if interpret else "compiled"}'
+    if name not in sys.modules:
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [str(FOLDER)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('TRITON_INTERPRET', str(int(interpret)))
+        modules = {m: importlib.import_module(f'{name}.triton_{m}') for m in ('common', 'chunks', 'fwd', 'bwd')}
+    return types.SimpleNamespace(**modules)
+
+
+@pytest.fixture(scope='module')
+def scan():
+    return load(interpret=True)
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch):
+    """Memory from torch.empty holds NaN: what a kernel does not write shows."""
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        t = empty(*args, **kwargs)
+        return t.fill_(float('nan')) if t.is_floating_point() else t
+
+    monkeypatch.setattr(torch, 'empty', poisoned)
+
+
+def recurrence(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, order):
+    """The scan in float64, one step at a time in the given order of tokens; B and C (b, g, n, l)."""
+    b, d, _ = u.shape
+    B, C = (t.repeat_interleave(d // t.shape[1], 1) for t in (B, C))  # (b, d, n, l)
+    delta = delta if delta_bias is None else delta + delta_bias[:, None]
+    delta = torch.nn.functional.softplus(delta) if softplus else delta
+    h = u.new_zeros(b, d, A.shape[1]) if initial_state is None else initial_state
+    out = [None] * len(order)
+    for t in order:
+        h = torch.exp(delta[..., t, None] * A) * h + (delta * u)[..., t, None] * B[..., t]
+        out[t] = (h * C[..., t]).sum(-1) + (0 if D is None else D * u[..., t])
+    out = torch.stack(out, -1)
+    return out if z is None else out * torch.nn.functional.silu(z), h
+
+
+def route_reference(args, softplus, orders):
+    u, delta, A, B, C, D, z, bias, initial_state = args
+    pairs = [
+        recurrence(
+            u if u.ndim == 3 else u[:, k], delta[:, k], A[k], B[:, k], C[:, k], None if D is None else D[k], z,
+            None if bias is None else bias[k], None if initial_state is None else initial_state[:, k], softplus, order,
+        )
+        for k, order in enumerate(orders)
+    ]  # fmt: skip
+    return sum(out for out, _ in pairs), torch.stack([h for _, h in pairs], 1)
+
+
+def make_inputs(
+    b, d, l, n, k=1, g=1, dtype=torch.float32, layout='channels_last', own_u=False, drop=(), device='cpu', seed=0
+):
+    gen = torch.Generator(device).manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=gen, device=device)
+
+    def sequence(*shape):  # (..., d, l)
+        if layout == 'channels_last':
+            return randn(*shape, l, d).to(dtype).transpose(-1, -2)
+        if layout == 'strided':
+            return randn(*shape, d, 2 * l).to(dtype)[..., ::2]
+        return randn(*shape, d, l).to(dtype)
+
+    proj = randn(b, l, k, g, 4 + 2 * n).to(dtype).permute(0, 2, 3, 4, 1)
+    args = dict(
+        u=sequence(b, k) if own_u else sequence(b),
+        delta=sequence(b, k),
+        A=-torch.rand(k, d, n, generator=gen, device=device) - 0.3,
+        B=proj[..., 4 : 4 + n, :],
+        C=proj[..., 4 + n :, :],
+        D=randn(k, d),
+        z=sequence(b),
+        delta_bias=randn(k, d) - 1,
+        initial_state=randn(b, k, d, n),
+    )
+    return [None if name in drop else args[name] for name in ARGUMENTS]
+
+
+def orders_of(routes, l):
+    orders = []
+    for k, reverse in enumerate(routes.reverse):
+        order = torch.arange(l)
+        if routes.table is not None:
+            order = routes.table[k].long().cpu()
+        elif routes.columns and routes.columns[k]:
+            order = order.reshape(-1, routes.width).t().reshape(-1)
+        orders.append((order.flip(0) if reverse else order).tolist())
+    return orders
+
+
+def assert_scan_matches(scan, args, routes, softplus=True, how=None, keep_states=True, grad_last=True):
+    """Value and gradients against the recurrence: relative 2-norm of the error, by the dtype that carries each."""
+    leaves = [None if t is None else t.detach().double().requires_grad_() for t in args]
+    want, want_last = route_reference(leaves, softplus, orders_of(routes, args[0].shape[-1]))
+    gen = torch.Generator(args[0].device).manual_seed(1)
+    grad_out = torch.randn(want.shape, generator=gen, device=want.device).to(args[0].dtype)
+    grad_last = torch.randn(want_last.shape, generator=gen, device=want.device) if grad_last else None
+    outputs, grads = (
+        ((want, want_last), (grad_out.double(), grad_last.double()))
+        if grad_last is not None
+        else (want, grad_out.double())
+    )
+    want_grads = iter(torch.autograd.grad(outputs, [t for t in leaves if t is not None], grads))
+
+    out, last, states = scan.fwd.route_scan_fwd(*args, softplus, routes, save_states=keep_states, how=how)
+    got = scan.bwd.route_scan_bwd(grad_out, grad_last, *args, softplus, routes, states, how=how)
+
+    def close(name, value, wanted):
+        bound = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}[value.dtype]
+        error = ((value.double() - wanted).norm() / wanted.norm()).item()
+        assert error <= bound, f'{name}: relative error {error:.1e}, bound {bound:.0e}'
+
+    assert out.dtype == args[0].dtype
+    assert last.dtype == torch.float32
+    close('out', out, want)
+    close('last state', last, want_last)
+    for name, arg, grad in zip(ARGUMENTS, args, got):
+        assert (grad is None) == (arg is None), name
+        if arg is not None:
+            assert grad.dtype == arg.dtype
+            assert grad.shape == arg.shape
+            close(f'gradient of {name}', grad, next(want_grads))
+
+
+CASES = {
+    'vim': dict(b=2, d=32, l=9, n=16),
+    'vim_bf16': dict(b=1, d=32, l=9, n=16, dtype=torch.bfloat16),
+    'half_precision': dict(b=1, d=32, l=6, n=8, dtype=torch.float16),
+    'one_state': dict(b=1, d=64, l=17, n=1),
+    'states_not_a_power_of_two': dict(b=1, d=8, l=5, n=5),
+    'more_states_than_registers': dict(b=1, d=4, l=5, n=18),
+    'two_groups_and_masked_channels': dict(b=1, d=24, l=6, n=3, g=2, dtype=torch.bfloat16),
+    'length_one': dict(b=1, d=8, l=1, n=2),
+    'sequence_last_memory': dict(b=2, d=5, l=7, n=2, layout='sequence_last'),
+    'every_other_step': dict(b=1, d=5, l=7, n=4, layout='strided'),
+    'only_what_must_be': dict(b=1, d=8, l=6, n=4, drop=('D', 'z', 'delta_bias', 'initial_state')),
+}
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forth', 'back'])
+@pytest.mark.parametrize('case', CASES)
+def test_value_and_gradients(scan, case, reverse):
+    assert_scan_matches(scan, make_inputs(**CASES[case]), scan.common.Routes((reverse,)))
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forth', 'back'])
+def test_chunks_do_not_show(scan, reverse):
+    args = make_inputs(b=1, d=8, l=19, n=3)
+    assert_scan_matches(scan, args, scan.common.Routes((reverse,)), how=scan.common.Plan(32, 4, 3))
+
+
+def test_states_may_be_computed_again(scan):
+    assert_scan_matches(scan, make_inputs(b=1, d=8, l=9, n=2), scan.common.Routes((False,)), keep_states=False)
+
+
+def test_last_state_may_be_unused_and_softplus_left_out(scan):
+    args = make_inputs(b=1, d=8, l=7, n=2)
+    args[1] = args[1].abs() + 2  # step sizes as they are: positive
+    assert_scan_matches(scan, args, scan.common.Routes((False,)), softplus=False, grad_last=False)
+
+
+@pytest.mark.parametrize('chunks', [1, 2])
+@pytest.mark.parametrize(
+    'routes',
+    [
+        dict(reverse=(False, False, True, True), columns=(False, True, False, True), width=5),
+        dict(reverse=(False, True), table=(torch.arange(15) * torch.tensor([[7], [4]]) % 15).int()),
+    ],
+    ids=['cross', 'table'],
+)  # fmt: skip
+def test_routes_are_summed_in_token_order(scan, routes, chunks):
+    routes = scan.common.Routes(**routes)
+    args = make_inputs(b=1, d=8, l=15, n=2, k=len(routes.reverse))
+    assert_scan_matches(scan, args, routes, how=scan.common.Plan(32, 4, chunks))
+
+
+@pytest.mark.parametrize('width', [1, 6])
+def test_columns_of_a_grid_one_wide_or_one_high(scan, width):
+    routes = scan.common.Routes((False, True), (True, True), width)
+    assert_scan_matches(scan, make_inputs(b=1, d=8, l=6, n=2, k=2), routes)
+
+
+def test_routes_may_have_their_own_input(scan):
+    args = make_inputs(b=1, d=8, l=5, n=17, k=2, own_u=True, dtype=torch.bfloat16)
+    assert_scan_matches(scan, args, scan.common.Routes((False, True)))
+
+
+def test_nothing_is_launched_for_nothing(scan):
+    for b, l in ((0, 4), (2, 0)):
+        args = make_inputs(b=b, d=8, l=l, n=2)
+        routes = scan.common.Routes((False,))
+        out, last, states = scan.fwd.route_scan_fwd(*args, True, routes, save_states=True)
+        assert out.shape == (b, 8, l)
+        torch.testing.assert_close(last, args[-1])
+        grads = scan.bwd.route_scan_bwd(out, last, *args, True, routes, states)
+        torch.testing.assert_close(grads[-1], last)
+        assert not grads[2].any()
+
+
+def test_a_sequence_in_two_calls_is_the_sequence_in_one(scan):
+    args = make_inputs(b=1, d=8, l=12, n=3)
+    u, delta, A, B, C, D, z, bias, initial = (
+        t if t is None else t[:, 0] if i in (1, 3, 4, 8) else t for i, t in enumerate(args)
+    )
+    A, D, bias = A[0], D[0], bias[0]
+    whole, last, _ = scan.fwd.selective_scan_fwd(u, delta, A, B, C, D, z, bias, initial, True, False)
+    parts, state = [], initial
+    for span in (slice(0, 7), slice(7, 12)):
+        cut = [t[..., span] for t in (u, delta, B, C, z)]
+        out, state, _ = scan.fwd.selective_scan_fwd(
+            cut[0], cut[1], A, cut[2], cut[3], D, cut[4], bias, state, True, False
+        )
+        parts.append(out)
+    torch.testing.assert_close(torch.cat(parts, -1), whole)
+    torch.testing.assert_close(state, last)
+
+
+@pytest.mark.parametrize('x', [-18.0, -8.0, -1.0, 0.0, 3.0, 19.9, 50.0])
+def test_softplus_and_its_slope_keep_their_digits(scan, x):
+    """Step sizes down to e^-18, where 1 + e^x has lost them, and up to where softplus is linear."""
+    args = make_inputs(b=1, d=4, l=2, n=1, drop=('D', 'z', 'delta_bias'))
+    args[1] = torch.full_like(args[1], x)
+    assert_scan_matches(scan, args, scan.common.Routes((False,)))
+
+
+def test_far_batch_items_are_reached(scan):
+    """A batch stride of 2^30 elements: the third item lies past 2^31. The pages between are never touched."""
+    storage = torch.UntypedStorage(4 * (2**31 + 64))
+    flat = torch.tensor([], dtype=torch.float32).set_(storage, 0, (2**31 + 64,), (1,))
+    args = make_inputs(b=3, d=4, l=2, n=1)
+    u = flat.as_strided((3, 4, 2), (2**30, 1, 4))
+    u.copy_(args[0])
+    args[0] = u
+    assert_scan_matches(scan, args, scan.common.Routes((False,)))
+
+
+def compile_kernel(kernel, arch, constants, dtype='*bf16'):
+    """The kernel for one architecture without a GPU: registers, bytes of stack (spills) and its instructions."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    wide = {'codes': 'i64', 'rows': '*i32'}
+    data = {'u', 'delta', 'B', 'C', 'z', 'out', 'gout', 'du', 'ddelta', 'dz'}
+    floats = {'A', 'D', 'bias', 'start', 'acc', 'states', 'end', 'decay', 'partial', 'partial_bc'}
+    multiples = {'channels', 'chunk', *(f'{s}_{axis}' for s in ('su', 'sd', 'sz', 'sg') for axis in 'bkl')}
+    names = kernel.arg_names
+    constants = {name: value for name, value in constants.items() if name in names}
+
+    def kind(name):
+        if name in constants:
+            return 'constexpr'
+        if name in data:
+            return dtype
+        return '*fp32' if name in floats or name.endswith('_acc') else wide.get(name, 'i32')
+
+    signature = {name: kind(name) for name in names}
+    aligned = [i for i, name in enumerate(names) if name in multiples or signature[name].startswith('*')]
+    source = ASTSource(
+        kernel, signature, {(names.index(name),): value for name, value in constants.items()},
+        {(i,): [['tt.divisibility', 16]] for i in aligned if names[i] not in constants},
+    )  # fmt: skip
+    options = dict(num_warps=1, enable_fp_fusion=True, maxnreg=168 if 'gout' not in names else None)
+    return triton.compile(source, target=GPUTarget('cuda', arch, 32), options=options)
+
+
+def inner_loop(compiled, tmp_path):
+    """Registers, bytes of stack, and the count of each instruction in the innermost loop that takes exponentials."""
+    cubin = tmp_path / 'kernel.cubin'
+    cubin.write_bytes(compiled.asm['cubin'])
+    tools = Path(triton.__file__).parent / 'backends/nvidia/bin'
+    usage = subprocess.run(
+        [tools / 'cuobjdump', '--dump-resource-usage', cubin], capture_output=True, text=True, check=True
+    )
+    registers, stack = map(int, re.search(r'REG:(\d+) STACK:(\d+)', usage.stdout).groups())
+    listing = subprocess.run([tools / 'nvdisasm', '-c', cubin], capture_output=True, text=True, check=True).stdout
+    code, labels, loops = [], {}, []
+    for line in listing.splitlines():
+        if label := re.match(r'(\.L_\S+):', line):
+            labels[label[1]] = len(code)
+        elif instruction := re.match(r'\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(.*?);', line):
+            code.append(instruction[1])
+            jump = re.search(r'BRA.*`\((\.L_\S+)\)', instruction[1])
+            if jump and jump[1] in labels:
+                loops.append(code[labels[jump[1]] :])
+    body = min((loop for loop in loops if any('MUFU.EX2' in i for i in loop)), key=len)
+    return registers, stack, Counter(i.split()[0].split('.')[0] for i in body)
+
+
+KERNELS = {  # kernel, channels a thread, steps, constants, most instructions and MUFU a (batch, channel, step)
+    'forward, N 16': ('fwd.scan_kernel', 2, 4, dict(N=16, PACK=4, route_count=1, acc=None, decay=None), 168, 20),
+    'forward, N 1, merged': ('fwd.scan_kernel', 2, 8, dict(N=1, PACK=1, z=None, decay=None), 60, 5),
+    'backward, N 16': (
+        'bwd.scan_backward_kernel', 1, 4, dict(N=16, PACK=4, route_count=1, du_acc=None, dz_acc=None), 570, 38,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('arch', [80, 90, 100])
+@pytest.mark.parametrize('name', KERNELS)
+def test_compiles_without_a_spill(name, arch, tmp_path):
+    kernel, per_thread, steps, constants, most, most_mufu = KERNELS[name]
+    module, function = kernel.split('.')
+    n = constants['N']
+    order = 'affine' if n == 1 else 'raster'
+    common = dict(INDEX=triton.language.int32, BLOCK=32 * per_thread, T=steps, ORDER=order, SOFTPLUS=True, SUMS=n)
+    common |= dict(SHARED=True, EVEN_D=True, EVEN_L=False, start=None, rows=None, ddelta_acc=None)
+    common |= dict.fromkeys(('su_d', 'sd_d', 'sB_n', 'sC_n', 'sz_d', 'sg_d'), 1)
+    compiled = compile_kernel(getattr(getattr(load(interpret=False), module), function), arch, common | constants)
+    registers, stack, mix = inner_loop(compiled, tmp_path)
+    each = {op: round(count / steps / per_thread, 1) for op, count in mix.most_common()}
+    total = round(sum(mix.values()) / steps / per_thread, 1)
+    print(f'{name}, sm_{arch}: {registers} registers, {stack} bytes spilled; a (batch, channel, step) {total}: {each}')
+    assert stack == 0
+    assert 'LDL' not in mix
+    assert total <= most
+    assert each['MUFU'] <= most_mufu
+
+
+@gpu
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('n', [1, 5, 16, 64])
+@pytest.mark.parametrize('l', [1, 7, 197, 1000])
+def test_on_the_gpu(l, n, dtype):
+    scan = load(interpret=False)
+    args = make_inputs(b=3, d=96, l=l, n=n, dtype=dtype, g=2, device='cuda')
+    for how in (None, scan.common.Plan(32, 4, 3)):
+        for reverse in (False, True):
+            assert_scan_matches(scan, args, scan.common.Routes((reverse,)), how=how)
+
+
+@gpu
+@pytest.mark.parametrize('chunks', [1, 4])
+def test_routes_on_the_gpu(chunks):
+    scan = load(interpret=False)
+    routes = scan.common.Routes((False, False, True, True), (False, True, False, True), 14)
+    args = make_inputs(b=2, d=64, l=196, n=1, k=4, dtype=torch.bfloat16, device='cuda')
+    assert_scan_matches(scan, args, routes, how=scan.common.Plan(64, 8, chunks))
+
+
+@gpu
+def test_repeats_are_equal_bit_for_bit():
+    scan = load(interpret=False)
+    args = make_inputs(b=8, d=384, l=197, n=16, dtype=torch.bfloat16, device='cuda')
+    routes = scan.common.Routes((False,))
+
+    def run():
+        out, last, states = scan.fwd.route_scan_fwd(*args, True, routes, save_states=True)
+        return out, last, *scan.bwd.route_scan_bwd(out, last, *args, True, routes, states)
+
+    first = run()
+    for _ in range(100):
+        assert all(torch.equal(a, b) for a, b in zip(first, run()))
+
+
+@gpu
+def test_more_than_two_to_the_31_elements():
+    scan = load(interpret=False)
+    b, d, l = 2, 16, 2**26 + 128  # 2^31 + 4096 elements
+    u = torch.randn(b, l, d, device='cuda', dtype=torch.bfloat16).transpose(1, 2)
+    A, BC = -torch.ones(1, d, 1, device='cuda'), torch.ones(b, 1, 1, 1, l, device='cuda', dtype=torch.bfloat16)
+    args = (u, u.unsqueeze(1), A, BC, BC, None, None, None, None)
+    out, last, _ = scan.fwd.route_scan_fwd(*args, True, scan.common.Routes((False,)))
+    tail = tuple(None if t is None else t[-1:, ..., -4096:].contiguous() if t is not A else t for t in args)
+    want, want_last, _ = scan.fwd.route_scan_fwd(*tail, True, scan.common.Routes((False,)))
+    torch.testing.assert_close(out[-1:, :, -64:], want[..., -64:])
+    torch.testing.assert_close(last[-1:], want_last, rtol=1e-4, atol=1e-4)
