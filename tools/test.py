@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 
-from vimamba.errors import UsageError, run  # noqa: E402
+from vimamba.errors import UsageError, run
 
 
 def main() -> int:
@@ -21,12 +21,12 @@ def main() -> int:
     args = parser.parse_args()
     if not find_spec('mmengine'):
         raise UsageError('evaluation needs mmengine, which is not installed: pip install vimamba[train]')
-    from vimamba.engine.evaluation import test
+    from vimamba.engine.evaluation import evaluate_checkpoint
     from vimamba.insight import plots
     from vimamba.tasks import ClassificationTask
 
-    return test(args.config, args.checkpoint, ClassificationTask, options=args.cfg_options, split=args.split,
-                json_file=args.json, out_dir=args.out_dir, plots=plots)  # fmt: skip
+    keywords = {'split': args.split, 'json_file': args.json, 'out_dir': args.out_dir, 'plots': plots}
+    return evaluate_checkpoint(args.config, args.checkpoint, ClassificationTask, options=args.cfg_options, **keywords)
 
 
 if __name__ == '__main__':

@@ -10,15 +10,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 
-from vimamba.errors import UsageError, run  # noqa: E402
+from vimamba.errors import UsageError, run
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='?', help='a .py, .json or .yaml file, read as data')
     parser.add_argument('--work-dir', help='folder for checkpoints, logs and plots; default: runs/<config>')
-    parser.add_argument('--resume', nargs='?', const=True, default=False, metavar='FILE',
-                        help='go on from the newest checkpoint of the work dir, or from FILE')  # fmt: skip
+    resume = 'go on from the newest checkpoint of the work dir, or from FILE'
+    parser.add_argument('--resume', nargs='?', const=True, default=False, metavar='FILE', help=resume)
     parser.add_argument('--overwrite', action='store_true', help='start anew in a work dir that holds a run')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='such as optim.lr=1e-3')
     parser.add_argument('--help-config', action='store_true', help='list every key of a configuration')
@@ -36,8 +36,8 @@ def main() -> int:
     from vimamba.insight.plots import plot_curves
     from vimamba.tasks import ClassificationTask
 
-    return train(args.config, ClassificationTask, options=args.cfg_options, work_dir=args.work_dir,
-                 resume=args.resume, overwrite=args.overwrite, plot=plot_curves)  # fmt: skip
+    keywords = {'work_dir': args.work_dir, 'resume': args.resume, 'overwrite': args.overwrite}
+    return train(args.config, ClassificationTask, options=args.cfg_options, plot=plot_curves, **keywords)
 
 
 if __name__ == '__main__':

@@ -17,4 +17,4 @@ if not (Path(__file__).parent / 'kernels' / 'selective_scan').is_dir():
         'run `git config core.symlinks true && git checkout -- vimamba/kernels`, or install the package with pip'
     )
 
-from vimamba import models  # noqa: E402, F401  (registers with timm)
+from vimamba import models  # noqa: F401  (registers with timm)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .errors import UsageError
 
-__all__ = ['FORMAT', 'load_checkpoint', 'load_weights', 'model_weights', 'save_checkpoint']
+__all__ = ['FORMAT', 'load_checkpoint', 'load_weights', 'model_weights', 'save_checkpoint', 'written_by']
 
 FORMAT = 'vimamba/1'  # under 'format' in the files of the training engine
 _MARK = b'sha256:'
@@ -138,8 +138,13 @@ def model_weights(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, 
     return {name.removeprefix('module.'): value for name, value in checkpoint.items()}
 
 
+def written_by(checkpoint: Mapping[str, Any]) -> str:
+    """The name of the model that our training wrote a checkpoint of; empty for other files."""
+    return checkpoint['config']['model']['name'] if checkpoint.get('format') == FORMAT else ''
+
+
 def load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], path: str | Path, name: str = '', written_by: str = ''
+    model: nn.Module, weights: Mapping[str, Tensor], path: str | Path, name: str = '', author: str = ''
 ) -> None:
     """Copies weights into a model: all of them, or none and an error.
 
@@ -148,7 +153,7 @@ def load_weights(
         weights: as from `model_weights`.
         path: the file they came from, for the message.
         name: the model's name, for the message.
-        written_by: the name of the model that wrote them, where it is known.
+        author: the name of the model that wrote them, where it is known.
 
     Raises:
         UsageError: a tensor is missing, unexpected or of another shape.
@@ -164,7 +169,7 @@ def load_weights(
             key = reshaped[0]
             sizes = f'{tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model'
             faults.append(f'{len(reshaped)} of another shape (first: {key}, {sizes})')
-        who = f'are of {written_by!r}, not of' if written_by and written_by != name else 'do not fit'
+        who = f'are of {author!r}, not of' if author and author != name else 'do not fit'
         raise UsageError(
             f'{path}: these weights {who} {name or type(model).__name__!r}: of {len(own)} tensors '
             f'{", ".join(faults)}; use the configuration that the file was trained with'

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
+from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
 from vimamba.errors import UsageError
 
 from . import distributed, schema
@@ -18,13 +18,13 @@ from .config import read_config
 from .loop import evaluate
 from .train import create_loaders
 
-__all__ = ['test']
+__all__ = ['evaluate_checkpoint']
 
 _SHOWN = 25  # images in the grid of predictions
 _LISTED = 50  # classes in the table; of more, the worst
 
 
-def test(
+def evaluate_checkpoint(
     path: str | Path,
     checkpoint: str | Path,
     task_type: Any,
@@ -66,8 +66,7 @@ def test(
                 f'{config.data.name} has {len(classes)} ({", ".join(classes[:3])}, ..): use the data it was trained on'
             )
         task = task_type.build(config, classes, with_weights=False)
-        written_by = state['config']['model']['name'] if 'config' in state else ''
-        load_weights(task.model, model_weights(state, checkpoint), checkpoint, config.model.name, written_by)
+        load_weights(task.model, model_weights(state, checkpoint), checkpoint, config.model.name, written_by(state))
         sample = _Sample()
         metric = evaluate(task.to(device), loader, device, config.run.amp, sample.observe)
         if not distributed.is_main():
@@ -118,9 +117,8 @@ class _Sample:
 
 
 def _table(result: dict[str, Any], confusion: Tensor) -> str:
-    lines = [
-        f'{result["model"]} from {result["checkpoint"]} on {result["data"]}/{result["split"]}, {result["images"]} images'
-    ]
+    where = f'{result["data"]}/{result["split"]}, {result["images"]} images'
+    lines = [f'{result["model"]} from {result["checkpoint"]} on {where}']
     lines.append(f'top-1 {result["top1"]:.2f} %   top-5 {result["top5"]:.2f} %   loss {result["loss"]:.4f}')
     rows = list(zip(result['per_class'].items(), confusion.sum(1).tolist()))
     if len(rows) > _LISTED:

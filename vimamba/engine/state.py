@@ -14,7 +14,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, save_checkpoint
+from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, save_checkpoint, written_by
 from vimamba.errors import UsageError
 
 from . import distributed
@@ -124,12 +124,10 @@ class TrainingState:
                 f'{path}: written in the middle of an epoch with {len(ranks)} processes x {old["data"]["batch_size"]} '
                 f'images; this run has {distributed.world_size()} x {config.data.batch_size}: resume with the same'
             )
-        name, written_by = config.model.name, old['model']['name']
-        load_weights(self.task.model, checkpoint['model'], path, name, written_by)
+        name, author = config.model.name, written_by(checkpoint)
+        load_weights(self.task.model, checkpoint['model'], path, name, author)
         if self.ema:
-            load_weights(
-                self.ema.module.model, checkpoint.get('model_ema', checkpoint['model']), path, name, written_by
-            )
+            load_weights(self.ema.module.model, checkpoint.get('model_ema', checkpoint['model']), path, name, author)
         self._restore_optimizer(checkpoint['optimizer'], path)
         self.update.scaler.load_state_dict(checkpoint['scaler'] if self.update.scaler.is_enabled() else {})
         self.epoch, self.position = checkpoint['epoch'], checkpoint['position']

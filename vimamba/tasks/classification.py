@@ -15,7 +15,7 @@ from timm.data import Mixup, resolve_model_data_config
 from torch import Tensor, nn
 
 import vimamba  # noqa: F401  (registers its models with timm)
-from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
+from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
 from vimamba.errors import UsageError, unknown_name
 
 __all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing', 'build_model']
@@ -193,8 +193,7 @@ def build_model(config: Settings, num_classes: int, with_weights: bool = True) -
             for key in (f'{head}.weight', f'{head}.bias'):
                 if key in own and key in weights and own[key].shape != weights[key].shape:
                     weights[key] = own[key]
-        written_by = state.get('config', {}).get('model', {}).get('name', '') if 'format' in state else ''
-        load_weights(model, weights, file, settings.name, written_by)
+        load_weights(model, weights, file, settings.name, written_by(state))
     return model
 
 
