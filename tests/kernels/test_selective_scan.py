@@ -6,6 +6,7 @@ in chunks equals the whole; empty batches and sequences; arguments refused by na
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,7 @@ def test_a_sequence_in_chunks_equals_the_whole(cuts, reverse):
 
     def chunked(inputs):
         edges = [0, *cuts, 32]
-        spans = list(zip(edges, edges[1:]))
+        spans = list(pairwise(edges))
         outs, state = [], inputs['initial_state']
         for a, e in reversed(spans) if reverse else spans:
             part = {k: v[..., a:e] if k in ('u', 'delta', 'B', 'C', 'z') else v for k, v in inputs.items()}

@@ -28,7 +28,10 @@ import vimamba.kernels.selective_scan as package  # noqa: E402
 
 ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
 FOLDER = Path(package.__file__).parent
-gpu = pytest.mark.gpu
+
+
+def gpu(test):
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')(test))
 
 
 def load(interpret: bool) -> types.SimpleNamespace:
@@ -328,8 +331,9 @@ def inner_loop(compiled, tmp_path):
 
 
 KERNELS = {  # kernel, channels a thread, steps, constants, most instructions and MUFU a (batch, channel, step)
-    'forward, N 16': ('fwd.scan_kernel', 2, 4, dict(N=16, PACK=4, route_count=1, acc=None, decay=None), 168, 20),
-    'forward, N 1, merged': ('fwd.scan_kernel', 2, 8, dict(N=1, PACK=1, z=None, decay=None), 60, 5),
+    'forward, N 16': ('fwd.scan_kernel', 2, 4, dict(N=16, PACK=4, route_count=1, acc=None, states=None), 150, 20),
+    'forward saving states, N 16': ('fwd.scan_kernel', 2, 4, dict(N=16, PACK=4, route_count=1, acc=None), 163, 20),
+    'forward, N 1, merged': ('fwd.scan_kernel', 2, 8, dict(N=1, PACK=1, z=None), 60, 5),
     'backward, N 16': (
         'bwd.scan_backward_kernel', 1, 4, dict(N=16, PACK=4, route_count=1, du_acc=None, dz_acc=None), 570, 38,
     ),
@@ -344,7 +348,7 @@ def test_compiles_without_a_spill(name, arch, tmp_path):
     n = constants['N']
     order = 'affine' if n == 1 else 'raster'
     common = dict(INDEX=triton.language.int32, BLOCK=32 * per_thread, T=steps, ORDER=order, SOFTPLUS=True, SUMS=n)
-    common |= dict(SHARED=True, EVEN_D=True, EVEN_L=False, start=None, rows=None, ddelta_acc=None)
+    common |= dict(SHARED=True, EVEN_D=True, EVEN_L=False, start=None, rows=None, decay=None, ddelta_acc=None)
     common |= dict.fromkeys(('su_d', 'sd_d', 'sB_n', 'sC_n', 'sz_d', 'sg_d'), 1)
     compiled = compile_kernel(getattr(getattr(load(interpret=False), module), function), arch, common | constants)
     registers, stack, mix = inner_loop(compiled, tmp_path)

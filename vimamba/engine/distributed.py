@@ -55,7 +55,14 @@ def initialized(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = 'nccl' if device.type == 'cuda' else 'gloo'
-    dist.init_process_group(backend, timeout=timedelta(minutes=30), device_id=device if backend == 'nccl' else None)
+    timeout = timedelta(minutes=30)
+    store, rank, size = next(dist.rendezvous('env://', timeout=timeout))
+    if os.environ.get('GROUP_WORLD_SIZE') == '1':
+        # torchrun keeps its store when it restarts the processes of a machine; under the same keys, the new ones
+        # would find the addresses of the dead.
+        store = dist.PrefixStore(f'attempt {os.environ.get("TORCHELASTIC_RESTART_COUNT")}', store)
+    bound = device if backend == 'nccl' else None
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=bound)
     try:
         yield
     finally:
