@@ -1,0 +1,14 @@
+# DeiT's recipe on ImageNet-1k (arXiv:2012.12877, Table 9), with which Vim was trained, in float32.
+# data.root: a folder with train/ and val/, each with one folder per class (n01440764, ...).
+data = dict(name='imagenet', root='data/imagenet', batch_size=128, workers=10)
+augment = dict(
+    style='imagenet',
+    auto_augment='rand-m9-mstd0.5-inc1',
+    re_prob=0.25,
+    mixup=0.8,
+    cutmix=1.0,
+    smoothing=0.1,
+)
+optim = dict(name='adamw', lr=1e-3, weight_decay=0.05)
+schedule = dict(epochs=300, warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5)
+run = dict(ema=0.99996, checkpoint_interval=1000)
