@@ -16,6 +16,7 @@ from .triton_common import (
     Routes,
     Shape,
     accumulate,
+    exp,
     first_row,
     index_type,
     load_states,
@@ -23,7 +24,6 @@ from .triton_common import (
     next_row,
     pack,
     plan,
-    sigmoid,
     single_route,
     softplus,
     state_blocks,
@@ -131,7 +131,7 @@ def scan_kernel(
                 if out is not None:
                     if z is not None:
                         gate = tl.load(z_b + far * sz_l, mask=live, other=0.0).to(tl.float32)
-                        y = y * gate * sigmoid(gate)
+                        y = y * gate / (1.0 + exp(-gate))
                     accumulate(
                         out_b, acc_b, far * channels, y, keep, (i > 0) | (has_previous != 0),
                         (i == route_count - 1) & (is_final != 0),

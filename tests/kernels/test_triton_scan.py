@@ -283,7 +283,8 @@ def compile_kernel(kernel, arch, constants, dtype='*bf16'):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    wide = {'codes': 'i64', 'rows': '*i32'}
+    flags = ('has_previous', 'is_final', 'more', 'final', 'more_turns', 'final_turn')
+    other = {'rows': '*i32'} | dict.fromkeys(flags, 'i1')
     data = {'u', 'delta', 'B', 'C', 'z', 'out', 'gout', 'du', 'ddelta', 'dz'}
     floats = {'A', 'D', 'bias', 'start', 'acc', 'states', 'end', 'decay', 'partial', 'partial_bc'}
     multiples = {'channels', 'chunk', *(f'{s}_{axis}' for s in ('su', 'sd', 'sz', 'sg') for axis in 'bkl')}
@@ -295,7 +296,7 @@ def compile_kernel(kernel, arch, constants, dtype='*bf16'):
             return 'constexpr'
         if name in data:
             return dtype
-        return '*fp32' if name in floats or name.endswith('_acc') else wide.get(name, 'i32')
+        return '*fp32' if name in floats or name.endswith('_acc') else other.get(name, 'i32')
 
     signature = {name: kind(name) for name in names}
     aligned = [i for i, name in enumerate(names) if name in multiples or signature[name].startswith('*')]
@@ -331,11 +332,11 @@ def inner_loop(compiled, tmp_path):
 
 
 KERNELS = {  # kernel, channels a thread, steps, constants, most instructions and MUFU a (batch, channel, step)
-    'forward, N 16': ('fwd.scan_kernel', 2, 4, dict(N=16, PACK=4, route_count=1, acc=None, states=None), 150, 20),
+    'forward, N 16': ('fwd.scan_kernel', 2, 4, dict(N=16, PACK=4, route_count=1, acc=None, states=None), 147, 20),
     'forward saving states, N 16': ('fwd.scan_kernel', 2, 4, dict(N=16, PACK=4, route_count=1, acc=None), 163, 20),
     'forward, N 1, merged': ('fwd.scan_kernel', 2, 8, dict(N=1, PACK=1, z=None), 60, 5),
     'backward, N 16': (
-        'bwd.scan_backward_kernel', 1, 4, dict(N=16, PACK=4, route_count=1, du_acc=None, dz_acc=None), 570, 38,
+        'bwd.scan_backward_kernel', 1, 4, dict(N=16, PACK=4, route_count=1, du_acc=None, dz_acc=None), 560, 38,
     ),
 }  # fmt: skip
 
