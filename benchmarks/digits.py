@@ -82,6 +82,7 @@ def svm(fold: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('protocol', choices=('seeds', 'folds'))
+    parser.add_argument('--models', nargs='+', choices=('svm', *CONFIGS), default=['svm', *CONFIGS], help='for folds')
     parser.add_argument('--jobs', type=int, default=1, help='runs side by side; each has cores / jobs threads')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'runs' / 'benchmark')
     args = parser.parse_args()
@@ -91,7 +92,7 @@ def main() -> None:
     if args.protocol == 'seeds':
         runs = [('vim_nano', seed, None) for seed in range(3)]
     else:
-        runs = [(model, 0, fold) for model in ('svm', *CONFIGS) for fold in range(5)]
+        runs = [(model, 0, fold) for model in args.models for fold in range(5)]
 
     def measure(run: tuple[str, int, int | None]) -> dict:
         model, seed, fold = run

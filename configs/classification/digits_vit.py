@@ -1,4 +1,5 @@
-# A ViT of Vim-nano's size on the same digits, with the same recipe: what to compare with.
+# A ViT of Vim-nano's size on the same digits: what to compare with. The same recipe, but for three times the epochs,
+# which cost about the same time and gain it 1 point on the validation part.
 # python tools/train.py configs/classification/digits_vit.py
 _base_ = 'digits_vim_nano.py'
 model = dict(
@@ -14,3 +15,4 @@ model = dict(
     class_token=False,
     drop_path_rate=0.05,
 )
+schedule = dict(epochs=90)
