@@ -376,7 +376,7 @@ def route_scan_bwd(
                     u, delta, A, B, C, D if n0 == 0 else None, z, delta_bias, routes.table, states, grad_out,
                     start, end, du, du_acc, ddelta, ddelta_acc, dz, dz_acc, partial, partial_bc,
                     s.b, s.k, s.d, s.groups, s.l, s.n, n0, chunk, chunks, *group, routes.codes, routes.width,
-                    n0 > 0 or group != groups[0], last_turn and group == groups[-1], n0 > 0, last_turn,
+                    *map(int, (n0 > 0 or group != groups[0], last_turn and group == groups[-1], n0 > 0, last_turn)),
                     *strides(u), *delta.stride(), *B.stride(), *C.stride(), *z_strides, *grad_out.stride(),
                     *((1, s.n) if chunks == 1 else (s.d, 1)),
                     N=n, SUMS=triton.next_power_of_2(n), PACK=pack(n, B[..., n0:, :], C[..., n0:, :]), SHARED=shared,

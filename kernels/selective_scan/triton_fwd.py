@@ -215,7 +215,7 @@ def route_scan_fwd(
             u, delta, A, B, C, D if n0 == 0 else None, z, delta_bias, routes.table,
             start, out, None if out is None else acc, states, end, decay,
             s.b, s.k, s.d, s.groups, s.l, s.n, n0, chunk, chunks, *group, routes.codes, routes.width,
-            n0 > 0 or group[0] != 0, n0 + n == s.n and (single or group == groups[-1]),
+            int(n0 > 0 or group[0] != 0), int(n0 + n == s.n and (single or group == groups[-1])),
             *strides(u), *delta.stride(), *B.stride(), *C.stride(), *((0, 0, 0) if z is None else z.stride()),
             *((1, s.n) if single else (s.d, 1)),
             INDEX=index_type(s, u, delta, B, C, z), N=n, BLOCK=how.block, T=how.steps,

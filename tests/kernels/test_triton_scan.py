@@ -283,8 +283,6 @@ def compile_kernel(kernel, arch, constants, dtype='*bf16'):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    flags = ('has_previous', 'is_final', 'more', 'final', 'more_turns', 'final_turn')
-    other = {'rows': '*i32'} | dict.fromkeys(flags, 'i1')
     data = {'u', 'delta', 'B', 'C', 'z', 'out', 'gout', 'du', 'ddelta', 'dz'}
     floats = {'A', 'D', 'bias', 'start', 'acc', 'states', 'end', 'decay', 'partial', 'partial_bc'}
     multiples = {'channels', 'chunk', *(f'{s}_{axis}' for s in ('su', 'sd', 'sz', 'sg') for axis in 'bkl')}
@@ -296,7 +294,7 @@ def compile_kernel(kernel, arch, constants, dtype='*bf16'):
             return 'constexpr'
         if name in data:
             return dtype
-        return '*fp32' if name in floats or name.endswith('_acc') else other.get(name, 'i32')
+        return '*fp32' if name in floats or name.endswith('_acc') else '*i32' if name == 'rows' else 'i32'
 
     signature = {name: kind(name) for name in names}
     aligned = [i for i, name in enumerate(names) if name in multiples or signature[name].startswith('*')]
