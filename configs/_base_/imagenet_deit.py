@@ -1,4 +1,7 @@
-# DeiT's recipe on ImageNet-1k (arXiv:2012.12877, Table 9), with which Vim was trained, in float32.
+# The recipe with which Vim was trained on ImageNet-1k: DeiT's (arXiv:2012.12877, Table 9), in float32, as in the
+# authors' scripts. Learning rates are for 512 images per step and scaled linearly to the batch, as there.
+# Different here: the learning rate changes each step instead of each epoch, and repeated augmentation
+# (arXiv:1901.09335), which their sampler does by default, is left out.
 # data.root: a folder with train/ and val/, each with one folder per class (n01440764, ...).
 data = dict(name='imagenet', root='data/imagenet', batch_size=128, workers=10)
 augment = dict(
@@ -9,6 +12,6 @@ augment = dict(
     cutmix=1.0,
     smoothing=0.1,
 )
-optim = dict(name='adamw', lr=1e-3, weight_decay=0.05)
+optim = dict(name='adamw', lr=5e-4, lr_batch=512, weight_decay=0.05)
 schedule = dict(epochs=300, warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5)
 run = dict(ema=0.99996, checkpoint_interval=1000)

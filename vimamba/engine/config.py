@@ -205,11 +205,13 @@ def _parse_json(text: str, file: str) -> Table:
 
 
 def _parse_yaml(text: str, file: str) -> Table:
-    class Loader(yaml.SafeLoader):  # its own class: the loader below is also a parser
-        pass
+    loader = yaml.SafeLoader(text)
+    plain_tags = (loader.DEFAULT_MAPPING_TAG, loader.DEFAULT_SEQUENCE_TAG)
 
     def value(node: yaml.Node) -> Any:
         where = f'{file}:{node.start_mark.line + 1}'
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in plain_tags:
+            raise UsageError(f'{where}: {node.tag} is not data for a configuration')
         if isinstance(node, yaml.MappingNode):
             table = Table()
             for key_node, value_node in node.value:
@@ -227,9 +229,8 @@ def _parse_yaml(text: str, file: str) -> Table:
         return plain
 
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise UsageError(f'{file}: aliases (*name) are not read; write the value out')
-        loader = Loader(text)
         node = loader.get_single_node()
         table = value(node) if node else Table()
     except yaml.MarkedYAMLError as error:

@@ -50,6 +50,10 @@ def create_optimizer(model: nn.Module, config: Config, total_batch: int) -> torc
     """
     optim = config.optim
     own = {key: value for key in ('betas', 'eps') if (value := getattr(optim, key)) is not None}
+    has = timm.optim.get_optimizer_info(optim.name)
+    for key in own:
+        if not getattr(has, f'has_{key}'):  # timm would leave it out without a word
+            raise UsageError(f'{config.at(f"optim.{key}")}optim.{key}: {optim.name!r} has none: leave it out')
     try:
         return timm.optim.create_optimizer_v2(
             model,
@@ -142,7 +146,7 @@ class Update(OptimWrapper):
                 an infinite gradient halves the loss scale and skips the step, and is fatal at a scale below 1.
         """
         if not torch.isfinite(loss):
-            raise NonFinite('loss', float(loss))
+            raise NonFinite('loss', float(loss.detach()))
         super().update_params(loss, step_kwargs, zero_kwargs)
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:

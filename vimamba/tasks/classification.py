@@ -135,6 +135,7 @@ class ClassificationTask(nn.Module):
         size = config.model.img_size or own['input_size'][1:]
         height, width = (size, size) if isinstance(size, int) else size
         channels = config.model.in_chans
+        _try_size(model, (channels, height, width), config)
         wanted = {key: getattr(data, key) or own[key] for key in ('mean', 'std', 'interpolation', 'crop_pct')}
         for key in ('mean', 'std'):
             if getattr(data, key) is None and len(own[key]) != channels:  # a grey model from an RGB configuration
@@ -195,6 +196,17 @@ def build_model(config: Settings, num_classes: int, with_weights: bool = True) -
                     weights[key] = own[key]
         load_weights(model, weights, file, settings.name, written_by(state))
     return model
+
+
+def _try_size(model: nn.Module, size: tuple[int, int, int], config: Settings) -> None:
+    """A forward pass of a model on the meta device, which computes shapes alone."""
+    try:
+        model.eval()(torch.zeros(1, *size, device='meta'))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if 'meta' not in str(error).lower():  # some models read values, which this device does not have
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            where = config.at('model.img_size')
+            raise UsageError(f'{where}model {config.model.name!r} does not take {size} images: {line}') from error
 
 
 def _create(config: Settings, num_classes: int, pretrained: bool = False, sized: bool = True) -> nn.Module:

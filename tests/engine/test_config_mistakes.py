@@ -1,0 +1,155 @@
+"""A mistake in a configuration is one line with file:line and the nearest valid name, before any data is read."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import write_config
+from vimamba.engine import schema
+from vimamba.engine.config import read_config
+from vimamba.engine.schema import Config, check, describe
+from vimamba.engine.train import train
+from vimamba.errors import UsageError
+from vimamba.tasks import ClassificationTask
+
+ROOT = Path(__file__).parents[2]
+GOOD = """\
+model = dict(
+    name='test_vit',
+    img_size=32,
+)
+data = dict(
+    name='folder',
+    root='/does/not/exist',
+    batch_size=16,
+)
+augment = dict(
+    style='small',
+    degrees=5.0,
+)
+optim = dict(
+    name='adamw',
+    lr=1e-3,
+)
+schedule = dict(
+    name='cosine',
+    epochs=3,
+    warmup_epochs=1,
+)
+run = dict(
+    seed=1,
+    amp='bf16',
+)
+"""
+MISTAKES = [  # the line that is wrong, what it becomes, what the message says
+    (2, "    name='vim_tinny_patch16_224',", "did you mean 'vim_tiny_patch16_224'"),
+    (2, "    nme='test_vit', name='test_vit',", 'nme'),
+    (3, '    img_siz=32,', "did you mean 'img_size'"),
+    (3, "    img_size='32',", 'expected an integer'),
+    (3, '    img_size=-1,', 'at least 1'),
+    (3, '    drop_path_rate=2,', 'at most 1'),
+    (6, "    name='digit', ", "did you mean 'digits'"),
+    (8, '    batchsize=16,', "did you mean 'batch_size'"),
+    (8, '    batch_size=16.5,', 'expected an integer'),
+    (8, '    batch_size=True,', 'expected an integer'),
+    (8, '    mean=(0.5, "x"),', 'a list of numbers'),
+    (10, 'augmnt = dict(', "did you mean 'augment'"),
+    (11, "    style='smal',", "did you mean 'small'"),
+    (12, '    degres=5.0,', "did you mean 'degrees'"),
+    (12, '    mixup=-1,', 'at least 0'),
+    (15, "    name='adamww',", "did you mean 'adamw'"),
+    (16, '    learning_rate=1e-3,', 'known: '),
+    (16, "    lr='1e-3',", 'a number has no quotes'),
+    (16, '    lr=0.1 accumulate=2', 'invalid syntax'),
+    (19, "    name='cosin',", "did you mean 'cosine'"),
+    (21, '    warmup_epochs=3,', 'less than schedule.epochs'),
+    (23, 'runn = dict(', "did you mean 'run'"),
+    (24, '    sed=1,', "did you mean 'seed'"),
+    (25, "    amp='bf17',", "did you mean 'bf16'"),
+    (25, '    ema=1.0,', 'less than 1'),
+]
+
+
+@pytest.mark.parametrize(('line', 'text', 'says'), MISTAKES, ids=[text.strip() for _, text, _ in MISTAKES])
+def test_a_mistake_is_answered_where_it_is(tmp_path, line, text, says):
+    lines = GOOD.splitlines()
+    lines[line - 1] = text
+    path = tmp_path / 'c.py'
+    path.write_text('\n'.join(lines))
+    with pytest.raises(UsageError) as caught:
+        train(path, ClassificationTask, work_dir=tmp_path / 'run')
+    message = str(caught.value)
+    assert message.startswith(f'{path}:{line}: '), message
+    assert says in message
+    assert '\n' not in message
+    assert not (tmp_path / 'run').exists()
+
+
+def test_without_a_mistake_the_data_is_next(tmp_path):
+    (tmp_path / 'c.py').write_text(GOOD)
+    with pytest.raises(UsageError, match='/does/not/exist: no such folder'):
+        train(tmp_path / 'c.py', ClassificationTask, work_dir=tmp_path / 'run')
+
+
+def test_a_mistake_in_a_base_and_in_an_option_is_found(tmp_path):
+    (tmp_path / 'base.py').write_text(GOOD.replace('seed', 'sed'))
+    (tmp_path / 'c.py').write_text("_base_ = 'base.py'")
+    with pytest.raises(UsageError, match=r"base\.py:24: .*did you mean 'seed'"):
+        check(read_config(tmp_path / 'c.py'))
+    (tmp_path / 'c.py').write_text(GOOD)
+    with pytest.raises(UsageError, match=r"--cfg-options optim\.lrr: .*did you mean 'lr'"):
+        check(read_config(tmp_path / 'c.py', ['optim.lrr=1']))
+
+
+@pytest.mark.parametrize(
+    ('sections', 'says'),
+    [
+        pytest.param({'model': {'drop_pth_rate': 0.1}}, "did you mean 'drop_path_rate'", id='argument'),
+        pytest.param({'model': {'img_size': (32, 33)}}, 'does not take (1, 32, 33) images', id='size'),
+        pytest.param({'data': {'batch_size': 15}, 'augment': {'mixup': 0.2}}, 'an even number', id='odd mixup'),
+        pytest.param({'data': {'fold': 7}}, 'fold', id='fold'),
+        pytest.param({'data': {'batch_size': 4096}}, 'batch_size', id='large batch'),
+        pytest.param({'augment': {'style': 'small', 'hflip': 3.0}}, 'a probability', id='probability'),
+        pytest.param({'optim': {'name': 'sgd', 'betas': (0.9, 0.99)}}, "'sgd' has none", id='betas of sgd'),
+        pytest.param({'model': {'checkpoint': 'absent.pth'}}, 'absent.pth: no such file', id='no checkpoint'),
+        pytest.param({'model': {'name': 'test_byobnet'}, 'run': {'grad_checkpointing': True}}, '', id='fine'),
+    ],
+)
+def test_what_only_building_can_tell_is_one_line_too(tmp_path, sections, says):
+    path = write_config(tmp_path / 'c.py', schedule={'epochs': 1, 'warmup_epochs': 0}, **sections)
+    if not says:
+        assert train(path, ClassificationTask, work_dir=tmp_path / 'run') == 0
+        return
+    with pytest.raises(UsageError) as caught:
+        train(path, ClassificationTask, work_dir=tmp_path / 'run')
+    assert says in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+def test_every_key_is_documented_and_has_a_default():
+    text = describe()
+    for section, kind in schema._SECTIONS.items():
+        for name in schema._names(kind):
+            [line] = [line for line in text.splitlines() if line.startswith(f'    {name} = ')][:1] or [None]
+            assert line, f'{section}.{name}'
+            assert len(line.split(maxsplit=3)) == 4, f'{section}.{name} has no meaning'
+
+
+@pytest.mark.parametrize('path', sorted(ROOT.glob('configs/classification/*.py')), ids=lambda path: path.stem)
+def test_every_configuration_that_is_delivered_is_valid(path):
+    config = check(read_config(path))
+    assert isinstance(config, Config)
+    assert ClassificationTask.preprocessing(config).input_size[0] in (1, 3)
+
+
+def test_the_tool_from_anywhere_without_an_install(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools/train.py', '--help-config'],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+        env={key: value for key, value in os.environ.items() if key != 'PYTHONPATH'},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert 'layer_decay' in done.stdout
