@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
+import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
@@ -86,8 +88,12 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         temporary.unlink(missing_ok=True)
     if os.name == 'posix':  # the new name is on the disk only when its folder is
         folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        try:
+            os.fsync(folder)
+        except OSError:
+            logging.getLogger('vimamba').debug('%s: this file system cannot flush a folder', path.parent)
+        finally:
+            os.close(folder)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -116,7 +122,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # whatever a malformed file provokes is a mistake in the file
-        raise UsageError(f'{path}: {_reason(error)}') from error
+        raise UsageError(f'{path}: {_reason(error, path)}') from error
     if not isinstance(checkpoint, dict):
         raise UsageError(f'{path}: expected a dictionary with weights, got {type(checkpoint).__name__}')
     return checkpoint
@@ -221,16 +227,33 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     """One line on why ``torch.load`` refused a file."""
-    text = str(error)
-    asked = re.search(r'GLOBAL\s+([\w.]+)|[Uu]nsupported class\s+([\w.]+)', text)
-    if asked:
+    asked = re.search(r'GLOBAL\s+([\w.]+)|[Uu]nsupported class\s+([\w.]+)', str(error))
+    names = [asked[1] or asked[2]] if asked else _named_globals(path)
+    if names:
         return (
-            f'refused, and nothing in it was executed: it asks for {asked[1] or asked[2]!r}, which is neither a tensor '
-            'nor a plain value; ask its author for a .safetensors file'
+            f'refused, and nothing in it was executed: it asks for {", ".join(map(repr, names))}, neither tensors '
+            'nor plain values; ask its author for a .safetensors file'
         )
     return f'not a readable checkpoint ({type(error).__name__}: {_first_line(error)}); use another copy'
+
+
+def _named_globals(path: Path) -> list[str]:
+    """What a pickle of protocol 4 or later, which ``torch.load`` does not read, would import: disassembled, not run."""
+    names, strings = [], []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            [pickled] = [name for name in archive.namelist() if name.endswith('/data.pkl')]
+            for opcode, argument, _ in pickletools.genops(archive.read(pickled)):
+                if opcode.name == 'STACK_GLOBAL':
+                    names.append('.'.join(strings[-2:]))
+                elif isinstance(argument, str):
+                    strings.append(argument)
+    except (zipfile.BadZipFile, ValueError, IndexError):
+        return []
+    harmless = ('torch.', 'collections.', 'argparse.')
+    return sorted({name for name in names if not name.startswith(harmless)})
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from vimamba.errors import bad_argument, unknown_name
+from vimamba.errors import UsageError, bad_argument, unknown_name
 
 from . import portable
 from .reference import selective_scan_reference
@@ -48,7 +48,8 @@ def selective_scan(
     Argument names, order and shapes are mamba_ssm's. Legend: b batch, d channels, l steps, n states a channel
     (d_state), g groups (g divides d; channel c reads B and C of group c // (d / g)). Any strides; channels-last
     memory, i.e. (b, l, d) transposed, is the fast layout and that of the output. b and l may be 0.
-    float16, bfloat16 and float32 are computed in float32, with the state in float32; float64 in float64.
+    float16, bfloat16 and float32 are computed in float32, with the state in float32, under autocast too; float64 in
+    float64. Differentiable once, in reverse mode; 'reference' any number of times and in forward mode too.
 
     Args:
         u: input (b, d, l).
@@ -81,9 +82,17 @@ def selective_scan(
         B = B.unsqueeze(1)
     if isinstance(C, Tensor) and C.ndim == 3:
         C = C.unsqueeze(1)
-    for name, t in (('u', u), ('delta', delta), ('A', A), ('B', B), ('C', C)):
+    required = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C}
+    for name, t in required.items():
         if not isinstance(t, Tensor):
             raise bad_argument(name, 'a tensor', type(t).__name__)
+    for name, t in {'D': D, 'z': z, 'delta_bias': delta_bias, 'initial_state': initial_state}.items():
+        if not (t is None or isinstance(t, Tensor)):
+            raise bad_argument(name, 'a tensor or None', type(t).__name__)
+    if backend not in BACKENDS:
+        raise unknown_name('backend', str(backend), BACKENDS)
+    if getattr(torch.autograd.forward_ad, '_current_level', -1) >= 0 and backend != 'reference':
+        raise UsageError("selective_scan: no forward-mode derivative in this backend; use backend='reference'")
     args = (u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse)
     if backend == 'reference':
         _check(*args[:9])
@@ -101,7 +110,9 @@ def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
     if B.ndim != 4:
         raise bad_argument('B', 'shape (b, n, l) or (b, g, n, l)', f'shape {tuple(B.shape)}')
     (b, d, l), n, g = u.shape, A.shape[1], B.shape[1]
-    if d < 1 or n < 1 or g < 1 or d % g:
+    if d < 1 or n < 1:
+        raise bad_argument('A', 'shape (d, n) with d >= 1 and n >= 1', f'shape {tuple(A.shape)}')
+    if g < 1 or d % g:
         raise bad_argument('B', f'a number of groups that divides the {d} channels of u', f'{g} groups')
     shapes = {
         'delta': (delta, (b, d, l)),
@@ -152,9 +163,10 @@ def _scan(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    return _backend(backend, u.device.type).forward(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse
-    )
+    with torch.autocast(u.device.type, enabled=False):  # the dtype of the arguments decides, not the caller's mode
+        return _backend(backend, u.device.type).forward(
+            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse
+        )
 
 
 @_scan.register_fake
@@ -184,9 +196,10 @@ def _scan_backward(
     backend: str,
 ) -> list[Tensor]:
     """Gradients of the arguments that are given, in their order."""
-    grads = _backend(backend, u.device.type).backward(
-        grad_out, grad_last_state, u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse
-    )
+    with torch.autocast(u.device.type, enabled=False):
+        grads = _backend(backend, u.device.type).backward(
+            grad_out, grad_last_state, u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse
+        )
     return [grad for grad in grads if grad is not None]
 
 

@@ -1,6 +1,7 @@
 """Learned position tables and how they change size."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -32,13 +33,13 @@ def resize_pos_embed(
     >>> resize_pos_embed(table, (2, 2), (1, 1), [2], [0]).flatten().tolist()
     [2.0, 2.0]
     """
-    rows = torch.arange(pos_embed.shape[1])
-    is_class = torch.isin(rows, torch.tensor(list(old_rows), dtype=rows.dtype))
-    cells, extra = pos_embed[:, rows[~is_class]], pos_embed[:, rows[is_class]]
+    edges = [-1, *old_rows, pos_embed.shape[1]]
+    cells = torch.cat([pos_embed[:, before + 1 : row] for before, row in pairwise(edges)], 1)
+    extra = [pos_embed[:, row : row + 1] for row in old_rows]
     if old_grid != new_grid:
         grid = cells.float().transpose(1, 2).unflatten(2, old_grid)
         grid = F.interpolate(grid, new_grid, mode='bicubic', antialias=True)
         cells = grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
-    for i, row in enumerate(new_rows):
-        cells = torch.cat((cells[:, :row], extra[:, i : i + 1], cells[:, row:]), 1)
+    for row, token in zip(new_rows, extra):
+        cells = torch.cat((cells[:, :row], token, cells[:, row:]), 1)
     return cells

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.models import build_model_with_cfg
+from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import FeatureGetterNet
-from torch import nn
+from timm.models._hub import download_cached_file
+from torch import Tensor, nn
 
 from vimamba.checkpoint import load_checkpoint
 from vimamba.errors import UsageError
@@ -21,36 +23,64 @@ class FeatureGetter(FeatureGetterNet):
 
 
 def build_model(
-    cls: type[nn.Module], variant: str, pretrained: bool, filter_fn: Callable[..., dict], **kwargs: Any
+    cls: type[nn.Module], variant: str, pretrained: bool, filter_fn: Callable[..., dict[str, Tensor]], **kwargs: Any
 ) -> nn.Module:
     """timm's `build_model_with_cfg` with feature maps by `FeatureGetter` and official files read as published.
 
-    A file named in the pretrained configuration is read by `load_checkpoint`, which executes nothing, and goes to
-    ``filter_fn`` with its wrapper keys: which of several copies of the weights in a training checkpoint is the
-    published one is the family's knowledge, not a general rule.
+    A file or an address in the pretrained configuration is read by `load_checkpoint`, which executes nothing, and goes
+    to ``filter_fn`` with its wrapper keys: which of several copies of the weights in a training checkpoint is the
+    published one is the family's knowledge, not a general rule. Only a head for other classes may be left out.
+
+    Raises:
+        UsageError: the file is damaged, would execute something, or does not fit the model.
     """
-    overlay = dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
-    file = overlay.get('file')
-    if pretrained and file:
-        overlay['state_dict'] = load_checkpoint(file)
+    given, overlay = kwargs.pop('pretrained_cfg', None), dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
+    source = variant
+    if pretrained:
+        cfg = resolve_pretrained_cfg(variant, pretrained_cfg=given, pretrained_cfg_overlay=overlay)
+        source = str(cfg.file or cfg.url or variant)
+        if cfg.source not in ('hf-hub', 'local-dir') and not cfg.state_dict:
+            if cfg.file:
+                overlay['state_dict'] = load_checkpoint(cfg.file)
+            elif cfg.url and not cfg.hf_hub_id:
+                cached = download_cached_file(
+                    cfg.url, check_hash=False, progress=True, cache_dir=kwargs.get('cache_dir')
+                )
+                overlay['state_dict'] = load_checkpoint(cached)
+
+    def fit(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+        weights = filter_fn(state_dict, model)
+        head = f'{model.pretrained_cfg["classifier"]}.'
+        if f'{head}weight' in weights:
+            model.pretrained_cfg['num_classes'] = len(weights[f'{head}weight'])  # timm drops a head of another size
+        own = model.state_dict()
+        wrong = [key for key in own.keys() ^ weights.keys() if not key.startswith(head)]
+        if wrong:
+            what = 'lack' if wrong[0] in own else 'have no place for'
+            raise _misfit(source, variant, f'{what} {min(wrong)!r}', len(wrong))
+        return weights
+
     try:
         model = build_model_with_cfg(
             cls,
             variant,
             pretrained,
+            pretrained_cfg=given,
             pretrained_cfg_overlay=overlay or None,
-            pretrained_filter_fn=filter_fn,
-            feature_cfg={'out_indices': kwargs.pop('out_indices', (-3, -2, -1)), 'feature_cls': FeatureGetter},
+            pretrained_filter_fn=fit,
+            feature_cfg={'out_indices': (-3, -2, -1), 'feature_cls': FeatureGetter},
             **kwargs,
         )
     except RuntimeError as error:
         first, *faults = str(error).splitlines()
         if not (faults and 'loading state_dict' in first):
             raise
-        more = f' and {len(faults) - 1} more' if faults[1:] else ''
-        raise UsageError(
-            f'{file or variant}: these weights do not fit {variant!r}: {faults[0].strip()}{more}; '
-            'choose the variant that the file belongs to'
-        ) from error
+        raise _misfit(source, variant, faults[0].strip(), len(faults)) from error
     model.pretrained_cfg.pop('state_dict', None)  # do not keep a second copy of the weights
     return model
+
+
+def _misfit(source: str, variant: str, fault: str, count: int) -> UsageError:
+    more = f' and {count - 1} more' if count > 1 else ''
+    hint = 'choose the variant and the options that the file belongs to'
+    return UsageError(f'{source}: these weights do not fit {variant!r}: {fault}{more}; {hint}')

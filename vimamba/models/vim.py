@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.jit import Final
 from torch.utils.checkpoint import checkpoint
 
+from vimamba.checkpoint import FORMAT, model_weights
 from vimamba.errors import UsageError, bad_argument
 from vimamba.layers import Block, PatchEmbed, RMSNorm, resize_pos_embed, widen
 from vimamba.mixers import Mamba1
@@ -150,6 +151,7 @@ class Vim(nn.Module):
 
         Official code leaves the reversed route's dt_proj.bias at 0 (softplus: 0.69); here both routes start alike.
         """
+        self.init_non_persistent_buffers()
         lecun_normal_(self.patch_embed.proj.weight)
         nn.init.zeros_(self.patch_embed.proj.bias)
         trunc_normal_(self.pos_embed, std=0.02)
@@ -195,10 +197,15 @@ class Vim(nn.Module):
         with torch.no_grad():
             resized = resize_pos_embed(self.pos_embed, old_grid, new_grid, old_rows, new_rows)
         self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
+        self.init_non_persistent_buffers()
+        _record_input_size(self, to_2tuple(img_size))
+
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """Lays the routes, on the device of the parameters; after they came from the meta device, say."""
         order = self._order()
         for block in self.blocks:
             block.mixer.set_order(order)
-        _record_input_size(self, to_2tuple(img_size))
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -275,7 +282,7 @@ class Vim(nn.Module):
             x = checkpoint_seq(self.blocks, x)
         else:
             x = self.blocks(x)
-        return self.norm(x)
+        return self.norm(x).to(self.pos_embed.dtype)  # where the norm was pruned, the stream may be wider
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         if self.global_pool:
@@ -374,11 +381,11 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Te
     """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``.
 
     Published figures belong to the weights under 'model'; official training files hold an average as 'model_ema' too.
-    Position tables of another size are resized around their class tokens.
+    Position tables of another size are resized around their class tokens; one that does not say its image size is
+    taken for a square one.
     """
-    for wrapper in ('model', 'state_dict'):
-        state_dict = state_dict.get(wrapper, state_dict)
-    state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    img_size = _source_size(state_dict, model)
+    state_dict = model_weights(state_dict, 'the checkpoint')
     if 'cls_token_head' in state_dict:
         tokens = [state_dict.pop(f'cls_token_{end}') for end in ('head', 'tail')]
         state_dict['cls_token'] = torch.cat(tokens, 1)
@@ -391,16 +398,27 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Te
         if name in _ROUTE_KEYS:
             key = '.'.join((prefix + '.mixer', _ROUTE_KEYS[name], *parameter))
         renamed[key] = value
-    table = renamed.get('pos_embed')
-    if table is not None and table.shape != model.pos_embed.shape:
-        patches = table.shape[1] - model.num_class_tokens
-        side = math.isqrt(max(patches, 0))
-        if side * side != patches or table.shape[2] != model.embed_dim:
-            return renamed  # of another model: loading names what does not fit
-        grid = model.patch_embed.grid_size
-        rows = model.class_rows(patches), model.class_rows(model.patch_embed.num_patches)
-        renamed['pos_embed'] = resize_pos_embed(table, (side, side), grid, *rows)
+    table, embed = renamed.get('pos_embed'), model.patch_embed
+    if table is None or table.ndim != 3:
+        return renamed  # loading says what is missing
+    patches = table.shape[1] - model.num_class_tokens
+    if img_size:
+        grid = embed.dynamic_feat_size(img_size)
+    elif table.shape[1] == model.pos_embed.shape[1]:
+        grid = embed.grid_size
+    else:
+        grid = (math.isqrt(max(patches, 0)),) * 2
+    if grid != embed.grid_size and grid[0] * grid[1] == patches:
+        rows = model.class_rows(patches), model.class_rows(embed.num_patches)
+        renamed['pos_embed'] = resize_pos_embed(table, grid, embed.grid_size, *rows)
     return renamed
+
+
+def _source_size(state_dict: dict[str, Any], model: Vim) -> tuple[int, int] | None:
+    """The image size that the weights were made for, where they or their folder say it."""
+    config = state_dict.get('config') if state_dict.get('format') == FORMAT else None
+    said = config['model'].get('img_size') if config else getattr(model, 'pretrained_model_args', {}).get('img_size')
+    return to_2tuple(said) if said else None
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
@@ -443,7 +461,7 @@ def _create_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
 
 @register_model
 def vim_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim for small images, of about 0.15 M parameters; no published weights."""
+    """Vim for small images, 0.15 M parameters with ten classes; no published weights."""
     args = {'img_size': 32, 'patch_size': 4, 'embed_dim': 64, 'depth': 4, 'd_state': 8}
     return _create_vim('vim_nano_patch4_32', pretrained, **{**args, **kwargs})
 
