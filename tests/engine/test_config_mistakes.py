@@ -66,6 +66,8 @@ MISTAKES = [  # the line that is wrong, what it becomes, what the message says
     (16, '    lr=0.1 accumulate=2', 'invalid syntax'),
     (19, "    name='cosin',", "did you mean 'cosine'"),
     (21, '    warmup_epochs=3,', 'less than schedule.epochs'),
+    (21, '    warmup_epochs=1, min_lr=0.1,', 'at most optim.lr'),
+    (16, '    lr=1e-6,', 'schedule.min_lr: expected at most optim.lr'),
     (23, 'runn = dict(', "did you mean 'run'"),
     (24, '    sed=1,', "did you mean 'seed'"),
     (25, "    amp='bf17',", "did you mean 'bf16'"),

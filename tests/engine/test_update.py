@@ -43,7 +43,7 @@ def expected_rate(name, t, lr, warmup, total, warmup_lr, min_lr):
     epochs=st.integers(2, 20),
     warmup=st.sampled_from([0, 0.5, 1]),
     steps=st.integers(1, 30),
-    lr=st.floats(1e-5, 1.0),
+    lr=st.floats(1e-4, 1.0),
 )
 def test_the_schedule_is_the_formula_at_every_step(name, epochs, warmup, steps, lr):
     parameter = torch.nn.Parameter(torch.ones(1))

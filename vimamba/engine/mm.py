@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,8 @@ from . import distributed
 from .optim import Update
 
 __all__ = ['Runner', 'wrap']
+
+_runs = count(1)  # mmengine keeps what it logs under the name of a run
 
 
 class _TaskModel(BaseModel):
@@ -89,7 +92,7 @@ class Runner(MMRunner):
             custom_hooks=hooks,
             launcher='pytorch' if distributed.world_size() > 1 else 'none',
             randomness={'seed': seed, 'diff_rank_seed': True, 'deterministic': deterministic},
-            experiment_name='vimamba',
+            experiment_name=f'vimamba {next(_runs)}',
         )
         self._train_loop, self._val_loop = train_loop(self, train_loader), val_loop(self, val_loader)
 

@@ -266,6 +266,10 @@ def _check_together(config: Config) -> None:
     if schedule.warmup_epochs >= schedule.epochs:
         raise bad_argument(f'{config.at("schedule.warmup_epochs")}schedule.warmup_epochs',
                            f'less than schedule.epochs ({schedule.epochs})', schedule.warmup_epochs)  # fmt: skip
+    falls = schedule.name != 'constant' and config.optim.lr_batch is None
+    if falls and schedule.min_lr > config.optim.lr:
+        where = config.at('schedule.min_lr' if 'min_lr' in config.source.get('schedule', {}) else 'optim.lr')
+        raise bad_argument(f'{where}schedule.min_lr', f'at most optim.lr ({config.optim.lr})', schedule.min_lr)
     if config.run.ema == 1:
         raise bad_argument(f'{config.at("run.ema")}run.ema', 'less than 1', 1, 'the average would never move')
     size = config.model.img_size
