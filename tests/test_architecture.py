@@ -22,7 +22,7 @@ ALLOWED = {  # part -> parts of vimamba it may import, besides itself
     'mixers': {'errors', 'kernels', 'layers', 'scans'},
     'models': {*FOUNDATION, 'layers', 'mixers', 'scans'},
     'data': FOUNDATION,
-    'insight': {'errors'},
+    'insight': {'errors', 'data'},
     'engine': {*FOUNDATION, 'data'},
     'tasks': {*FOUNDATION, 'data', 'models'},
     'testing': set(),

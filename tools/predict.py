@@ -29,7 +29,7 @@ def main() -> int:
 
     from vimamba.data import BrokenImage, find_images
     from vimamba.insight.contact_sheet import contact_sheet
-    from vimamba.tasks.predict import Prediction, load_classifier, predict
+    from vimamba.tasks.predict import Prediction, as_json, load_classifier, predict, table
 
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
     device = find_device(args.device)
@@ -67,19 +67,6 @@ def find_device(name: str):
     return torch.device(name)
 
 
-def as_json(model: str, checkpoint: str | None, predictions: list, broken: list) -> dict:
-    keys = ('class', 'index', 'score')
-    return {
-        'model': model,
-        'checkpoint': checkpoint,
-        'images': [
-            {'path': p.path, 'predictions': [dict(zip(keys, row)) for row in zip(p.classes, p.indices, p.scores)]}
-            for p in predictions
-        ],
-        'broken': [{'path': error.path, 'reason': error.reason} for error in broken],
-    }
-
-
 def write_json(out: str, result: dict) -> None:
     text = json.dumps(result, indent=1, ensure_ascii=False) + '\n'
     if out == '-':
@@ -89,15 +76,6 @@ def write_json(out: str, result: dict) -> None:
         Path(out).write_text(text, encoding='utf-8')
     except OSError as error:
         raise UsageError(f'--json {out}: {error.strerror}') from error
-
-
-def table(predictions: list) -> str:
-    width = max(len('image'), *(len(p.path) for p in predictions))
-    lines = [f'{"image":<{width}}  {"score":>7}  class']
-    for p in predictions:
-        for first, (name, score) in enumerate(zip(p.classes, p.scores)):
-            lines.append(f'{"" if first else p.path:<{width}}  {score:>7.2%}  {name}')
-    return '\n'.join(lines)
 
 
 if __name__ == '__main__':

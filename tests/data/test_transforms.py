@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm.data
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -60,6 +60,7 @@ def seeded(transform, image, seed=0):
 def test_any_image_of_any_mode_becomes_chw(channels, size, source, mode, crop, crop_mode, augment):
     if channels == 4 and augment and augment.keys() & {'auto_augment', 'color_jitter'}:
         augment = {}
+    assume(crop_mode != 'border' or min(size) * min(source) >= max(source))  # the image is still a pixel wide
     training = augment is not None
     transform = build(channels, size, augment, training, crop_pct=crop, crop_mode=crop_mode)
     out = transform(Image.new(mode, source))

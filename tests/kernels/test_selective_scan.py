@@ -228,6 +228,24 @@ def test_large_steps_and_inputs_stay_finite_in_bfloat16():
         assert torch.isfinite(value).all(), name
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_changes_nothing(dtype):
+    inputs = make_inputs(2, 16, 50, 8, 2, dtype=torch.float32)
+    want = run(inputs, 'auto', delta_softplus=True)
+    with torch.autocast('cpu', dtype):
+        got = run(inputs, 'auto', delta_softplus=True)
+    assert all(torch.equal(got[k], want[k]) for k in want)
+
+
+def test_a_forward_mode_derivative_is_refused_not_zero():
+    inputs = {k: v.detach() for k, v in make_inputs(1, 2, 5, 3, 1).items()}
+    u = inputs.pop('u')
+    with pytest.raises(UsageError, match='forward-mode'):
+        torch.func.jvp(lambda u: selective_scan(u, **inputs), (u,), (u,))
+    _out, tangent = torch.func.jvp(lambda u: selective_scan(u, **inputs, backend='reference'), (u,), (u,))
+    assert tangent.abs().max() > 0
+
+
 def test_repeats_are_bit_equal():
     inputs = make_inputs(2, 16, 50, 8, 2, dtype=torch.float32)
     first = run(inputs, 'auto', delta_softplus=True)
@@ -272,11 +290,11 @@ BAD = {
         torch.zeros(2, 3, 8, dtype=torch.int8),
     ],
     'C': [torch.zeros(2, 2, 3, 8), torch.zeros(2, 3, 8, device='meta'), torch.zeros(2, 3, 9)],
-    'D': [torch.zeros(5), torch.zeros(4, 1), torch.zeros(4, dtype=torch.int32)],
+    'D': [1.0, torch.zeros(5), torch.zeros(4, 1), torch.zeros(4, dtype=torch.int32)],
     'z': [torch.zeros(2, 4, 9), torch.zeros(2, 4, 8, device='meta')],
     'delta_bias': [torch.zeros(3), torch.zeros(4, dtype=torch.complex64)],
     'initial_state': [torch.zeros(2, 4, 2), torch.zeros(4, 3), torch.zeros(2, 4, 3, dtype=torch.int64)],
-    'backend': ['tritn'],
+    'backend': ['tritn', None],
 }
 
 

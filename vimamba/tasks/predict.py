@@ -20,7 +20,7 @@ from vimamba.errors import UsageError, bad_argument, unknown_name
 
 from .classification import ClassificationTask, build_model
 
-__all__ = ['Classifier', 'Prediction', 'load_classifier', 'predict']
+__all__ = ['Classifier', 'Prediction', 'as_json', 'load_classifier', 'predict', 'table']
 
 
 class Classifier(NamedTuple):
@@ -147,3 +147,29 @@ def _published(name: str) -> nn.Module:
         raise UsageError(
             f'{name}: its published weights cannot be loaded ({reason}): check the network, or give --checkpoint FILE'
         ) from error
+
+
+def as_json(
+    model: str, checkpoint: str | None, predictions: Sequence[Prediction], broken: Sequence[BrokenImage]
+) -> dict[str, Any]:
+    """What ``tools/predict.py --json`` writes."""
+    keys = ('class', 'index', 'score')
+    return {
+        'model': model,
+        'checkpoint': checkpoint,
+        'images': [
+            {'path': p.path, 'predictions': [dict(zip(keys, row)) for row in zip(p.classes, p.indices, p.scores)]}
+            for p in predictions
+        ],
+        'broken': [{'path': error.path, 'reason': error.reason} for error in broken],
+    }
+
+
+def table(predictions: Sequence[Prediction]) -> str:
+    """The predictions as aligned text, the path beside the likeliest class of each image."""
+    width = max(len('image'), *(len(p.path) for p in predictions))
+    lines = [f'{"image":<{width}}  {"score":>7}  class']
+    for p in predictions:
+        for first, (name, score) in enumerate(zip(p.classes, p.scores)):
+            lines.append(f'{"" if first else p.path:<{width}}  {score:>7.2%}  {name}')
+    return '\n'.join(lines)
