@@ -243,7 +243,8 @@ def _reason(error: Exception, path: Path) -> str:
 
 def _named_globals(path: Path) -> list[str]:
     """What a pickle of protocol 4 or later, which ``torch.load`` does not read, would import: disassembled, not run."""
-    names, strings = [], []
+    names: list[str] = []
+    strings: list[str] = []
     try:
         with zipfile.ZipFile(path) as archive:
             [pickled] = [name for name in archive.namelist() if name.endswith('/data.pkl')]

@@ -86,9 +86,10 @@ def selective_scan(
     for name, t in required.items():
         if not isinstance(t, Tensor):
             raise bad_argument(name, 'a tensor', type(t).__name__)
-    for name, t in {'D': D, 'z': z, 'delta_bias': delta_bias, 'initial_state': initial_state}.items():
-        if not (t is None or isinstance(t, Tensor)):
-            raise bad_argument(name, 'a tensor or None', type(t).__name__)
+    optional = {'D': D, 'z': z, 'delta_bias': delta_bias, 'initial_state': initial_state}
+    for name, value in optional.items():
+        if not (value is None or isinstance(value, Tensor)):
+            raise bad_argument(name, 'a tensor or None', type(value).__name__)
     if backend not in BACKENDS:
         raise unknown_name('backend', str(backend), BACKENDS)
     if getattr(torch.autograd.forward_ad, '_current_level', -1) >= 0 and backend != 'reference':
