@@ -44,7 +44,7 @@ class Fault:
     Args:
         step: which.
         kind: 'kill' (SIGKILL to the own process), 'term' (SIGTERM), 'int' (SIGINT), 'nan' (in a weight),
-            'nan input', 'nan gradient', 'kill worker' (SIGKILL to a data worker).
+            'nan input', 'nan gradient', 'inf output', 'oom', 'kill worker' (SIGKILL to a data worker).
         rank: only in this process.
     """
 
@@ -57,6 +57,8 @@ class Fault:
             os.kill(os.getpid(), number)
         elif self.kind == 'kill worker':
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        elif self.kind == 'oom':
+            raise torch.OutOfMemoryError('CUDA out of memory')
         elif self.kind == 'nan':
             with torch.no_grad():
                 task.model.blocks[1].mlp.fc1.weight[0, 0] = torch.nan

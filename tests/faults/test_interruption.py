@@ -91,3 +91,10 @@ def test_a_lost_data_worker_stops_the_run_and_costs_one_interval(everything, und
     assert last(folder)['step'] >= 7
     assert complete(everything, folder, resume=True)[0] == 0
     assert differences(last(undisturbed), last(folder)) == []
+
+
+def test_out_of_memory_says_how_much_and_what_to_change(everything, tmp_path):
+    code, text = complete(everything, tmp_path / 'run', [Fault(5, 'oom')])
+    assert code == 2
+    assert 'out of memory at step 5: batch of 16 x (1, 32, 32), peak 0.' in text.splitlines()[-1]
+    assert 'data.batch_size' in text.splitlines()[-1]

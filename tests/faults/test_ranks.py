@@ -38,5 +38,7 @@ def test_rank_1_dies_and_torchrun_restarts_bit_identically(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert 'exitcode: -9' in done.stderr
+    assert 'error: rank 0: another process of this run ended' in done.stderr
+    assert 'RuntimeError' not in done.stderr
     assert f'resuming {folder / "last.pth"} after epoch 0 and 6 of 7 steps' in done.stdout
     assert differences(last(undisturbed), last(folder)) == []

@@ -21,6 +21,7 @@ __all__ = [
     'is_main',
     'largest',
     'local_device',
+    'lost_peer',
     'rank',
     'sync_buffers',
     'world_size',
@@ -107,6 +108,16 @@ def largest(number: int, device: torch.device) -> int:
     tensor = torch.tensor(number, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
+
+
+def lost_peer(error: RuntimeError) -> UsageError | None:
+    """One line where an error says that another process of the run is gone; None for any other error."""
+    if not dist.is_initialized() or not (isinstance(error, dist.DistError) or 'gloo' in str(error)):
+        return None
+    return UsageError(
+        f'rank {rank()}: another process of this run ended, and its own message says why; the command with --resume '
+        'goes on, and torchrun --max-restarts does so by itself'
+    )
 
 
 def sync_buffers(*modules: nn.Module) -> None:

@@ -175,7 +175,8 @@ class CheckpointHook(Hook):
         """The handler of SIGINT and SIGTERM; a second signal has its usual effect."""
         self.signal = number
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-        logger.info(f'{signal.Signals(number).name}: saving after this step')
+        if distributed.is_main():  # a log call here could interrupt another one
+            os.write(2, f'{signal.Signals(number).name}: saving after this step\n'.encode())
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         state, interval = self.state, self.state.config.run.checkpoint_interval

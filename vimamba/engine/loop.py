@@ -14,6 +14,7 @@ from vimamba.data import lost_worker
 from vimamba.errors import UsageError
 
 from . import distributed
+from .hooks import peak_memory
 from .optim import NonFinite, autocast
 from .state import TrainingState
 
@@ -124,8 +125,7 @@ class TrainLoop(BaseLoop):
         return f'the output of {found[0]}' if found else 'the loss itself'
 
     def _out_of_memory(self, batch: list[Tensor]) -> str:
-        device = torch.get_device_module(self.state.device)
-        peak = device.max_memory_allocated() / 2**30 if hasattr(device, 'max_memory_allocated') else float('nan')
+        peak = peak_memory(self.state.device) / 2**10
         return (
             f'out of memory at step {self.state.step + 1}: batch of {len(batch[0])} x {tuple(batch[0].shape[1:])}, '
             f'peak {peak:.1f} GiB: halve data.batch_size and double optim.accumulate, or run.grad_checkpointing=True'

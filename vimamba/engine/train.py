@@ -114,6 +114,8 @@ def train(
                 f'to go on: the same command with --resume ({folder / "last.pth"})'
             )
             return 128 + interrupt.signal
+        except RuntimeError as error:
+            raise distributed.lost_peer(error) or error from None
         report(state, folder, train_loader.broken, time.monotonic() - started, plot)
     return 0
 
