@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, run, unknown_name
 

@@ -1,11 +1,13 @@
 """Evaluates a checkpoint: python tools/test.py CONFIG runs/NAME/best.pth --split test --out-dir out"""
 
 import argparse
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, run
 

@@ -4,11 +4,13 @@ Several GPUs or processes: torchrun --nproc-per-node 8 tools/train.py CONFIG
 """
 
 import argparse
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, run
 
