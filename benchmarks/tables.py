@@ -66,7 +66,8 @@ def digits() -> str:
         seconds = [float(row['train_seconds']) for row in group if row['train_seconds']]
         size = f'{int(group[0]["params"]):,}' if group[0]['params'] else ''
         took = f'{statistics.median(seconds):.0f} s, {group[0]["threads"]} thread(s)' if seconds else ''
-        cells = [f'{statistics.mean(top1):.2f}', f'{min(top1):.2f}', group[0]['test_images'], took]
+        images = group[0]['test_images'] if protocol == 'seeds' else str(sum(int(row['test_images']) for row in group))
+        cells = [f'{statistics.mean(top1):.2f}', f'{min(top1):.2f}', images, took]
         body.append([LABELS[model], how, size, *cells])
     table = markdown(
         ['model', 'protocol', 'parameters', 'mean top-1', 'lowest', 'test images', 'training, median'], body
@@ -74,7 +75,7 @@ def digits() -> str:
     if not results:
         return table
     last = results[-1]
-    return f'{table}\n\nMeasured {last["date"]} on {last["cpu"]}, torch {last["torch"]}, Python {last["python"]}.'
+    return f'{table}\n\nTwo runs side by side. Measured {last["date"]} on {last["cpu"]}, torch {last["torch"]}, Python {last["python"]}.'
 
 
 def cross() -> str:
