@@ -75,7 +75,8 @@ def digits() -> str:
     if not results:
         return table
     last = results[-1]
-    return f'{table}\n\nTwo runs side by side. Measured {last["date"]} on {last["cpu"]}, torch {last["torch"]}, Python {last["python"]}.'
+    machine = f'{last["cpu"]}, torch {last["torch"]}, Python {last["python"]}'
+    return f'{table}\n\nTwo runs side by side. Measured {last["date"]} on {machine}.'
 
 
 def cross() -> str:
