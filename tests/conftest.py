@@ -1,0 +1,23 @@
+"""Marks what `make check` leaves out: whole runs, faults, subprocesses that import everything, compiled kernels."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+SLOW = (
+    'engine',
+    'faults',
+    'tools',
+    'kernels/test_triton_scan.py',
+    'scans/test_draw.py',
+    'insight/test_plots.py',
+    'test_configs.py',
+    'test_tables.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(ROOT) and str(item.path.relative_to(ROOT)).startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
