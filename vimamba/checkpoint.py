@@ -127,6 +127,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UsageError(f'{path}: {_reason(error, path)}') from error
     if not isinstance(checkpoint, dict):
         raise UsageError(f'{path}: expected a dictionary with weights, got {type(checkpoint).__name__}')
+    if checkpoint.get('format') == FORMAT and not _says_its_training(checkpoint):
+        raise UsageError(f'{path}: a training checkpoint that does not say how it was trained; use another copy')
     return checkpoint
 
 
@@ -183,6 +185,13 @@ def load_weights(
             f'{", ".join(faults)}; use the configuration that the file was trained with'
         )
     model.load_state_dict(dict(weights))
+
+
+def _says_its_training(checkpoint: Mapping[str, Any]) -> bool:
+    match checkpoint:
+        case {'config': {'model': {'name': str(), 'options': dict()}, 'data': dict()}, 'classes': [*classes]}:
+            return all(isinstance(name, str) for name in classes)
+    return False
 
 
 def _comment(digest: str) -> bytes:

@@ -1,5 +1,6 @@
 """A configuration is data: it cannot execute anything, hang the reader or fill the memory."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -143,13 +144,27 @@ def test_what_a_file_may_say(tmp_path):
 
 
 def test_json_and_yaml_hold_the_same_with_the_same_lines(tmp_path):
-    json, yaml = tmp_path / 'c.json', tmp_path / 'c.yaml'
-    json.write_text('\n{"model":\n  {"name": "a", "deep": [1, 2.5, true, null]},\n "run": {"seed": -1}}')
+    as_json, yaml = tmp_path / 'c.json', tmp_path / 'c.yaml'
+    as_json.write_text('\n{"model":\n  {"name": "a", "deep": [1, 2.5, true, null]},\n "run": {"seed": -1}}')
     yaml.write_text('\nmodel:\n  {name: a, deep: [1, 2.5, true, null]}\nrun:\n  seed: -1\n')
-    a, b = read_config(json), read_config(yaml)
+    a, b = read_config(as_json), read_config(yaml)
     assert a == b == {'model': {'name': 'a', 'deep': [1, 2.5, True, None]}, 'run': {'seed': -1}}
-    assert a['model'].where['name'] == f'{json}:3'
+    assert a['model'].where['name'] == f'{as_json}:3'
     assert b['model'].where['name'] == f'{yaml}:3'
+
+
+def test_json_is_read_as_json(tmp_path):
+    path = tmp_path / 'c.json'
+    path.write_text(r'{"run": {"work_dir": "a\/b\/\/\"\\d", "name": "\ud83d\ude00", "big": 1E3}}' + '\n')
+    assert read_config(path) == json.loads(path.read_text())
+    for text, says in [
+        ('{"run": {"lr": NaN}}', 'NaN'),
+        ('{\n"run": {},\n"run": {}}', r'c\.json:3: .*new key'),
+        ('[1]', '1: exp'),
+    ]:
+        path.write_text(text)
+        with pytest.raises(UsageError, match=says):
+            read_config(path)
 
 
 @pytest.mark.parametrize(

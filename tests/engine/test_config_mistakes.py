@@ -110,6 +110,7 @@ def test_a_mistake_in_a_base_and_in_an_option_is_found(tmp_path):
     ('sections', 'says'),
     [
         pytest.param({'model': {'drop_pth_rate': 0.1}}, "did you mean 'drop_path_rate'", id='argument'),
+        pytest.param({'model': {'checkpoint_path': 'a.pth'}}, 'weights come from model.pretrained', id='factory'),
         pytest.param({'model': {'img_size': (32, 33)}}, 'does not take (1, 32, 33) images', id='size'),
         pytest.param({'data': {'batch_size': 15}, 'augment': {'mixup': 0.2}}, 'an even number', id='odd mixup'),
         pytest.param({'data': {'fold': 7}}, 'fold', id='fold'),

@@ -189,6 +189,33 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_do(tool, checkpoint, image
         assert message in err
 
 
+@pytest.mark.parametrize(
+    ('section', 'key', 'value'),
+    [
+        ('classes', None, None),
+        ('classes', None, [1, 2]),
+        ('config', None, None),
+        ('config', 'model', {}),
+        ('config', 'model', {'name': 'vim_nano_patch4_32', 'options': {}}),
+        ('config', 'data', {}),
+        ('model', 'img_size', 'large'),
+        ('model', 'in_chans', [3]),
+        ('model', 'options', {'checkpoint_path': 'other.pth'}),
+        ('data', 'mean', 'grey'),
+    ],
+)
+def test_a_checkpoint_that_does_not_say_its_training_is_one_line(tool, checkpoint, images, section, key, value):
+    content = torch.load(checkpoint)
+    if key is None:
+        content[section] = value
+    else:
+        (content['config'] if section == 'config' else content['config'][section])[key] = value
+    save_checkpoint(content, checkpoint)
+    code, _, err = tool(images[0], '--checkpoint', checkpoint)
+    assert (code, err.count('\n')) == (2, 1), err
+    assert err.startswith(f'error: {checkpoint}: ')
+
+
 def test_published_weights_that_cannot_be_had_are_not_replaced(monkeypatch):
     def offline(*arguments, **keywords):
         raise OSError('no route to host')

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import json
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -194,14 +195,36 @@ def _parse_python(text: str, file: str) -> Table:
 
 def _parse_json(text: str, file: str) -> Table:
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_Pairs, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise UsageError(f'{file}:{error.lineno}: {error.msg}') from None
-    if not isinstance(data, dict):
+
+    # without its escapes and three names, JSON is a Python expression; that knows the lines, and nothing more is read
+    def located(node: ast.expr, value: Any) -> Any:
+        if isinstance(node, ast.Dict):
+            table = Table()
+            for key_node, item, (key, inner) in zip(node.keys, node.values, value):
+                assert key_node is not None
+                where = f'{file}:{key_node.lineno}'
+                if key in table:
+                    raise UsageError(f'{where}: {key!r}: expected a new key')
+                table.put(key, located(item, inner), where)
+            return table
+        return [located(*pair) for pair in zip(node.elts, value)] if isinstance(node, ast.List) else value
+
+    plain = re.sub(r'\\.', '_', text)
+    table = located(ast.parse(f'({plain})', mode='eval').body, data)
+    if not isinstance(table, Table):
         raise UsageError(f'{file}:1: expected an object with keys')
-    # valid JSON is a Python expression but for three names, and so gets its line numbers
-    reader = _Reader(file, {'true': True, 'false': False, 'null': None})
-    return reader.value(ast.parse(f'({text})', mode='eval').body)
+    return table
+
+
+class _Pairs(list):
+    """The members of a JSON object, in order."""
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f'{name} is no number')
 
 
 def _parse_yaml(text: str, file: str) -> Table:

@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import timm
@@ -18,7 +19,13 @@ import vimamba  # noqa: F401  (registers its models with timm)
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing', 'build_model']
+__all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing', 'build_model', 'fitted_weights']
+
+
+_NOT_OF_THE_MODEL = {  # timm's factory takes these, and some of them load files
+    *('cache_dir', 'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict'),
+    *('exportable', 'features_only', 'no_jit', 'num_classes', 'out_indices', 'scriptable'),
+}
 
 
 class Settings(Protocol):
@@ -184,10 +191,7 @@ def build_model(config: Settings, num_classes: int, with_weights: bool = True) -
     state = load_checkpoint(file) if file else {}
     model = _create(config, num_classes, pretrained=settings.pretrained and with_weights and not file)
     if file:
-        weights = model_weights(state, file)
-        rename = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
-        if rename:
-            weights = rename(weights, model)
+        weights = fitted_weights(model, state, file)
         own = model.state_dict()
         heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
         for head in (heads,) if isinstance(heads, str) else heads:
@@ -196,6 +200,16 @@ def build_model(config: Settings, num_classes: int, with_weights: bool = True) -
                     weights[key] = own[key]
         load_weights(model, weights, file, settings.name, written_by(state))
     return model
+
+
+def fitted_weights(model: nn.Module, state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint under the model's names, at its image size, by the family's own filter."""
+    weights = model_weights(state, path)
+    filter_fn = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    if filter_fn is None:
+        return weights
+    ours = type(model).__module__.startswith('vimamba.')  # these read the image size and the wrapper keys too
+    return filter_fn(state if ours else weights, model)
 
 
 def _try_size(model: nn.Module, size: tuple[int, int, int], config: Settings) -> None:
@@ -215,6 +229,9 @@ def _create(config: Settings, num_classes: int, pretrained: bool = False, sized:
     name = settings.name
     if not timm.is_model(name.split('.')[0]):
         raise unknown_name('model', name, timm.list_models(), where)
+    for argument in _NOT_OF_THE_MODEL & settings.options.keys():
+        hint = 'weights come from model.pretrained or model.checkpoint'
+        raise UsageError(f'{config.at(f"model.{argument}")}model.{argument}: not an argument of a model; {hint}')
     given = {'img_size': settings.img_size if sized else None, 'drop_path_rate': settings.drop_path_rate}
     given = {key: value for key, value in given.items() if value is not None} | dict(settings.options)
     arguments = {'pretrained': pretrained, 'num_classes': num_classes, 'in_chans': settings.in_chans}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weig
 from vimamba.data import BrokenImage, create_transform, read_image
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
-from .classification import ClassificationTask, build_model
+from .classification import ClassificationTask, build_model, fitted_weights
 
 __all__ = ['Classifier', 'Prediction', 'as_json', 'load_classifier', 'predict', 'table']
 
@@ -115,19 +114,22 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
         raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
     config, classes = state['config'], list(state['classes'])
     settings = SimpleNamespace(
-        model=SimpleNamespace(**config['model']), data=SimpleNamespace(**config['data']), at=lambda path: f'{path}: '
+        model=SimpleNamespace(**config['model']), data=SimpleNamespace(**config['data']), at=lambda key: ''
     )
-    model = build_model(settings, len(classes), with_weights=False)
+    try:
+        model = build_model(settings, len(classes), with_weights=False)
+        transform = create_transform(training=False, **ClassificationTask.preprocessing(settings)._asdict())
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f'{path}: its model cannot be built as the file says ({reason}); use another copy') from error
     load_weights(model, model_weights(state, path), path, author, author)
-    transform = create_transform(training=False, **ClassificationTask.preprocessing(settings)._asdict())
     return Classifier(author, model.eval(), classes, transform)
 
 
 def _with_weights_of(name: str, state: dict[str, Any], path: str | Path) -> nn.Module:
     """The model with the weights of an official file, and as many classes as that has."""
-    weights, model = model_weights(state, path), timm.create_model(name)
-    if rename := getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None):
-        weights = rename(weights, model)
+    model = timm.create_model(name)
+    weights = fitted_weights(model, state, path)
     head = model.pretrained_cfg.get('classifier')
     bias = weights.get(f'{head}.bias')
     if bias is not None and len(bias) != model.num_classes:
