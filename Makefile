@@ -34,10 +34,10 @@ format: $(VENV)/.dev  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix
 
 clean:  ## remove the virtual environment and what was generated
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist *.egg-info kernels/*/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# The stamps make a second call quick; they go stale when the dependencies change.
-$(VENV)/.train $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml
+# The stamps make a second call quick; they go stale when the dependencies or the compiled kernels change.
+$(VENV)/.train $(VENV)/.dev: $(VENV)/.%: setup.cfg setup.py pyproject.toml $(wildcard kernels/*/*.cpp kernels/*/*.h)
 	@echo "installing vimamba[$*] into $(VENV) (a few minutes the first time)"
 	@$(CREATE)
 	@$(INSTALL) -e '.[$*]'

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
-from vimamba.errors import UsageError, run, unknown_name
+from vimamba.errors import UsageError, bad_argument, prepare_output, run, unknown_name
 
 
 def main() -> int:
@@ -35,8 +35,14 @@ def main() -> int:
 
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
     device = find_device(args.device)
-    if args.picture and Path(args.picture).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
+    if args.picture is not None and Path(args.picture).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
         raise UsageError(f'--picture {args.picture}: expected a file name that ends in .png, .jpg or .webp')
+    if args.topk < 1 or args.batch_size < 1:
+        raise bad_argument('--topk, --batch-size', 'positive integers', f'{args.topk}, {args.batch_size}')
+    for option in ('json', 'picture'):
+        out = getattr(args, option)
+        if out is not None and out != '-':
+            prepare_output(f'--{option}', out)
     paths = find_images(args.images)
     classifier = load_classifier(args.model, args.checkpoint)
     options = {'topk': args.topk, 'batch_size': args.batch_size, 'device': device}
@@ -74,10 +80,7 @@ def write_json(out: str, result: dict) -> None:
     if out == '-':
         sys.stdout.write(text)
         return
-    try:
-        Path(out).write_text(text, encoding='utf-8')
-    except OSError as error:
-        raise UsageError(f'--json {out}: {error.strerror}') from error
+    Path(out).write_text(text, encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -20,8 +20,9 @@ def main() -> int:
     parser.add_argument('config', nargs='?', help='a .py, .json or .yaml file, read as data')
     parser.add_argument('--work-dir', help='folder for checkpoints, logs and plots; default: runs/<config>')
     resume = 'go on from the newest checkpoint of the work dir, or from FILE'
-    parser.add_argument('--resume', nargs='?', const=True, default=False, metavar='FILE', help=resume)
-    parser.add_argument('--overwrite', action='store_true', help='start anew in a work dir that holds a run')
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument('--resume', nargs='?', const=True, default=False, metavar='FILE', help=resume)
+    again.add_argument('--overwrite', action='store_true', help='start anew in a work dir that holds a run')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='such as optim.lr=1e-3')
     parser.add_argument('--help-config', action='store_true', help='list every key of a configuration')
     args = parser.parse_args()

@@ -247,7 +247,7 @@ def _reason(error: Exception, path: Path) -> str:
             f'refused, and nothing in it was executed: it asks for {", ".join(map(repr, names))}, neither tensors '
             'nor plain values; ask its author for a .safetensors file'
         )
-    return f'not a readable checkpoint ({type(error).__name__}: {_first_line(error)}); use another copy'
+    return f'not a checkpoint that torch.save wrote, or damaged ({type(error).__name__}); use another copy'
 
 
 def _named_globals(path: Path) -> list[str]:

@@ -6,10 +6,12 @@ A message is one line: what was wrong, what was expected, what to do.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
-__all__ = ['UsageError', 'bad_argument', 'run', 'unknown_name']
+__all__ = ['UsageError', 'bad_argument', 'check_integers', 'prepare_output', 'run', 'unknown_name']
 
 
 class UsageError(ValueError):
@@ -39,10 +41,44 @@ def bad_argument(name: str, expected: str, got: object, hint: str = '') -> Usage
     return UsageError(f'{name}: expected {expected}, got {got}' + (f'; {hint}' if hint else ''))
 
 
+def check_integers(low: int, **arguments: object) -> None:
+    """Raises the error of the first argument that is no integer of at least ``low``.
+
+    >>> check_integers(1, depth=24, embed_dim=0)
+    Traceback (most recent call last):
+    vimamba.errors.UsageError: embed_dim: expected an integer >= 1, got 0
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise bad_argument(name, f'an integer >= {low}', repr(value))
+
+
+def prepare_output(option: str, path: str | os.PathLike[str], folder: bool = False) -> None:
+    """Makes the folders of an output file (or folder) before the work whose result it takes.
+
+    Raises:
+        UsageError: nothing can be written there.
+    """
+    path = Path(path)
+    try:
+        (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
+        if not folder and (path.is_dir() or not str(path).strip('.')):
+            raise IsADirectoryError(None, 'is a folder')
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(None, 'cannot be written')
+    except OSError as error:
+        raise UsageError(f'{option} {path}: {error.strerror}: choose another place') from error
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Runs a command-line tool: a `UsageError` becomes one line on stderr and exit code 2."""
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except UsageError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)

@@ -1,8 +1,8 @@
 """The selective scan as one operator: argument checks, choice of backend, and its registration with torch.
 
-`selective_scan` is what ported code calls; modules that are scripted or traced call the operator behind it,
-``torch.ops.vimamba.selective_scan``, which checks its arguments likewise. Eager, autograd, `torch.compile`,
-`torch.export`, fx and TorchScript all see one node.
+`selective_scan` is what ported code calls, `route_scan` reads K routes over one copy of the tokens; modules that are
+scripted or traced call the operator behind both, ``torch.ops.vimamba.route_scan``, which checks its arguments likewise.
+Eager, autograd, `torch.compile`, `torch.export`, fx and TorchScript all see one node.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from functools import cache
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
-from . import portable
+from ..routes import Order, read, unread, walk_of
+from . import cpu, portable
 from .reference import selective_scan_reference
+from .scan import CHUNK, Scan
 
-BACKENDS = ('auto', 'portable', 'reference')
+BACKENDS = ('auto', 'cpu', 'portable', 'reference')
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -64,7 +67,8 @@ def selective_scan(
         return_last_state: also return the state after the last step.
         initial_state: state before the first step (b, d, n); zeros if None.
         reverse: walk from step l - 1 to step 0; the last state is then that after step 0.
-        backend: 'auto', 'portable' (plain PyTorch, any device) or 'reference' (one step at a time).
+        backend: 'auto', 'cpu' (compiled, where it was built), 'portable' (plain PyTorch, any device) or 'reference'
+            (one step at a time).
 
     Returns:
         out (b, d, l) in the dtype of u; with ``return_last_state`` also the state (b, d, n), in float32 (float64
@@ -82,39 +86,122 @@ def selective_scan(
         B = B.unsqueeze(1)
     if isinstance(C, Tensor) and C.ndim == 3:
         C = C.unsqueeze(1)
-    required = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C}
-    for name, t in required.items():
-        if not isinstance(t, Tensor):
-            raise bad_argument(name, 'a tensor', type(t).__name__)
-    optional = {'D': D, 'z': z, 'delta_bias': delta_bias, 'initial_state': initial_state}
-    for name, value in optional.items():
-        if not (value is None or isinstance(value, Tensor)):
-            raise bad_argument(name, 'a tensor or None', type(value).__name__)
-    if backend not in BACKENDS:
-        raise unknown_name('backend', str(backend), BACKENDS)
-    if getattr(torch.autograd.forward_ad, '_current_level', -1) >= 0 and backend != 'reference':
-        raise UsageError("selective_scan: no forward-mode derivative in this backend; use backend='reference'")
-    args = (u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse)
-    if backend == 'reference':
-        _check(*args[:9])
-        out, last_state = selective_scan_reference(*args)
-    else:
-        out, last_state = torch.ops.vimamba.selective_scan(*args, backend)
+    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    D, delta_bias = (None if t is None else t.unsqueeze(0) for t in (D, delta_bias))
+    start = None if initial_state is None else initial_state.unsqueeze(1)
+    delta, A, B, C = delta.unsqueeze(1), A.unsqueeze(0), B.unsqueeze(1), C.unsqueeze(1)
+    steps = [-1 if reverse else 1]
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, start, None, steps, delta_softplus)  # of one route
+    out, last_state = _run(scan, backend)
+    return (out, last_state[:, 0]) if return_last_state else out
+
+
+def route_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    order: Order,
+    initial_state: Tensor | None = None,
+    backend: str = 'auto',
+) -> Tensor | tuple[Tensor, Tensor]:
+    """K selective scans over one copy of the tokens, each along its route of ``order``; the sum of their outputs.
+
+    Everything is given and returned in token order: no copies in scan order are made. It equals
+    ``order.merge`` of the scans of ``order.scan``, gated once (VMamba's SS2D, arXiv:2401.10166, Fig. 3).
+
+    Args:
+        u: (b, d, l), read by every route, or (b, k, d, l).
+        delta: (b, k, d, l).
+        A: (k, d, n).
+        B, C: (b, k, n, l) or (b, k, g, n, l).
+        D, delta_bias: (k, d).
+        z: gate of the sum (b, d, l).
+        initial_state: (b, k, d, n).
+        order: where the routes read, `vimamba.scans.ScanOrder` or anything with an ``index`` (k, l).
+        delta_softplus, return_last_state, backend: as in `selective_scan`.
+
+    Returns:
+        out (b, d, l); with ``return_last_state`` also the state of each route after its last step (b, k, d, n).
+
+    Raises:
+        UsageError (a ValueError): names the argument, what was expected and what came.
+    """
+    if isinstance(B, Tensor) and B.ndim == 4:
+        B = B.unsqueeze(2)
+    if isinstance(C, Tensor) and C.ndim == 4:
+        C = C.unsqueeze(2)
+    if isinstance(u, Tensor) and order.index.shape[-1] != u.shape[-1]:
+        raise bad_argument('order', f'one over the {u.shape[-1]} tokens of u', f'{order.index.shape[-1]} tokens')
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *walk_of(order.index), delta_softplus)
+    out, last_state = _run(scan, backend)
     return (out, last_state) if return_last_state else out
 
 
+def _run(scan: Scan, backend: str) -> tuple[Tensor, Tensor]:
+    if getattr(torch.autograd.forward_ad, '_current_level', -1) >= 0 and backend != 'reference':
+        raise UsageError("selective_scan: no forward-mode derivative in this backend; use backend='reference'")
+    if backend not in BACKENDS:
+        raise unknown_name('backend', str(backend), BACKENDS)
+    _check_routes(scan)
+    if backend == 'reference':
+        return _reference(scan)
+    save = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in scan.tensors)
+    return torch.ops.vimamba.route_scan(*scan, save, backend)[:2]
+
+
+def _reference(s: Scan) -> tuple[Tensor, Tensor]:
+    """Route after route by the recurrence: plain differentiable PyTorch."""
+    u = s.u if s.u.ndim == 4 else s.u.unsqueeze(1)
+    u, delta, B, C = (read(t, s.rows, s.steps) for t in (u, s.delta, s.B, s.C))
+    y, last = [], []
+    for k in range(len(s.steps)):
+        D, bias = (None if t is None else t[k] for t in (s.D, s.delta_bias))
+        start = None if s.initial_state is None else s.initial_state[:, k]
+        wide = torch.promote_types(s.u.dtype, torch.float32)
+        out, state = selective_scan_reference(
+            u[:, k].to(wide), delta[:, k], s.A[k], B[:, k], C[:, k], D, None, bias, start, s.softplus
+        )
+        y.append(out)
+        last.append(state)
+    out = unread(torch.stack(y, 1), s.rows, s.steps).sum(1)
+    if s.z is not None:
+        out = out * F.silu(s.z.to(out.dtype))
+    return out.to(s.u.dtype), torch.stack(last, 1)
+
+
+def _expect(name: str, t: object, like: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(t, Tensor):
+        raise bad_argument(name, 'a tensor', type(t).__name__)
+    if tuple(t.shape) != shape:
+        raise bad_argument(name, f'shape {shape}', f'shape {tuple(t.shape)}')
+    if t.dtype not in _FLOATS:
+        raise bad_argument(name, 'a floating-point dtype', t.dtype, 'complex A (S4D) is not supported here')
+    if t.device != like.device:
+        raise bad_argument(name, f'device {like.device} (that of u)', f'device {t.device}')
+
+
+def _rank(name: str, t: object, shape: str, ndim: int) -> None:
+    if not isinstance(t, Tensor):
+        raise bad_argument(name, 'a tensor', type(t).__name__)
+    if t.ndim != ndim:
+        raise bad_argument(name, f'shape {shape}', f'shape {tuple(t.shape)}')
+
+
 def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
-    if u.ndim != 3:
-        raise bad_argument('u', 'shape (b, d, l)', f'shape {tuple(u.shape)}')
-    if A.ndim != 2:
-        raise bad_argument('A', 'shape (d, n)', f'shape {tuple(A.shape)}')
-    if B.ndim != 4:
-        raise bad_argument('B', 'shape (b, n, l) or (b, g, n, l)', f'shape {tuple(B.shape)}')
+    """The arguments of `selective_scan`."""
+    _rank('u', u, '(b, d, l)', 3)
+    _rank('A', A, '(d, n)', 2)
+    _rank('B', B, '(b, n, l) or (b, g, n, l)', 4)
     (b, d, l), n, g = u.shape, A.shape[1], B.shape[1]
-    if d < 1 or n < 1:
-        raise bad_argument('A', 'shape (d, n) with d >= 1 and n >= 1', f'shape {tuple(A.shape)}')
-    if g < 1 or d % g:
-        raise bad_argument('B', f'a number of groups that divides the {d} channels of u', f'{g} groups')
+    _check_sizes(u, d, n, g)
     shapes = {
         'delta': (delta, (b, d, l)),
         'A': (A, (d, n)),
@@ -125,30 +212,74 @@ def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
         'delta_bias': (delta_bias, (d,)),
         'initial_state': (initial_state, (b, d, n)),
     }
+    for name, (t, shape) in shapes.items():
+        if t is not None or name in ('delta', 'C'):
+            _expect(name, t, u, shape)
+
+
+def _check_sizes(u: Tensor, d: int, n: int, g: int) -> None:
     if u.dtype not in _FLOATS:
         raise bad_argument('u', 'a floating-point dtype', u.dtype)
+    if d < 1 or n < 1:
+        raise bad_argument('A', 'shape (d, n) with d >= 1 and n >= 1', f'd = {d} and n = {n}')
+    if g < 1 or d % g:
+        raise bad_argument('B', f'a number of groups that divides the {d} channels of u', f'{g} groups')
+
+
+def _check_routes(s: Scan) -> None:
+    if isinstance(s.u, Tensor) and s.u.ndim not in (3, 4):
+        raise bad_argument('u', 'shape (b, d, l) or (b, k, d, l)', f'shape {tuple(s.u.shape)}')
+    _rank('u', s.u, '(b, d, l) or (b, k, d, l)', s.u.ndim if isinstance(s.u, Tensor) else 3)
+    _rank('A', s.A, '(k, d, n)', 3)
+    _rank('B', s.B, '(b, k, n, l) or (b, k, g, n, l)', 5)
+    (k, d, n), b, l, g = s.A.shape, s.u.shape[0], s.u.shape[-1], s.B.shape[2]
+    _check_sizes(s.u, d, n, g)
+    shapes = {
+        'u': (s.u, (b, d, l) if s.u.ndim == 3 else (b, k, d, l)),
+        'delta': (s.delta, (b, k, d, l)),
+        'A': (s.A, (k, d, n)),
+        'B': (s.B, (b, k, g, n, l)),
+        'C': (s.C, (b, k, g, n, l)),
+        'D': (s.D, (k, d)),
+        'z': (s.z, (b, d, l)),
+        'delta_bias': (s.delta_bias, (k, d)),
+        'initial_state': (s.initial_state, (b, k, d, n)),
+    }
     for name, (t, shape) in shapes.items():
-        if t is None:
-            continue
-        if tuple(t.shape) != shape:
-            raise bad_argument(name, f'shape {shape}', f'shape {tuple(t.shape)}')
-        if t.dtype not in _FLOATS:
-            raise bad_argument(name, 'a floating-point dtype', t.dtype, 'complex A (S4D) is not supported here')
-        if t.device != u.device:
-            raise bad_argument(name, f'device {u.device} (that of u)', f'device {t.device}')
+        if t is not None or name in ('delta', 'C'):
+            _expect(name, t, s.u, shape)
+    if s.rows is not None and (s.rows.shape != (k, l) or s.rows.dtype != torch.int32):
+        raise bad_argument('rows', f'({k}, {l}) int32', f'{tuple(s.rows.shape)} {s.rows.dtype}')
+    if len(s.steps) != k:
+        raise bad_argument('steps', f'{k}, one for each route', f'{len(s.steps)}')
 
 
-@cache
-def _backend(name: str, device_type: str) -> ModuleType:
+def _backend(name: str, device_type: str, float64: bool, states: int) -> ModuleType:
     """The module that computes; what 'auto' chose is said once for each device."""
-    if name not in ('auto', 'portable'):
-        raise unknown_name('backend', name, BACKENDS)
+    fits = device_type == 'cpu' and not float64 and states <= cpu.MAX_STATES
+    if name == 'cpu':
+        if not fits:
+            raise bad_argument('backend', f"'portable' on {device_type} for these tensors", "'cpu'",
+                               f"it takes float32 and narrower, on the CPU, up to {cpu.MAX_STATES} states")  # fmt: skip
+        cpu.library()
+        return cpu
     if name == 'auto':
-        logging.getLogger('vimamba').info('selective_scan on %s: portable backend (plain PyTorch)', device_type)
+        chosen = cpu if fits and cpu.is_built() else portable
+        _say(device_type, f'cpu backend ({cpu.describe()})' if chosen is cpu else 'portable backend (plain PyTorch)')
+        return chosen
     return portable
 
 
-@torch.library.custom_op('vimamba::selective_scan', mutates_args=())
+@cache
+def _say(device_type: str, what: str) -> None:
+    logging.getLogger('vimamba').info('selective_scan on %s: %s', device_type, what)
+
+
+def _module(s: Scan, backend: str) -> ModuleType:
+    return _backend(backend, s.u.device.type, s.u.dtype == torch.float64, s.A.shape[-1])
+
+
+@torch.library.custom_op('vimamba::route_scan', mutates_args=())
 def _scan(
     u: Tensor,
     delta: Tensor,
@@ -159,30 +290,43 @@ def _scan(
     z: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
+    rows: Tensor | None,
+    steps: list[int],
     delta_softplus: bool,
-    reverse: bool,
+    save: bool,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(out, last state, and, with ``save``, what the backward pass would otherwise compute again)."""
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
+    _check_routes(scan)
     with torch.autocast(u.device.type, enabled=False):  # the dtype of the arguments decides, not the caller's mode
-        return _backend(backend, u.device.type).forward(
-            u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse
-        )
+        return _module(scan, backend).forward(scan, save)
+
+
+def _channels_last(t: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    return t.new_empty(*shape[:-2], shape[-1], shape[-2], dtype=dtype or t.dtype).transpose(-1, -2)
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, backend):
-    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    _backend(backend, u.device.type)
-    b, d, l = u.shape
-    last_state = u.new_empty(b, d, A.shape[1], dtype=torch.promote_types(u.dtype, torch.float32))
-    return u.new_empty(b, l, d).transpose(1, 2), last_state
+def _(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, save, backend):
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
+    _check_routes(scan)
+    _module(scan, backend)
+    (k, d, n), b, l = A.shape, u.shape[0], u.shape[-1]
+    wide = torch.promote_types(u.dtype, torch.float32)
+    saved = y = u.new_empty(0, dtype=wide)
+    if save:
+        saved = u.new_empty(b, k, (l + CHUNK - 1) // CHUNK, n, d, dtype=wide)
+        y = y if z is None else _channels_last(u, b, d, l, dtype=wide)
+    else:
+        y = u.new_empty(0, dtype=wide)
+    return _channels_last(u, b, d, l), u.new_empty(b, k, d, n, dtype=wide), saved, y
 
 
-@torch.library.custom_op('vimamba::selective_scan_backward', mutates_args=())
+@torch.library.custom_op('vimamba::route_scan_backward', mutates_args=())
 def _scan_backward(
     grad_out: Tensor,
-    grad_last_state: Tensor,
+    grad_last_state: Tensor | None,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -192,47 +336,51 @@ def _scan_backward(
     z: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
+    rows: Tensor | None,
+    saved: Tensor,
+    y: Tensor,
+    steps: list[int],
     delta_softplus: bool,
-    reverse: bool,
     backend: str,
 ) -> list[Tensor]:
     """Gradients of the arguments that are given, in their order."""
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
+    module = _module(scan, backend)
     with torch.autocast(u.device.type, enabled=False):
-        grads = _backend(backend, u.device.type).backward(
-            grad_out, grad_last_state, u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse
-        )
+        if saved.ndim == 1:  # nothing was saved
+            _, _, saved, y = module.forward(scan, True)
+        grads = module.backward(grad_out, grad_last_state, scan, saved, y)
     return [grad for grad in grads if grad is not None]
 
 
 @_scan_backward.register_fake
-def _(grad_out, grad_last_state, u, delta, A, B, C, D, z, delta_bias, initial_state, *options):
-    def like(t):
-        return t.new_empty(t.shape)
-
-    def channels_last(t):
-        return t.new_empty(t.shape[0], t.shape[2], t.shape[1]).transpose(1, 2)
-
-    grads = [channels_last(u), channels_last(delta), like(A), like(B), like(C)]
+def _(grad_out, grad_last, u, delta, A, B, C, D, z, delta_bias, initial_state, rows, saved, y, *options):
+    grads = [_channels_last(u, *u.shape), _channels_last(delta, *delta.shape)]
+    grads += [t.new_empty(t.shape) for t in (A, B, C)]
     if D is not None:
-        grads.append(like(D))
+        grads.append(D.new_empty(D.shape))
     if z is not None:
-        grads.append(channels_last(z))
-    return grads + [like(t) for t in (delta_bias, initial_state) if t is not None]
+        grads.append(_channels_last(z, *z.shape))
+    return grads + [t.new_empty(t.shape) for t in (delta_bias, initial_state) if t is not None]
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.steps, ctx.softplus, _, ctx.backend = inputs
+    ctx.save_for_backward(*tensors, *output[2:])
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_out, grad_last_state):
-    tensors = ctx.saved_tensors
+def _backward(ctx, grad_out, grad_last, *_):
+    *tensors, saved, y = ctx.saved_tensors
+    if grad_out is None:
+        u = tensors[0]
+        grad_out = _channels_last(u, u.shape[0], *u.shape[-2:]).zero_()
     grads = iter(
-        torch.ops.vimamba.selective_scan_backward(
-            grad_out, grad_last_state, *tensors, ctx.delta_softplus, ctx.reverse, ctx.backend
+        torch.ops.vimamba.route_scan_backward(
+            grad_out, grad_last, *tensors, saved, y, ctx.steps, ctx.softplus, ctx.backend
         )
     )
-    return (*(None if t is None else next(grads) for t in tensors), None, None, None)
+    return (*(None if t is None else next(grads) for t in tensors[:-1]), None, None, None, None, None)
 
 
 _scan.register_autograd(_backward, setup_context=_setup_context)

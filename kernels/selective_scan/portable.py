@@ -2,42 +2,53 @@
 
 Two things make it several times faster than the reference loop. Everything that does not depend on the state is
 computed for a chunk of steps at once, so that a step of the recurrence is one fused multiply-add; and the backward
-pass is written out, from one saved state per chunk, so that the states (b, d, n) of at most one chunk of about
-sqrt(l) steps are ever in memory. Inside, time is the leading axis and channels the last, (l, b, g, n, d/g), so that a
-step is contiguous and the innermost loop runs over channels.
+pass is written out, from one saved state per chunk, so that the states (b, d, n) of at most one chunk are ever in
+memory. Inside, routes are groups, time is the leading axis and channels the last, (l, b, g, n, d/g), so that a step is
+contiguous and the innermost loop runs over channels.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..routes import read, unread
+from .scan import CHUNK, Scan
+
 
 class _Steps(NamedTuple):
-    """The operands in scan order, time first, in the dtype of the computation."""
+    """The operands in scan order, time first, in the dtype of the computation; groups G are those of all routes."""
 
-    x: Tensor  # (l, b, g, 1, d/g)
-    raw: Tensor  # (l, b, g, 1, d/g)  delta + bias, before softplus
-    dt: Tensor  # (l, b, g, 1, d/g)
-    A: Tensor  # (g, n, d/g)
-    B: Tensor  # (l, b, g, n, 1)
-    C: Tensor  # (l, b, g, n, 1)
-    h: Tensor  # (b, g, n, d/g)  initial state
-    chunk: int
+    x: Tensor  # (l, b, G, 1, d/g)
+    raw: Tensor  # (l, b, G, 1, d/g)  delta + bias, before softplus
+    dt: Tensor  # (l, b, G, 1, d/g)
+    A: Tensor  # (G, n, d/g)
+    B: Tensor  # (l, b, G, n, 1)
+    C: Tensor  # (l, b, G, n, 1)
 
 
-def _time_first(t: Tensor, dtype: torch.dtype, reverse: bool) -> Tensor:
-    t = t.movedim(-1, 0)
-    return (t.flip(0) if reverse else t).to(dtype).contiguous()  # so that sums do not depend on the strides
+def _wide(t: Tensor) -> torch.dtype:
+    return torch.promote_types(t.dtype, torch.float32)
 
 
-def _batch_first(t: Tensor, dtype: torch.dtype, reverse: bool) -> Tensor:
-    """(l, b, d) -> (b, d, l), channels-last in memory: what the projection that follows reads."""
-    return (t.flip(0) if reverse else t).transpose(0, 1).to(dtype).contiguous().transpose(1, 2)
+def _time_first(t: Tensor, s: Scan) -> Tensor:
+    """(b, k or 1, ..., l) -> (l, b, k, ...) in scan order."""
+    t = read(t, s.rows, s.steps).movedim(-1, 0)
+    return t.to(_wide(s.u)).contiguous()  # so that sums do not depend on the strides
+
+
+def _tokens(t: Tensor, s: Scan) -> Tensor:
+    """(l, b, ...) in scan order -> (b, k, d, l) in token order."""
+    b, k, d, l = s.delta.shape
+    return unread(t.reshape(l, b, k, d).permute(1, 2, 3, 0), s.rows, s.steps)
+
+
+def _channels_last(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same values (..., d, l) with channels adjacent in memory: what the projection that follows reads."""
+    return t.transpose(-1, -2).to(dtype).contiguous().transpose(-1, -2)
 
 
 def _softplus(x: Tensor) -> Tensor:
@@ -50,30 +61,27 @@ def _softplus(x: Tensor) -> Tensor:
     return log1p + x.relu()
 
 
-def _prepare(u, delta, A, B, C, delta_bias, initial_state, delta_softplus, reverse) -> _Steps:
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    (b, d, l), g, n = u.shape, B.shape[1], A.shape[1]
-    x, raw = (_time_first(t, dtype, reverse) for t in (u, delta))
-    if delta_bias is not None:
-        raw = raw + delta_bias.to(dtype)
-    raw = raw.reshape(l, b, g, 1, d // g)
-    B, C = (_time_first(t, dtype, reverse)[..., None] for t in (B, C))
-    A = A.to(dtype).view(g, d // g, n).transpose(1, 2).contiguous()
-    if initial_state is None:
-        h = x.new_zeros(b, g, n, d // g)
-    else:
-        h = (
-            initial_state.to(dtype)
-            .reshape(b, g, d // g, n)
-            .transpose(2, 3)
-            .clone(memory_format=torch.contiguous_format)
-        )
-    dt = _softplus(raw) if delta_softplus else raw
-    return _Steps(x.reshape(raw.shape), raw, dt, A, B, C, h, max(8, math.isqrt(l)))
+def _prepare(s: Scan) -> tuple[_Steps, Tensor]:
+    """The operands, and the initial state (b, G, n, d/g)."""
+    dtype = _wide(s.u)
+    (k, d, n), (b, _, g, _, l) = s.A.shape, s.B.shape
+    shape = (l, b, k * g, 1, d // g)
+    x = _time_first(s.u if s.u.ndim == 4 else s.u.unsqueeze(1), s)
+    raw = _time_first(s.delta, s)
+    if s.delta_bias is not None:
+        raw = raw + s.delta_bias.to(dtype)
+    raw = raw.reshape(shape)
+    B, C = (_time_first(t, s).reshape(l, b, k * g, n, 1) for t in (s.B, s.C))
+    A = s.A.to(dtype).reshape(k * g, d // g, n).transpose(1, 2).contiguous()
+    h = x.new_zeros(b, k * g, n, d // g)
+    if s.initial_state is not None:
+        h.copy_(s.initial_state.reshape(b, k * g, d // g, n).transpose(2, 3))
+    dt = _softplus(raw) if s.softplus else raw
+    return _Steps(x.reshape(shape), raw, dt, A, B, C), h
 
 
 def _states(s: _Steps, part: slice, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and states (steps, b, g, n, d/g) of one chunk that starts from the state ``h``."""
+    """Decays and states (steps, b, G, n, d/g) of one chunk that starts from the state ``h``."""
     decay = (s.dt[part] * s.A).exp_()
     states = (s.dt[part] * s.x[part]) * s.B[part]
     for a, state in zip(decay.unbind(0), states.unbind(0)):
@@ -92,62 +100,68 @@ def _sum_channels(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _chunks(s: _Steps) -> list[slice]:
-    return [slice(t, t + s.chunk) for t in range(0, len(s.x), s.chunk)]
+    return [slice(t, t + CHUNK) for t in range(0, len(s.x), CHUNK)]
 
 
-def forward(u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse) -> tuple[Tensor, Tensor]:
-    """Computes (out, last_state); arguments as in `selective_scan`, B and C (b, g, n, l)."""
-    s = _prepare(u, delta, A, B, C, delta_bias, initial_state, delta_softplus, reverse)
-    (b, d, l), h = u.shape, s.h
+def forward(scan: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Computes (out, last_state, saved, y): the last two are what `backward` wants, empty unless ``save``."""
+    s, h = _prepare(scan)
+    (k, d, n), b, l = scan.A.shape, scan.u.shape[0], scan.u.shape[-1]
+    starts = []
     y = torch.empty_like(s.x)
     for part in _chunks(s):
+        starts.append(h)
         _, states = _states(s, part, h)
-        h = states[-1]
+        h = states[-1].clone() if save else states[-1]
         y[part] = _sum_states(s.C[part], states)
-    y, x = y.view(l, b, d), s.x.view(l, b, d)
-    if D is not None:
-        y.addcmul_(x, D.to(y.dtype))
-    if z is not None:
-        y.mul_(F.silu(_time_first(z, y.dtype, reverse)))
-    return _batch_first(y, u.dtype, reverse), h.transpose(2, 3).reshape(b, d, A.shape[1]).contiguous()
+    y, x = y.view(l, b, k * d), s.x.view(l, b, k * d)
+    if scan.D is not None:
+        y.addcmul_(x, scan.D.to(y.dtype).flatten())
+    y = _tokens(y, scan)
+    y = y[:, 0] if k == 1 else y.sum(1)  # (b, d, l)
+    saved, ungated = y.new_empty(0), y.new_empty(0)
+    if save:
+        saved = torch.stack(starts, 1) if starts else y.new_empty(b, 0, *h.shape[1:])
+        g = scan.B.shape[2]
+        saved = saved.view(b, len(starts), k, g, n, d // g).permute(0, 2, 1, 4, 3, 5).reshape(b, k, len(starts), n, d)
+    out = y
+    if scan.z is not None:
+        ungated = _channels_last(y, y.dtype) if save else ungated
+        out = _channels_last(y, y.dtype) * F.silu(_channels_last(scan.z, y.dtype))
+    last = h.transpose(2, 3).reshape(b, k, d, n)
+    return _channels_last(out, scan.u.dtype), last.contiguous(), saved.contiguous(), ungated
 
 
 def backward(
-    grad_out, grad_last, u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse
+    grad_out: Tensor, grad_last: Tensor | None, scan: Scan, saved: Tensor, y: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients for (u, delta, A, B, C, D, z, delta_bias, initial_state); None where the argument is None.
+    """Gradients for the tensors of the scan, u to initial_state; None where there is none.
 
     With g_t = dL/dh_t and a_t = exp(d_t A):  g_t = C_t dL/dy_t + a_{t+1} g_{t+1}, and from it
         dL/dC_t = dL/dy_t h_t        dL/dB_t = d_t u_t g_t        dL/du_t = d_t B_t g_t + D dL/dy_t
         dL/dA = sum_t d_t a_t h_{t-1} g_t                         dL/dd_t = A a_t h_{t-1} g_t + B_t u_t g_t
     Sums run in a fixed order: the result does not change from run to run.
     """
-    s = _prepare(u, delta, A, B, C, delta_bias, initial_state, delta_softplus, reverse)
-    (b, d, l), n = u.shape, A.shape[1]
+    s, h = _prepare(scan)
+    (k, d, n), b, l, g = scan.A.shape, scan.u.shape[0], scan.u.shape[-1], scan.B.shape[2]
     shape, dtype = s.x.shape, s.x.dtype
-    x = s.x.view(l, b, d)
-    dout = _time_first(grad_out, dtype, reverse)
-    dy = dout if z is None else dout * F.silu(_time_first(z, dtype, reverse))
-    dy = dy.reshape(shape)
-
-    starts, h = [], s.h
-    y = torch.empty_like(s.x) if z is not None else None
-    for part in _chunks(s):
-        starts.append(h)
-        _, states = _states(s, part, h)
-        h = states[-1].clone()
-        if y is not None:
-            y[part] = _sum_states(s.C[part], states)
+    dout = _channels_last(grad_out, dtype)  # so that the rounding of sums and products does not depend on strides
+    dy, dz = dout, None
+    if scan.z is not None:
+        z = _channels_last(scan.z, dtype)
+        sigmoid = z.sigmoid()
+        dy = dout * (z * sigmoid)
+        dz = _channels_last(dout * y * sigmoid * (1 + z * (1 - sigmoid)), scan.z.dtype)
+    dy = _time_first(dy.unsqueeze(1), scan).reshape(shape)
+    chunks = saved.shape[2]
+    starts = saved.view(b, k, chunks, n, g, d // g).permute(2, 0, 1, 4, 3, 5).reshape(chunks, *h.shape)
 
     dx, ddt = torch.empty_like(s.x), torch.empty_like(s.x)
     dB, dC = torch.empty_like(s.B), torch.empty_like(s.C)
     dA = torch.zeros_like(s.A)
-    carry = (
-        grad_last.to(dtype)
-        .reshape(h.transpose(2, 3).shape)
-        .transpose(2, 3)
-        .clone(memory_format=torch.contiguous_format)
-    )
+    carry = torch.zeros_like(h)
+    if grad_last is not None:
+        carry.copy_(grad_last.reshape(b, k * g, d // g, n).transpose(2, 3))
     for part, start in zip(reversed(_chunks(s)), reversed(starts)):
         dt, xs, dys, Bs = s.dt[part], s.x[part], dy[part], s.B[part]
         decay, states = _states(s, part, start)
@@ -164,32 +178,28 @@ def backward(
         dA += (decay * dt).sum((0, 1))
         torch.addcmul((decay * s.A).sum(-2, keepdim=True), xs, through_B, out=ddt[part])
 
-    dx, ddt, dy = (t.view(l, b, d) for t in (dx, ddt, dy))
-    dD = dz = dbias = dstate = None
-    if D is not None:
-        dx.addcmul_(dy, D.to(dtype))
-        dD = (dy * x).sum((0, 1)).to(D.dtype)
-    if z is not None and y is not None:
-        y = y.view(l, b, d)
-        if D is not None:
-            y.addcmul_(x, D.to(dtype))
-        gate = _time_first(z, dtype, reverse)
-        sigmoid = gate.sigmoid()
-        dz = _batch_first(dout * y * sigmoid * (1 + gate * (1 - sigmoid)), z.dtype, reverse)
-    if delta_softplus:
-        raw = s.raw.view(l, b, d)
+    x, dx, ddt, raw, dy = (t.view(l, b, k * d) for t in (s.x, dx, ddt, s.raw, dy))
+    dD = dbias = dstate = None
+    if scan.D is not None:
+        dx.addcmul_(dy, scan.D.to(dtype).flatten())
+        dD = (dy * x).sum((0, 1)).view(k, d).to(scan.D.dtype)
+    if scan.softplus:
         ddt = torch.where(raw > 20, ddt, ddt * raw.sigmoid())  # softplus is the identity above 20
-    if delta_bias is not None:
-        dbias = ddt.sum((0, 1)).to(delta_bias.dtype)
-    if initial_state is not None:
-        dstate = carry.transpose(2, 3).reshape(b, d, n).to(initial_state.dtype).contiguous()
-    dB, dC = ((t.flip(0) if reverse else t)[..., 0].movedim(0, -1) for t in (dB, dC))
+    if scan.delta_bias is not None:
+        dbias = ddt.sum((0, 1)).view(k, d).to(scan.delta_bias.dtype)
+    if scan.initial_state is not None:
+        dstate = carry.transpose(2, 3).reshape(b, k, d, n).to(scan.initial_state.dtype).contiguous()
+    du = _tokens(dx, scan)
+    dB, dC = (
+        unread(t.view(l, b, k, g, n).permute(1, 2, 3, 4, 0), scan.rows, scan.steps).to(like.dtype).contiguous()
+        for t, like in ((dB, scan.B), (dC, scan.C))
+    )
     return (
-        _batch_first(dx, u.dtype, reverse),
-        _batch_first(ddt, delta.dtype, reverse),
-        dA.transpose(1, 2).reshape(d, n).to(A.dtype),
-        dB.to(B.dtype).contiguous(),
-        dC.to(C.dtype).contiguous(),
+        _channels_last(du if scan.u.ndim == 4 else du.sum(1), scan.u.dtype),
+        _channels_last(_tokens(ddt, scan), scan.delta.dtype),
+        dA.transpose(1, 2).reshape(k, d, n).to(scan.A.dtype),
+        dB,
+        dC,
         dD,
         dz,
         dbias,

@@ -77,7 +77,8 @@ def test_best_is_the_best_and_records_what_it_is(run):
 
 
 def test_testing_a_checkpoint_gives_the_figure_of_training(run, tmp_path):
-    config, folder, _ = run
+    _, folder, _ = run
+    config = folder / 'config.json'
     command = [sys.executable, ROOT / 'tools/test.py', config, folder / 'best.pth', '--json', tmp_path / 'out.json',
                '--out-dir', tmp_path / 'pictures']  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -120,6 +121,46 @@ def test_testing_the_wrong_thing_is_one_line(run, tmp_path, sections, split, say
         )
     assert says in str(caught.value)
     assert '\n' not in str(caught.value)
+
+
+def test_a_run_is_not_resumed_into_the_folder_of_another(run, tmp_path):
+    config, folder, _ = run
+    other = tmp_path / 'other'
+    shutil.copytree(folder, other)
+    with pytest.raises(UsageError, match='holds another run'):
+        train(config, ClassificationTask, work_dir=other, resume=str(folder / 'last.pth'))
+    assert (other / 'last.pth').read_bytes() == (folder / 'last.pth').read_bytes()
+    fresh = tmp_path / 'fresh'
+    options = ['schedule.epochs=5', 'run.keep=0']
+    assert train(config, ClassificationTask, options=options, work_dir=fresh, resume=str(folder / 'last.pth')) == 0
+    assert load_checkpoint(fresh / 'best.pth')['epoch'] == 5  # the best of this folder
+
+
+def test_an_image_that_cannot_be_evaluated_does_not_cost_the_epoch(pictures, tmp_path):
+    root = tmp_path / 'data'
+    shutil.copytree(pictures, root)
+    bad = next((root / 'val' / 'a').iterdir())
+    good = bad.read_bytes()
+    bad.write_bytes(good[:60])
+    data = {'name': 'folder', 'root': str(root), 'fraction': 1.0}
+    config = write_config(tmp_path / 'c.py', data=data, schedule={'epochs': 1, 'warmup_epochs': 0})
+    with pytest.raises(UsageError, match=bad.name):
+        train(config, ClassificationTask, work_dir=tmp_path / 'run')
+    assert load_checkpoint(tmp_path / 'run' / 'last.pth')['epoch'] == 1
+    bad.write_bytes(good)
+    assert train(config, ClassificationTask, work_dir=tmp_path / 'run', resume=True) == 0
+    assert [r['kind'] for r in records(tmp_path / 'run')][-1] == 'val'
+    assert (tmp_path / 'run' / 'best.pth').exists()
+
+
+def test_a_run_that_does_not_start_leaves_nothing(tmp_path):
+    (tmp_path / 'data' / 'train').mkdir(parents=True)
+    (tmp_path / 'data' / 'val').mkdir()
+    (tmp_path / 'data' / 'train' / 'loose.png').write_bytes(b'')
+    config = write_config(tmp_path / 'c.py', data={'name': 'folder', 'root': str(tmp_path / 'data')})
+    with pytest.raises(UsageError, match='no class folders in it'):
+        train(config, ClassificationTask, work_dir=tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
 
 
 @pytest.fixture(scope='module')

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vimamba.errors import UsageError
+from vimamba.kernels.cpu.library import is_built
 from vimamba.kernels.selective_scan import portable, selective_scan
+from vimamba.kernels.selective_scan.scan import Scan
 from vimamba.testing import assert_close_to_float64, relative_l2
 
 DATA = Path(__file__).parent / 'data'
@@ -25,6 +27,7 @@ CASES = json.loads((DATA / 'selective_scan_cases.json').read_text())
 ARRAYS = np.load(DATA / 'selective_scan_cases.npz')
 TENSORS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
 BACKENDS = ('portable', 'reference')
+compiled = pytest.param('cpu', marks=pytest.mark.skipif(not is_built(), reason='the CPU kernels were not built'))
 
 
 def make_inputs(b, d, l, n, g, dtype=torch.float64, seed=0, optional=TENSORS[5:]):
@@ -92,14 +95,15 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize('backend', ['portable', compiled])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize('shape', SHAPES, ids=lambda s: 'b{}d{}l{}n{}g{}'.format(*s))
-def test_values_and_every_gradient_against_the_float64_twin(shape, dtype):
+def test_values_and_every_gradient_against_the_float64_twin(shape, dtype, backend):
     inputs = make_inputs(*shape, dtype=dtype)
     twin = {k: v.detach().double().requires_grad_() for k, v in inputs.items()}
     for reverse in (False, True):
         options = dict(delta_softplus=True, reverse=reverse)
-        got, want = run(inputs, 'portable', **options), run(twin, 'reference', **options)
+        got, want = run(inputs, backend, **options), run(twin, 'reference', **options)
         for name, value in got.items():
             assert_close_to_float64(value, want[name], dtype if value.dtype == dtype else torch.float32, name)
 
@@ -140,9 +144,10 @@ def test_gradcheck(backend, optional, reverse):
     assert torch.autograd.gradcheck(scan, tuple(inputs.values()), eps=1e-6, atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.parametrize('backend', ['portable', compiled])
 @pytest.mark.parametrize('optional', [(), TENSORS[5:]], ids=['bare', 'all'])
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
-def test_opcheck(optional, layout):
+def test_opcheck(optional, layout, backend):
     inputs = make_inputs(2, 4, 9, 3, 2, dtype=torch.float32, optional=optional)
     if layout == 'channels_last':
         inputs = {
@@ -150,12 +155,20 @@ def test_opcheck(optional, layout):
             for k, v in inputs.items()
         }
     args = tuple(inputs.get(k) for k in TENSORS)
-    torch.library.opcheck(torch.ops.vimamba.selective_scan.default, (*args, True, False, 'auto'))
+    u, delta, A, B, C, D, z, bias, start = args
+    routes = (
+        *(u, delta.unsqueeze(1), A.unsqueeze(0), B.unsqueeze(1), C.unsqueeze(1)),
+        *(None if D is None else D.unsqueeze(0), z, None if bias is None else bias.unsqueeze(0)),
+        None if start is None else start.unsqueeze(1),
+    )
+    for save in (True, False):
+        torch.library.opcheck(torch.ops.vimamba.route_scan.default, (*routes, None, [-1], True, save, backend))
 
 
+@pytest.mark.parametrize('backend', ['portable', compiled])
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), dtype=st.sampled_from([torch.float32, torch.bfloat16]), data=st.data())
-def test_strides_do_not_matter(seed, dtype, data):
+def test_strides_do_not_matter(backend, seed, dtype, data):
     inputs = make_inputs(2, 4, 13, 3, 2, dtype=dtype, seed=seed)
 
     def restride(t):
@@ -166,7 +179,7 @@ def test_strides_do_not_matter(seed, dtype, data):
         return stored.requires_grad_()
 
     strided = {k: restride(v) for k, v in inputs.items()}
-    got, want = (run(x, 'portable', delta_softplus=True) for x in (strided, inputs))
+    got, want = (run(x, backend, delta_softplus=True) for x in (strided, inputs))
     for name in want:
         assert torch.equal(got[name], want[name]), name
 
@@ -198,10 +211,10 @@ def test_a_sequence_in_chunks_equals_the_whole(cuts, reverse):
         assert relative_l2(a, e) < 1e-11
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', [*BACKENDS, compiled])
 @pytest.mark.parametrize(('b', 'l'), [(0, 5), (2, 0), (0, 0)])
 def test_empty_batches_and_sequences(backend, b, l):
-    inputs = make_inputs(b, 4, l, 3, 2)
+    inputs = make_inputs(b, 4, l, 3, 2, dtype=torch.float32)
     got = run(inputs, backend, delta_softplus=True)
     assert got['out'].shape == (b, 4, l)
     assert torch.equal(got['last_state'], inputs['initial_state'])
@@ -220,11 +233,12 @@ def test_reversing_the_walk_is_reversing_the_sequence():
     assert torch.equal(last, want_last)
 
 
-def test_large_steps_and_inputs_stay_finite_in_bfloat16():
+@pytest.mark.parametrize('backend', ['portable', compiled])
+def test_large_steps_and_inputs_stay_finite_in_bfloat16(backend):
     inputs = make_inputs(1, 8, 65, 16, 1, dtype=torch.bfloat16)
     inputs['delta'] = (200 * torch.rand(1, 8, 65) - 100).bfloat16().requires_grad_()
     inputs['u'] = (2e3 * torch.rand(1, 8, 65) - 1e3).bfloat16().requires_grad_()
-    for name, value in run(inputs, 'portable', delta_softplus=True).items():
+    for name, value in run(inputs, backend, delta_softplus=True).items():
         assert torch.isfinite(value).all(), name
 
 
@@ -268,10 +282,13 @@ def test_memory_does_not_hold_all_states():
                     largest = max(largest, t.numel())
             return out
 
-    args = [inputs.get(k).detach() for k in TENSORS]
+    u, delta, A, B, C, D, z, bias, start = (inputs.get(k).detach() for k in TENSORS)
+    delta, B, C, start = (t.unsqueeze(1) for t in (delta, B, C, start))
+    A, D, bias = (t.unsqueeze(0) for t in (A, D, bias))
+    scan = Scan(u, delta, A, B, C, D, z, bias, start, None, [1], True)
     with Sizes():
-        out, last = portable.forward(*args, True, False)
-        portable.backward(torch.ones_like(out), torch.ones_like(last), *args, True, False)
+        out, last, saved, y = portable.forward(scan, save=True)
+        portable.backward(torch.ones_like(out), torch.ones_like(last), scan, saved, y)
     assert 0 < largest <= 64 * 1024
 
 
@@ -325,6 +342,6 @@ def test_compiles_and_exports_as_one_node():
     steps = torch.export.Dim('l', min=2, max=4096)
     shapes = ({2: steps}, {2: steps}, None, {3: steps}, {3: steps})
     program = torch.export.export(Scan(), args, dynamic_shapes=shapes)
-    assert any('selective_scan' in str(node.target) for node in program.graph.nodes)
+    assert any('route_scan' in str(node.target) for node in program.graph.nodes)
     longer = [t if i == 2 else torch.cat([t, t], -1) for i, t in enumerate(args)]
     assert torch.equal(program.module()(*longer), Scan()(*longer))

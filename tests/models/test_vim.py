@@ -201,12 +201,30 @@ def test_reading_backwards_equals_reading_by_the_table(class_token, img_size):
     """The reversed route, which the kernels walk from the end, against its explicit table of rows."""
     model = mini(img_size=img_size, class_token=class_token)
     mixer, order = model.blocks[0].mixer, model._order()
-    assert [route.index is None for route in mixer.routes] == [True, True]
+    assert (mixer.rows, mixer.steps) == (None, [1, -1])
     x = torch.randn(2, order.length, 32)
     want = mixer(x)
-    for route, index, inverse in zip(mixer.routes, order.index, order.inverse):
-        route.reverse, route.index, route.inverse = False, index, inverse
+    mixer.rows = order.index.int()
     assert relative_l2(mixer(x), want) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ('argument', 'value'),
+    [('depth', 0), ('stride', 0), ('patch_size', 0), ('in_chans', 0), ('num_classes', -1), ('embed_dim', 6.5),
+     ('d_state', True), ('img_size', (32,)), ('img_size', '32'), ('img_size', (32.0, 32))],
+)  # fmt: skip
+def test_a_size_that_makes_no_sense_is_named(argument, value):
+    with pytest.raises(UsageError, match=f'^{argument}: expected'):
+        mini(**{argument: value})
+
+
+def test_a_head_that_does_not_fit_is_said_to_start_anew(tmp_path, caplog):
+    torch.save(timm.create_model('vim_nano_patch4_32', num_classes=3).state_dict(), tmp_path / 'a.pth')
+    overlay = dict(file=str(tmp_path / 'a.pth'))
+    timm.create_model('vim_nano_patch4_32', num_classes=3, pretrained=True, pretrained_cfg_overlay=overlay)
+    assert not caplog.messages
+    timm.create_model('vim_nano_patch4_32', num_classes=5, pretrained=True, pretrained_cfg_overlay=overlay)
+    assert any('3 classes in the file, 5 here' in message for message in caplog.messages)
 
 
 def test_routes_survive_the_meta_device():

@@ -203,6 +203,8 @@ class Folder(Dataset):
                 raise UsageError(f'{folder}: no such folder; {layout} in {root}')
         folders = _folders(Path(root, 'train'))
         self.root = Path(root, split)
+        if not folders:
+            raise UsageError(f'{Path(root, "train")}: no class folders in it; {layout}')
         if extra := sorted(set(_folders(self.root)) - set(folders)):
             raise UsageError(f'{self.root / extra[0]}: this class has no folder in {Path(root, "train")}')
         self.classes = self._names(folders)

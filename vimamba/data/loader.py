@@ -211,7 +211,8 @@ class Loader(DataLoader):
             path, reason = next(iter(self.broken.items()))
             raise UsageError(
                 f'{len(self.broken)} of {len(samples)} training images cannot be read, '
-                f'more than the {samples.allowed} that max_broken allows; the first: {path}: {reason}'
+                f'more than the {samples.allowed} that max_broken allows; the first: {path}: {reason}; '
+                'mend or remove it, or raise data.max_broken'
             )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, prepare_output
 
 from . import distributed, schema
 from .config import read_config
@@ -55,6 +55,10 @@ def evaluate_checkpoint(
     """
     config = schema.check(read_config(path, options))
     preprocessing = task_type.preprocessing(config)
+    if json_file is not None:
+        prepare_output('--json', json_file)
+    if out_dir is not None:
+        prepare_output('--out-dir', out_dir, folder=True)
     state = load_checkpoint(checkpoint)
     device = distributed.local_device(config.run.device)
     with distributed.initialized(device):
@@ -82,12 +86,10 @@ def evaluate_checkpoint(
     }
     print(_table(result, metric.state['confusion']))
     if json_file:
-        Path(json_file).parent.mkdir(parents=True, exist_ok=True)
         Path(json_file).write_text(json.dumps(result, indent=1).replace('NaN', 'null') + '\n')
         print(f'numbers in {json_file}')
     if out_dir:
         folder = Path(out_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         plots.plot_confusion(metric.state['confusion'], classes, folder / 'confusion.png')
         plots.plot_predictions(*sample.of(preprocessing), classes, folder / 'predictions.png')
         print(f'confusion matrix and predictions, mistakes first, in {folder}')

@@ -190,11 +190,15 @@ class CheckpointHook(Hook):
         if stop:
             raise Interrupted(stop)
 
+    def after_train_epoch(self, runner: Any, metrics: Any = None) -> None:
+        if self.state.unevaluated:  # whatever happens to the evaluation, the epoch is not lost
+            self.state.save(self.folder, 'last.pth')
+
     def after_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
         state, keep = self.state, self.state.config.run.keep
         names = ['last.pth']
         if metrics and state.best['epoch'] == state.epoch:
-            names.append('best.pth')
+            names.insert(0, 'best.pth')  # first, so that what last.pth says of it is true
         if keep:
             names.append(f'epoch_{state.epoch:04}.pth')
         state.save(self.folder, *names)

@@ -48,13 +48,15 @@ class TrainLoop(BaseLoop):
         return self.max_epochs * self.state.steps_per_epoch
 
     def run(self) -> nn.Module:
-        state, interval = self.state, self.state.config.run.val_interval
+        state = self.state
         self.runner.call_hook('before_train')
-        while state.epoch < self.max_epochs:
-            self.run_epoch()
+        while state.epoch < self.max_epochs or state.unevaluated:
+            if not state.unevaluated:
+                self.run_epoch()
             metrics = {}
-            if state.epoch % interval == 0 or state.epoch == self.max_epochs:
+            if state.unevaluated:
                 metrics = self.runner.val_loop.run()
+                state.unevaluated = False
             self.runner.call_hook('after_epoch', metrics=metrics)
         self.runner.call_hook('after_train')
         return self.runner.model
@@ -70,6 +72,7 @@ class TrainLoop(BaseLoop):
             self.run_iter(batch)
         assert state.position == state.steps_per_epoch, 'the loader gave another number of batches than its length'
         state.epoch, state.position = state.epoch + 1, 0
+        state.unevaluated = state.epoch % state.config.run.val_interval == 0 or state.epoch == self.max_epochs
         self.runner.call_hook('after_train_epoch')
 
     def run_iter(self, batch: list[Tensor]) -> None:

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def logging_to(folder: Path) -> Iterator[None]:
     if distributed.is_main():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / 'train.log')]
+            handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / 'train.log', delay=True)]
         except OSError as error:
             raise UsageError(f'run.work_dir: {folder} cannot be written: {error.strerror}') from error
     handlers[-1].setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
@@ -98,3 +98,5 @@ def logging_to(folder: Path) -> Iterator[None]:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+        with suppress(OSError):  # a run that did not start leaves no folder
+            folder.rmdir()

@@ -162,6 +162,10 @@ class Config:
         """The sections as plain dictionaries, every default written out."""
         return {name: dataclasses.asdict(getattr(self, name)) for name in _SECTIONS}
 
+    def as_written(self) -> dict[str, dict[str, Any]]:
+        """The sections as a configuration file would say them."""
+        return {name: {**section.pop('options', {}), **section} for name, section in self.as_dict().items()}
+
 
 _SECTIONS = {'model': Model, 'data': Data, 'augment': Augment, 'optim': Optim, 'schedule': Schedule, 'run': Run}
 

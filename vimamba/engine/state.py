@@ -32,6 +32,7 @@ class TrainingState:
     Attributes:
         epoch: epochs completed.
         position: batches of the next epoch that are done.
+        unevaluated: whether the last epoch is due to be evaluated.
         best: the best evaluation so far, ``{'epoch': .., 'top1': .., ..}``, empty before the first.
         window: sums of this process since the last log line.
         pending_rng: generators to set once the loader has been started, after a restore.
@@ -50,6 +51,7 @@ class TrainingState:
         self.config, self.task, self.update, self.ema = config, task, update, ema
         self.classes, self.steps_per_epoch, self.device = classes, steps_per_epoch, device
         self.epoch = self.position = 0
+        self.unevaluated = False
         self.best: dict[str, Any] = {}
         self.window: dict[str, float] = {}
         self.pending_rng: dict[str, Any] | None = None
@@ -75,6 +77,7 @@ class TrainingState:
             'epoch': self.epoch,
             'position': self.position,
             'step': self.step,
+            'unevaluated': self.unevaluated,
             'best': self.best,
             'ranks': ranks,
             'classes': self.classes,
@@ -131,6 +134,7 @@ class TrainingState:
         self._restore_optimizer(checkpoint['optimizer'], path)
         self.update.scaler.load_state_dict(checkpoint['scaler'] if self.update.scaler.is_enabled() else {})
         self.epoch, self.position = checkpoint['epoch'], checkpoint['position']
+        self.unevaluated = checkpoint.get('unevaluated', False)
         self.best = dict(checkpoint['best'])
         if len(ranks) == distributed.world_size():
             self.pending_rng = ranks[distributed.rank()]['rng']

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -31,6 +33,8 @@ from .schema import Config
 from .state import TrainingState, find_checkpoint
 
 __all__ = ['create_loaders', 'train']
+
+_CHECKPOINTS = ('last.pth', 'previous.pth', 'best.pth')
 
 logger = logging.getLogger('vimamba')
 
@@ -83,9 +87,13 @@ def train(
         state = TrainingState(config, task, update, ema, classes, steps, device)
         if found:
             _resume(state, *found)
+            if not (folder / 'best.pth').exists():
+                state.best = {}  # the file that it speaks of is in another folder
         if config.run.compile:
             task.model.compile()
         logger.info(summary(config, state, train_loader, val_loader, folder))
+        if distributed.is_main():  # with every option in it, for tools/test.py
+            (folder / 'config.json').write_text(json.dumps(config.as_written(), indent=1) + '\n')
         saving = CheckpointHook(state, folder)
         hooks = [
             ScheduleHook(state, create_schedule(update.optimizer, config, steps)),
@@ -155,18 +163,26 @@ def create_loaders(
 def _checkpoint(folder: Path, resume: bool | str, overwrite: bool) -> tuple[Path, dict[str, Any], str] | None:
     """The checkpoint to take up, if any."""
     if isinstance(resume, str):
-        return Path(resume), load_checkpoint(resume), ''
+        checkpoint = load_checkpoint(resume)
+        if Path(resume).resolve().parent != folder.resolve() and _holds_a_run(folder):
+            raise UsageError(f'{folder} holds another run than that of {resume}: choose another --work-dir')
+        return Path(resume), checkpoint, ''
     if resume:
         found = find_checkpoint(folder)
         if not found:
             logger.info(f'{folder} holds no checkpoint yet: starting from the beginning')
         return found
-    if not overwrite and any((folder / name).exists() for name in ('last.pth', 'previous.pth', 'best.pth')):
+    if not overwrite and _holds_a_run(folder):
         raise UsageError(f'{folder} holds a run: add --resume to go on with it, --overwrite, or another --work-dir')
     if distributed.is_main():
-        for name in ('last.pth', 'previous.pth', 'best.pth', 'log.jsonl'):
+        for name in (*_CHECKPOINTS, 'log.jsonl', 'train.log'):
             (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / 'tensorboard', ignore_errors=True)
     return None
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _CHECKPOINTS)
 
 
 def _resume(state: TrainingState, path: Path, checkpoint: dict[str, Any], warning: str) -> None:

@@ -62,7 +62,13 @@ def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], o
         loss.set_title('Loss')
         for kind, colour in (('train', GREY), ('val', BLUE)):
             marker = 'o' if len(rows[kind]) == 1 else None
-            loss.plot(*series(kind, 'loss'), color=colour, marker=marker, label={'val': 'validation'}.get(kind, kind))
+            loss.plot(
+                *series(kind, 'loss'),
+                color=colour,
+                marker=marker,
+                clip_on=False,
+                label={'val': 'validation'}.get(kind, kind),
+            )
         loss.set_ylim(bottom=0)
         loss.legend()
         top1.set_title('Validation top-1 (%)')
@@ -72,14 +78,13 @@ def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], o
             best = int(np.argmax(y))
             top1.axhline(y[best], color=RED, linewidth=0.7, linestyle=':')
             top1.plot(x[best], y[best], 'o', color=RED, markersize=5, clip_on=False)
-            text = f'best: {y[best]:.2f} %, epoch {x[best]:g}'
-            top1.text(0.97, 0.05, text, transform=top1.transAxes, ha='right', color=RED)
+            top1.set_title(f'best: {y[best]:.2f} %, epoch {x[best]:g}', loc='right', color=RED, fontsize=9)
             margin = 0.06 * (y[best] - min(y)) + 0.5
             top1.set_ylim(min(y) - margin, min(100.5, y[best] + margin))
         x, y = series('train', 'lr')
         power = math.floor(math.log10(max(y, default=1) or 1))
         rate.set_title(rf'Learning rate ($\times\,10^{{{power}}}$)')
-        rate.plot(x, [value / 10**power for value in y], color=GREY)
+        rate.plot(x, [value / 10**power for value in y], color=GREY, marker='o' if len(x) == 1 else None)
         rate.set_ylim(bottom=0)
         for axes in (loss, top1, rate):
             axes.set_xlabel('epoch')

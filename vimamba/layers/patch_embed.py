@@ -5,7 +5,7 @@ from timm.layers import to_2tuple
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
-from vimamba.errors import bad_argument
+from vimamba.errors import bad_argument, check_integers
 
 
 @register_notrace_function
@@ -40,13 +40,17 @@ class PatchEmbed(nn.Module):
         dtype=None,
     ):
         super().__init__()
+        check_integers(1, patch_size=patch_size, stride=stride, in_chans=in_chans, embed_dim=dim)
         self.patch_size, self.stride, self.strict_img_size = patch_size, stride, strict_img_size
         self.proj = nn.Conv2d(in_chans, dim, patch_size, stride, device=device, dtype=dtype)
         self.set_input_size(img_size)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Sets the image size, in pixels, and the grid that follows from it."""
-        height, width = to_2tuple(img_size)
+        sizes = to_2tuple(img_size)
+        if len(sizes) != 2 or not all(isinstance(size, int) for size in sizes):
+            raise bad_argument('img_size', 'an integer or (height, width), in pixels', repr(img_size))
+        height, width = sizes
         if min(height, width) < self.patch_size:
             expected = f'at least one patch, {self.patch_size}x{self.patch_size} pixels'
             raise bad_argument('img_size', expected, f'{height}x{width}')

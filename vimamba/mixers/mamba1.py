@@ -3,28 +3,24 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-import vimamba.kernels.selective_scan  # noqa: F401  (registers torch.ops.vimamba.selective_scan)
+import vimamba.kernels.causal_conv1d
+import vimamba.kernels.selective_scan  # noqa: F401  (both register operators in torch.ops.vimamba)
 from vimamba.errors import bad_argument
+from vimamba.kernels.routes import walk_of
 from vimamba.layers.norm import widen
 from vimamba.scans import ScanOrder
 
 
 class Projections(nn.Module):
-    """Causal convolution and input-dependent (delta, B, C) of a Mamba-1 inner block (arXiv:2312.00752, Fig. 3).
-
-    Shape: (b, l, d_inner) -> u (b, l, d_inner), delta (b, l, d_inner) without its bias, B and C (b, l, d_state).
-    """
+    """Parameters of the convolution and of (delta, B, C) of a Mamba-1 inner block (arXiv:2312.00752, Fig. 3)."""
 
     def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int, device=None, dtype=None):
         super().__init__()
         dd = {'device': device, 'dtype': dtype}
-        self.splits = [dt_rank, d_state, d_state]
-        self.pad = d_conv - 1
-        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=self.pad, **dd)
-        self.x_proj = nn.Linear(d_inner, sum(self.splits), bias=False, **dd)
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1, **dd)
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False, **dd)
         self.dt_proj = nn.Linear(dt_rank, d_inner, **dd)
         self.D = nn.Parameter(torch.empty(d_inner, **dd))
 
@@ -32,7 +28,7 @@ class Projections(nn.Module):
         """dt_proj such that softplus of its bias is log-uniform in [dt_min, dt_max]; D = 1; the rest PyTorch's."""
         self.conv1d.reset_parameters()
         self.x_proj.reset_parameters()
-        bound = self.splits[0] ** -0.5
+        bound = self.dt_proj.in_features**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         with torch.no_grad():
             log_dt = torch.empty_like(self.dt_proj.bias).uniform_(math.log(dt_min), math.log(dt_max))
@@ -40,65 +36,18 @@ class Projections(nn.Module):
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
         nn.init.ones_(self.D)
 
-    def forward(self, x: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # padded on both sides, the convolution is causal in the first l steps of its output and, with the kernel
-        # turned round, anti-causal in the last l: a reversed route needs no reversed copy of its input
-        weight, skip = self.conv1d.weight, 0
-        if reverse:
-            weight, skip = weight.flip(-1), self.pad
-        u = F.conv1d(x.transpose(1, 2), weight, self.conv1d.bias, padding=self.pad, groups=x.shape[-1])
-        u = F.silu(u[..., skip : skip + x.shape[1]]).transpose(1, 2)
-        dt, B, C = self.x_proj(u).split(self.splits, -1)
-        return u, F.linear(dt, self.dt_proj.weight), B, C  # the bias goes into the softplus, once
-
 
 class Route(nn.Module):
-    """One route: where it reads (set by `set_order`) and its state matrix A."""
+    """What a route has of its own where the projections are shared: the state matrix A."""
 
     def __init__(self, d_inner: int, d_state: int, device=None, dtype=None):
         super().__init__()
         self.A_log = nn.Parameter(torch.empty(d_inner, d_state, device=device, dtype=dtype))
-        self.reverse = False
-        self.register_buffer('index', None, persistent=False)
-        self.register_buffer('inverse', None, persistent=False)
 
     def reset_parameters(self) -> None:
         """A = -(1 ... d_state) for every channel (S4D-real, arXiv:2206.11893)."""
         with torch.no_grad():
             self.A_log.copy_(torch.arange(1, self.A_log.shape[1] + 1, device=self.A_log.device).log())
-
-    def set_order(self, index: Tensor, inverse: Tensor) -> None:
-        """Reads rows ``index`` (l,). Memory order, forth or back, needs no table and works at any length."""
-        rows = torch.arange(len(index), device='cpu')
-        self.reverse = len(index) > 1 and torch.equal(index, rows.flip(0))
-        table = not self.reverse and not torch.equal(index, rows)
-        self.index = index.to(self.A_log.device) if table else None
-        self.inverse = inverse.to(self.A_log.device) if table else None
-
-    def read(self, x: Tensor) -> Tensor:
-        """Rows of x (b, l, d) in the order of the route; a reversed route is read backwards by the kernels."""
-        index = self.index
-        return x if index is None else x.index_select(1, index)
-
-    def scan(self, read: list[Tensor], D: Tensor, dt_bias: Tensor) -> Tensor:
-        """Gated scan of [u, delta, B, C, z], each (b, l, .) as read along the route; back in memory order."""
-        u, delta, B, C, z = [t.transpose(1, 2) for t in read]
-        out, _ = torch.ops.vimamba.selective_scan(
-            u,
-            delta,
-            -torch.exp(widen(self.A_log)),
-            B.unsqueeze(1),
-            C.unsqueeze(1),
-            widen(D),
-            z,
-            widen(dt_bias),
-            None,
-            True,
-            self.reverse,
-            'auto',
-        )
-        inverse = self.inverse
-        return out.transpose(1, 2) if inverse is None else out.transpose(1, 2).index_select(1, inverse)
 
 
 class Mamba1(nn.Module):
@@ -141,6 +90,7 @@ class Mamba1(nn.Module):
             raise bad_argument('merge', "'mean' or 'sum'", repr(merge))
         dd = {'device': device, 'dtype': dtype}
         d_inner, dt_rank = expand * d_model, dt_rank or math.ceil(d_model / 16)
+        self.splits = [dt_rank, d_state, d_state]
         self.share_routes = share_routes
         self.scale = 1.0 / order.routes if merge == 'mean' else 1.0
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False, **dd)
@@ -149,33 +99,80 @@ class Mamba1(nn.Module):
         )
         self.routes = nn.ModuleList(Route(d_inner, d_state, **dd) for _ in range(order.routes))
         self.out_proj = nn.Linear(d_inner, d_model, bias=False, **dd)
+        self.register_buffer('rows', None, persistent=False)
         self.set_order(order)
 
     def set_order(self, order: ScanOrder) -> None:
         """Changes the tokens or the routes that are read; the number of routes stays."""
         if order.routes != len(self.routes):
             raise bad_argument('order', f'{len(self.routes)} routes', f'{order.routes}')
-        for route, index, inverse in zip(self.routes, order.index, order.inverse):
-            route.set_order(index, inverse)
+        rows, self.steps = walk_of(order.index)
+        self.rows = None if rows is None else rows.to(self.in_proj.weight.device)
+
+    @property
+    def any_length(self) -> bool:
+        """Whether the routes are laid out for any number of tokens: in memory order, forth or back."""
+        return self.rows is None and all(abs(step) == 1 for step in self.steps)
 
     def reset_parameters(self) -> None:
         for module in (self.in_proj, self.out_proj, *self.projections, *self.routes):
             module.reset_parameters()
 
+    def _stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of each set of projections: conv1d weight and bias, x_proj, dt_proj, its bias, D."""
+        conv: list[Tensor] = []
+        conv_bias: list[Tensor] = []
+        x_proj: list[Tensor] = []
+        dt_proj: list[Tensor] = []
+        dt_bias: list[Tensor] = []
+        D: list[Tensor] = []
+        for own in self.projections:
+            conv.append(own.conv1d.weight.squeeze(1))
+            bias = own.conv1d.bias
+            assert bias is not None
+            conv_bias.append(bias)
+            x_proj.append(own.x_proj.weight.t())
+            dt_proj.append(own.dt_proj.weight.t())
+            dt_bias.append(own.dt_proj.bias)
+            D.append(own.D)
+        stacked = [torch.stack(parts) for parts in (conv, conv_bias, x_proj, dt_proj, dt_bias, D)]
+        return stacked[0], stacked[1], stacked[2], stacked[3], stacked[4], stacked[5]
+
     def forward(self, x: Tensor) -> Tensor:
+        b, l, _ = x.shape
         x, z = self.in_proj(x).chunk(2, -1)
-        outs: list[Tensor] = []
+        conv, conv_bias, x_proj, dt_proj, dt_bias, D = self._stacked()
+        A_log: list[Tensor] = []
+        for route in self.routes:
+            A_log.append(route.A_log)
+        A = -torch.exp(widen(torch.stack(A_log)))  # (k, d, n)
+        k, p = A.shape[0], D.shape[0]  # p sets of projections: k, or 1 that all routes share
+        rows, steps = self.rows, self.steps
         if self.share_routes:
-            for shared in self.projections:
-                u, delta, B, C = shared(x, False)
-                for route in self.routes:
-                    read = [route.read(t) for t in (u, delta, B, C, z)]
-                    outs.append(route.scan(read, shared.D, shared.dt_proj.bias))
-        else:
-            for own, route in zip(self.projections, self.routes):
-                u, delta, B, C = own(route.read(x), route.reverse)
-                outs.append(route.scan([u, delta, B, C, route.read(z)], own.D, own.dt_proj.bias))
-        y = outs[0]
-        for out in outs[1:]:
-            y = y + out
-        return self.out_proj(y * self.scale)
+            rows, steps = None, [1]
+        u = torch.ops.vimamba.route_conv1d(x.transpose(1, 2), conv, conv_bias, rows, steps, True)  # (b, p, d, l)
+        tokens = u.permute(1, 0, 3, 2).reshape(p, b * l, -1)
+        dt, B, C = torch.bmm(tokens, x_proj.to(tokens.dtype)).split(self.splits, -1)
+        delta = torch.bmm(dt, dt_proj)  # without the bias, which goes into the softplus, once
+        delta, B, C = [t.view(p, b, l, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, p, ., l)
+        if self.share_routes:
+            u = u.squeeze(1)
+            delta, B, C = [t.expand(-1, k, -1, -1) for t in (delta, B, C)]
+            D, dt_bias = D.expand(k, -1), dt_bias.expand(k, -1)
+        y = torch.ops.vimamba.route_scan(
+            u,
+            delta,
+            A,
+            B.unsqueeze(2),
+            C.unsqueeze(2),
+            widen(D),
+            z.transpose(1, 2),
+            widen(dt_bias),
+            None,
+            self.rows,
+            self.steps,
+            True,
+            torch.is_grad_enabled(),
+            'auto',
+        )[0]
+        return self.out_proj(y.transpose(1, 2) * self.scale)

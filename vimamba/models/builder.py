@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from timm.models import build_model_with_cfg
@@ -11,7 +13,7 @@ from timm.models._features import FeatureGetterNet
 from timm.models._hub import download_cached_file
 from torch import Tensor, nn
 
-from vimamba.checkpoint import load_checkpoint
+from vimamba.checkpoint import load_checkpoint, model_weights
 from vimamba.errors import UsageError
 
 
@@ -49,10 +51,15 @@ def build_model(
                 overlay['state_dict'] = load_checkpoint(cached)
 
     def fit(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+        model_weights(state_dict, source)
         weights = filter_fn(state_dict, model)
         head = f'{model.pretrained_cfg["classifier"]}.'
         if f'{head}weight' in weights:
-            model.pretrained_cfg['num_classes'] = len(weights[f'{head}weight'])  # timm drops a head of another size
+            classes = len(weights[f'{head}weight'])
+            model.pretrained_cfg['num_classes'] = classes  # timm drops a head of another size
+            if model.num_classes not in (0, classes):
+                sizes = f'{classes} classes in the file, {model.num_classes} here'
+                logging.getLogger('vimamba').warning('%s: the head is left out and starts anew (%s)', source, sizes)
         own = model.state_dict()
         wrong = [key for key in own.keys() ^ weights.keys() if not key.startswith(head)]
         if wrong:
@@ -84,3 +91,11 @@ def _misfit(source: str, variant: str, fault: str, count: int) -> UsageError:
     more = f' and {count - 1} more' if count > 1 else ''
     hint = 'choose the variant and the options that the file belongs to'
     return UsageError(f'{source}: these weights do not fit {variant!r}: {fault}{more}; {hint}')
+
+
+def record_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
+    """Tells timm, which saves it with the weights; earlier versions had nothing to tell."""
+    with suppress(ImportError):
+        from timm.models._input import update_model_input_size
+
+        update_model_input_size(model, img_size)

@@ -18,12 +18,12 @@ from torch.jit import Final
 from torch.utils.checkpoint import checkpoint
 
 from vimamba.checkpoint import FORMAT, model_weights
-from vimamba.errors import UsageError, bad_argument
+from vimamba.errors import UsageError, bad_argument, check_integers
 from vimamba.layers import Block, PatchEmbed, RMSNorm, resize_pos_embed, widen
 from vimamba.mixers import Mamba1
 from vimamba.scans import ScanOrder, create_order
 
-from .builder import build_model
+from .builder import build_model, record_input_size
 
 __all__ = ['Vim']
 
@@ -89,6 +89,8 @@ class Vim(nn.Module):
         super().__init__()
         if class_token not in _CLASS_TOKENS:
             raise bad_argument('class_token', ', '.join(map(repr, _CLASS_TOKENS)), repr(class_token))
+        check_integers(0, num_classes=num_classes)
+        check_integers(1, depth=depth, d_state=d_state)
         dd = {'device': device, 'dtype': dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -101,7 +103,13 @@ class Vim(nn.Module):
         self._set_pool(global_pool if global_pool is not None else ('token' if self.num_class_tokens else 'avg'))
 
         self.patch_embed = PatchEmbed(
-            img_size, patch_size, stride or patch_size, in_chans, embed_dim, strict_img_size=not dynamic_img_size, **dd
+            img_size,
+            patch_size,
+            patch_size if stride is None else stride,
+            in_chans,
+            embed_dim,
+            strict_img_size=not dynamic_img_size,
+            **dd,
         )
         rows = self.patch_embed.num_patches + self.num_class_tokens
         cls_token = nn.Parameter(torch.empty(1, self.num_class_tokens, embed_dim, **dd))
@@ -127,7 +135,7 @@ class Vim(nn.Module):
         self.norm = RMSNorm(embed_dim, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes, **dd) if num_classes else nn.Identity()
-        if dynamic_img_size and any(route.index is not None for route in self.blocks[0].mixer.routes):
+        if dynamic_img_size and not self.blocks[0].mixer.any_length:
             raise UsageError(
                 f'dynamic_img_size: scan order {scan!r} is laid out for one size; use raster or bidirectional, '
                 'or call set_input_size for each size'
@@ -198,7 +206,7 @@ class Vim(nn.Module):
             resized = resize_pos_embed(self.pos_embed, old_grid, new_grid, old_rows, new_rows)
         self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
         self.init_non_persistent_buffers()
-        _record_input_size(self, to_2tuple(img_size))
+        record_input_size(self, to_2tuple(img_size))
 
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
@@ -352,15 +360,6 @@ class Vim(nn.Module):
         return chosen
 
 
-def _record_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
-    """Tells timm, which saves it with the weights; earlier versions had nothing to tell."""
-    try:
-        from timm.models._input import update_model_input_size
-    except ImportError:
-        return
-    update_model_input_size(model, img_size)
-
-
 _RENAMED = (  # official -> here, in this order
     ('layers.', 'blocks.'),
     ('norm_f.', 'norm.'),
@@ -384,8 +383,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Te
     Position tables of another size are resized around their class tokens; one that does not say its image size is
     taken for a square one.
     """
-    img_size = _source_size(state_dict, model)
-    state_dict = model_weights(state_dict, 'the checkpoint')
+    img_size, state_dict = _source_size(state_dict, model), model_weights(state_dict, 'the checkpoint')
     if 'cls_token_head' in state_dict:
         tokens = [state_dict.pop(f'cls_token_{end}') for end in ('head', 'tail')]
         state_dict['cls_token'] = torch.cat(tokens, 1)

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -177,7 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('grid', nargs='?', default='4x6', help='16, 4x6 (height, width) or 2x4x6 (time first)')
     parser.add_argument('--png', metavar='FILE', help='also paint the routes into this file')
     args = parser.parse_args(argv)
+    if args.png is not None and Path(args.png).suffix.lower() != '.png':
+        raise bad_argument('--png', 'a file name that ends in .png', repr(args.png))
     if args.order is None:
+        if args.png:
+            raise bad_argument('order', 'the name of the order to paint', 'none')
         indent = max(map(len, ORDERS)) + 2
         for name, build in sorted(ORDERS.items()):
             print(f'{name:{indent}}{(build.__doc__ or "").partition(chr(10))[0]}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from vimamba.errors import UsageError, unknown_name
 
 __all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing', 'build_model', 'fitted_weights']
 
+
+logger = logging.getLogger('vimamba')
 
 _NOT_OF_THE_MODEL = {  # timm's factory takes these, and some of them load files
     *('cache_dir', 'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict'),
@@ -197,6 +200,9 @@ def build_model(config: Settings, num_classes: int, with_weights: bool = True) -
         for head in (heads,) if isinstance(heads, str) else heads:
             for key in (f'{head}.weight', f'{head}.bias'):
                 if key in own and key in weights and own[key].shape != weights[key].shape:
+                    if key.endswith('.weight'):
+                        sizes = f'{len(weights[key])} classes in the file, {len(own[key])} here'
+                        logger.warning(f'warning: {file}: {key} is left out and starts anew ({sizes})')
                     weights[key] = own[key]
         load_weights(model, weights, file, settings.name, written_by(state))
     return model
@@ -241,9 +247,13 @@ def _create(config: Settings, num_classes: int, pretrained: bool = False, sized:
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if not unexpected or unexpected[1] not in given:
             raise UsageError(f'{where}model {name!r} cannot be built: {error}') from error
-    except (AssertionError, KeyError, RuntimeError, ValueError, NotImplementedError, OSError) as error:
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError, OSError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f'{where}model {name!r} cannot be built: {line}') from error
+        argument = line.partition(':')[0]
+        if argument in given:
+            where = config.at(f'model.{argument}')
+        hint = '; check the network, or set model.pretrained=False and model.checkpoint=FILE' if pretrained else ''
+        raise UsageError(f'{where}model {name!r} cannot be built: {line}{hint}') from error
     wrong = unexpected[1]
     if wrong == 'img_size':  # a model for any size: the transforms alone need to know
         return _create(config, num_classes, pretrained, sized=False)

@@ -1,0 +1,114 @@
+"""The causal convolution as one operator: argument checks, choice of backend, and its registration with torch."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from vimamba.errors import bad_argument
+
+from ..cpu.library import is_built
+from ..routes import Order, walk_of
+from . import cpu, portable
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def route_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, order: Order, silu: bool = True) -> Tensor:
+    """Depthwise causal convolution of the tokens along each route, then SiLU; everything in token order.
+
+        out_k[i_t] = silu(bias_k + sum_j weight_k[j] x[i_{t - w + 1 + j}]),   i_0, i_1, ... the rows of route k
+
+    Mamba's conv1d (arXiv:2312.00752, Fig. 3) run along K routes at once. Computed in float32 (float64 for float64).
+
+    Args:
+        x: (b, d, l), any strides; channels-last memory is the fast layout.
+        weight: (k, d, w), w taps for each route and channel; the last is that of the token itself.
+        bias: (k, d).
+        order: where the routes read: anything with an ``index`` (k, l), as `vimamba.scans.ScanOrder`.
+        silu: apply SiLU.
+
+    Returns:
+        (b, k, d, l) in the dtype of x, as (k, b, l, d) in memory.
+
+    Raises:
+        UsageError (a ValueError): names the argument, what was expected and what came.
+    """
+    if x.ndim == 3 and order.index.shape[-1] != x.shape[-1]:
+        raise bad_argument('order', f'one over the {x.shape[-1]} tokens of x', f'{order.index.shape[-1]} tokens')
+    return torch.ops.vimamba.route_conv1d(x, weight, bias, *walk_of(order.index), silu)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, steps: list[int]) -> None:
+    if x.ndim != 3 or x.dtype not in _FLOATS:
+        raise bad_argument('x', 'shape (b, d, l), floating-point', f'shape {tuple(x.shape)}, {x.dtype}')
+    k, d = len(steps), x.shape[1]
+    if weight.ndim != 3 or weight.shape[:2] != (k, d) or weight.shape[2] < 1:
+        raise bad_argument('weight', f'shape ({k}, {d}, w)', f'shape {tuple(weight.shape)}')
+    if bias is not None and bias.shape != (k, d):
+        raise bad_argument('bias', f'shape ({k}, {d})', f'shape {tuple(bias.shape)}')
+    for name, t in (('weight', weight), ('bias', bias)):
+        if t is not None and t.dtype not in _FLOATS:
+            raise bad_argument(name, 'a floating-point dtype', t.dtype)
+        if t is not None and t.device != x.device:
+            raise bad_argument(name, f'device {x.device} (that of x)', f'device {t.device}')
+    if rows is not None and (rows.shape != (k, x.shape[2]) or rows.dtype != torch.int32):
+        raise bad_argument('rows', f'({k}, {x.shape[2]}) int32', f'{tuple(rows.shape)} {rows.dtype}')
+
+
+def _module(x: Tensor, weight: Tensor) -> ModuleType:
+    fits = x.device.type == 'cpu' and x.dtype != torch.float64 and weight.shape[2] <= cpu.MAX_WIDTH
+    return cpu if fits and is_built() else portable
+
+
+@torch.library.custom_op('vimamba::route_conv1d', mutates_args=())
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, steps: list[int], silu: bool) -> Tensor:
+    _check(x, weight, bias, rows, steps)
+    with torch.autocast(x.device.type, enabled=False):
+        return _module(x, weight).forward(x, weight, bias, rows, steps, silu)
+
+
+@_conv.register_fake
+def _(x, weight, bias, rows, steps, silu):
+    _check(x, weight, bias, rows, steps)
+    b, d, l = x.shape
+    return x.new_empty(len(steps), b, l, d).permute(1, 0, 3, 2)
+
+
+@torch.library.custom_op('vimamba::route_conv1d_backward', mutates_args=())
+def _conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rows: Tensor | None,
+    steps: list[int],
+    silu: bool,
+) -> list[Tensor]:
+    """Gradients of the arguments that are given, in their order."""
+    with torch.autocast(x.device.type, enabled=False):
+        grads = _module(x, weight).backward(grad, x, weight, bias, rows, steps, silu)
+    return [grad for grad in grads if grad is not None]
+
+
+@_conv_backward.register_fake
+def _(grad, x, weight, bias, rows, steps, silu):
+    b, d, l = x.shape
+    grads = [x.new_empty(b, l, d).transpose(1, 2), weight.new_empty(weight.shape)]
+    return grads if bias is None else [*grads, bias.new_empty(bias.shape)]
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, bias, rows, ctx.steps, ctx.silu = inputs
+    ctx.save_for_backward(x, weight, bias, rows)
+
+
+def _backward(ctx, grad):
+    x, weight, bias, rows = ctx.saved_tensors
+    grads = torch.ops.vimamba.route_conv1d_backward(grad, x, weight, bias, rows, ctx.steps, ctx.silu)
+    return (*grads, *(None,) * (6 - len(grads)))
+
+
+_conv.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,81 @@
+"""Routes over the tokens, as the kernels are given them: a table of rows, or one step for each route."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ['Order', 'find_steps', 'read', 'route_rows', 'unread', 'walk_of']
+
+
+class Order(Protocol):
+    """Where K routes read; a `vimamba.scans.ScanOrder` is one. Attributes: index (K, l) int64."""
+
+    @property
+    def index(self) -> Tensor: ...
+
+
+def route_rows(step: int, length: int, device: torch.device | str = 'cpu') -> Tensor:
+    """The tokens of a route that adds ``step`` to the token, modulo length - 1, at each position: (length,) int64.
+
+    1 reads in memory order, the width of a grid reads it column by column; a negative step walks the same way back.
+
+    >>> route_rows(3, 6).tolist(), route_rows(-1, 4).tolist()
+    ([0, 3, 1, 4, 2, 5], [3, 2, 1, 0])
+    """
+    position = torch.arange(length, device=device)
+    if step < 0:
+        position = position.flip(0)
+    if abs(step) == 1:
+        return position
+    return torch.where(position == length - 1, position, position * abs(step) % max(length - 1, 1))
+
+
+def find_steps(index: Tensor) -> list[int] | None:
+    """The step of every route of an index (K, L), or None where one of them needs a table.
+
+    >>> find_steps(torch.tensor([[0, 3, 1, 4, 2, 5], [5, 4, 3, 2, 1, 0]]))
+    [3, -1]
+    """
+    steps = []
+    for route in index.cpu():
+        length = len(route)
+        first, second = (int(route[0]), int(route[1])) if length > 1 else (0, 1)
+        step = second if first == 0 else -int(route[-2])
+        if step == 0 or not torch.equal(route, route_rows(step, length)):
+            return None
+        steps.append(step)
+    return steps
+
+
+def walk_of(index: Tensor) -> tuple[Tensor | None, list[int]]:
+    """(rows, steps) as the operators take them: the index as an int32 table, or None where the steps say it all."""
+    steps = find_steps(index)
+    return (index.to(torch.int32), [1] * len(index)) if steps is None else (None, steps)
+
+
+def _walk(x: Tensor, rows: Tensor | None, steps: list[int], back: bool) -> Tensor:
+    if rows is None and all(step == 1 for step in steps):
+        return x.expand(-1, len(steps), *x.shape[2:])
+    parts = []
+    for k, step in enumerate(steps):
+        part = x[:, k if x.shape[1] > 1 else 0]
+        if rows is None and step == -1:
+            part = part.flip(-1)
+        elif rows is not None or step != 1:
+            index = rows[k].long() if rows is not None else route_rows(step, x.shape[-1], x.device)
+            part = part.index_select(-1, index.argsort() if back else index)
+        parts.append(part)
+    return torch.stack(parts, 1)
+
+
+def read(x: Tensor, rows: Tensor | None, steps: list[int]) -> Tensor:
+    """Every route's view of the tokens: (b, k or 1, ..., l) in token order -> (b, k, ..., l) in route order."""
+    return _walk(x, rows, steps, back=False)
+
+
+def unread(x: Tensor, rows: Tensor | None, steps: list[int]) -> Tensor:
+    """The way back: (b, k, ..., l) in route order -> in token order."""
+    return _walk(x, rows, steps, back=True)

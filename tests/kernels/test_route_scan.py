@@ -1,0 +1,236 @@
+"""Scan and convolution along K routes: the same as reading every route into a copy, whatever the order and the machine.
+
+Promised: `route_scan` equals merge(selective_scan(scan(x))) in values and every gradient, in float64 and float32, for
+every registered order, with and without a table of rows; `route_conv1d` likewise; no instruction set and no number of
+threads changes what the compiled kernels promise; arguments are refused by name.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vimamba.errors import UsageError
+from vimamba.kernels.causal_conv1d import route_conv1d
+from vimamba.kernels.cpu.library import is_built
+from vimamba.kernels.routes import find_steps, read, route_rows, unread, walk_of
+from vimamba.kernels.selective_scan import route_scan, selective_scan
+from vimamba.scans import create_order, list_orders
+from vimamba.testing import assert_close_to_float64
+
+built = pytest.mark.skipif(not is_built(), reason='the CPU kernels were not built')
+BACKENDS = ['portable', 'reference', pytest.param('cpu', marks=built)]
+ORDERS = [(name, grid) for name in list_orders() for grid in ((4, 6), (5, 3))]
+IDS = [f'{name}-{h}x{w}' for name, (h, w) in ORDERS]
+
+
+def order_of(name, grid):
+    try:
+        return create_order(name, grid)
+    except UsageError:
+        pytest.skip(f'{name} is not defined on {grid}')
+
+
+def make_inputs(order, b=2, d=6, n=3, g=2, shared=False, seed=0):
+    k, l = order.index.shape
+    rand = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=rand, dtype=torch.float64)
+
+    return dict(
+        u=randn(b, d, l) if shared else randn(b, k, d, l),
+        delta=0.5 * randn(b, k, d, l),
+        A=-torch.exp(0.5 * randn(k, d, n)),
+        B=randn(b, k, g, n, l),
+        C=randn(b, k, g, n, l),
+        D=randn(k, d),
+        z=randn(b, d, l),
+        delta_bias=0.5 * randn(k, d) - 1,
+        initial_state=randn(b, k, d, n),
+    )
+
+
+def expected(order, inputs):
+    """Values and gradients by copies."""
+    twin = {name: t.clone().requires_grad_() for name, t in inputs.items()}
+    u = twin['u']
+    read_in = (
+        order.scan(u, -1).movedim(-2, 1)
+        if u.ndim == 3
+        else torch.stack([u[:, k][..., r] for k, r in enumerate(order.index)], 1)
+    )
+    outs, states = [], []
+    for k, row in enumerate(order.index):
+        out, state = selective_scan(
+            read_in[:, k], twin['delta'][:, k][..., row], twin['A'][k], twin['B'][:, k][..., row],
+            twin['C'][:, k][..., row], twin['D'][k], None, twin['delta_bias'][k], True, True,
+            initial_state=twin['initial_state'][:, k], backend='reference',
+        )  # fmt: skip
+        outs.append(out)
+        states.append(state)
+    return with_gradients(order.merge(torch.stack(outs, -2), -1) * F.silu(twin['z']), torch.stack(states, 1), twin)
+
+
+def with_gradients(out, state, inputs):
+    rand = torch.Generator().manual_seed(1)
+    weights = [torch.randn(t.shape, generator=rand, dtype=torch.float64).to(t.dtype) for t in (out, state)]
+    grads = torch.autograd.grad((out, state), list(inputs.values()), weights)
+    return {'out': out, 'state': state, **{f'grad_{name}': grad for name, grad in zip(inputs, grads)}}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
+@pytest.mark.parametrize(('name', 'grid'), ORDERS, ids=IDS)
+def test_equals_the_scan_of_copies(name, grid, shared, backend):
+    order = order_of(name, grid)
+    inputs = make_inputs(order, shared=shared)
+    want = expected(order, inputs)
+    dtype = torch.float32 if backend == 'cpu' else torch.float64
+    given = {name: t.to(dtype).requires_grad_() for name, t in inputs.items()}
+    out, state = route_scan(**given, delta_softplus=True, return_last_state=True, order=order, backend=backend)
+    for what, value in with_gradients(out, state, given).items():
+        assert_close_to_float64(value, want[what], dtype, what)
+
+
+@built
+@pytest.mark.parametrize(
+    ('d', 'n', 'g'), [(16, 16, 1), (20, 16, 1), (129, 5, 3), (70, 1, 1), (7, 256, 1), (66, 130, 2)]
+)
+@pytest.mark.parametrize('l', [1, 31, 32, 33, 70])
+def test_the_compiled_kernel_at_odd_sizes(d, n, g, l):
+    order = create_order('bidirectional', (1, l))
+    inputs = make_inputs(order, d=d, n=n, g=g)
+    want = expected(order, inputs)
+    given = {name: t.float().requires_grad_() for name, t in inputs.items()}
+    out, state = route_scan(**given, delta_softplus=True, return_last_state=True, order=order, backend='cpu')
+    for what, value in with_gradients(out, state, given).items():
+        assert_close_to_float64(value, want[what], torch.float32, what)
+
+
+@pytest.mark.parametrize('name', ['bidirectional', 'cross', 'hilbert', 'snake'])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('width', [1, 3, 4, 5])
+def test_the_convolution_equals_that_of_copies(name, dtype, width):
+    order = create_order(name, (4, 6))
+    k, l = order.index.shape
+    rand = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(*shape, generator=rand, dtype=torch.float64) for shape in ((2, 19, l), (k, 19, width), (k, 19))
+    )
+
+    def copies(x, weight, bias):
+        outs = []
+        for route, row in enumerate(order.index):
+            taps = F.pad(x[..., row], (width - 1, 0))
+            out = F.silu(F.conv1d(taps, weight[route].unsqueeze(1), bias[route], groups=19))
+            outs.append(out[..., order.inverse[route]])
+        return torch.stack(outs, 1)
+
+    twin = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    given = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+    want, got = copies(*twin), route_conv1d(*given, order=order)
+    assert_close_to_float64(got, want, dtype)
+    seed = torch.randn(want.shape, generator=rand, dtype=torch.float64)
+    grads = torch.autograd.grad(want, twin, seed), torch.autograd.grad(got, given, seed.to(dtype))
+    for name, a, b in zip(('x', 'weight', 'bias'), *grads):
+        assert_close_to_float64(b, a, dtype, name)
+    torch.library.opcheck(torch.ops.vimamba.route_conv1d.default, (*given, *walk_of(order.index), True))
+
+
+@pytest.mark.parametrize(('name', 'grid'), ORDERS, ids=IDS)
+def test_steps_say_what_the_table_says(name, grid):
+    order = order_of(name, grid)
+    steps, l = find_steps(order.index), order.length
+    if steps is not None:
+        assert torch.equal(torch.stack([route_rows(step, l) for step in steps]), order.index)
+    rows, steps = walk_of(order.index)
+    x = torch.arange(2 * l).view(1, 1, 2, l)
+    along = read(x, rows, steps)
+    assert torch.equal(along, order.scan(x[:, 0], -1).movedim(-2, 1))
+    assert torch.equal(unread(along, rows, steps), x.expand(1, len(steps), 2, l))
+
+
+def test_flat_orders_need_no_table():
+    assert find_steps(create_order('bidirectional', (4, 6)).index) == [1, -1]
+    assert find_steps(create_order('cross', (4, 6)).index) == [1, 6, -1, -6]
+    assert find_steps(create_order('hilbert', (4, 4)).index) is None
+
+
+ALL_LEVELS = """
+import sys, torch
+from tests.kernels.test_route_scan import *
+torch.set_num_threads(int(sys.argv[1]))
+order = create_order('cross', (7, 9))
+given = {name: t.float().requires_grad_() for name, t in make_inputs(order, b=3, d=150, n=6).items()}
+out, state = route_scan(**given, delta_softplus=True, return_last_state=True, order=order, backend='cpu')
+result = with_gradients(out, state, given)
+weight, bias = torch.ones(4, 150, 4), torch.ones(4, 150)
+x = given['z'].detach().requires_grad_()
+result['conv'] = route_conv1d(x, weight, bias, order=order)
+[result['grad_conv']] = torch.autograd.grad(result['conv'].sum(), x)
+torch.save({name: t.detach() for name, t in result.items()}, sys.argv[2])
+"""
+
+
+@built
+def test_neither_threads_nor_the_instruction_set_matter(tmp_path):
+    results = {}
+    for level, threads in (('avx512', 1), ('avx512', 2), ('avx512', 5), ('avx2', 1), ('avx2', 3), ('generic', 1)):
+        file = tmp_path / f'{level}{threads}.pt'
+        environment = {**os.environ, 'VIMAMBA_CPU': level}
+        script = 'import vimamba.kernels.cpu.library as l; l._WORTH = 1e-9' + ALL_LEVELS
+        command = [sys.executable, '-c', script, str(threads), str(file)]
+        subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], timeout=120)
+        results[level, threads] = torch.load(file)
+    first = results['avx512', 1]
+    order = create_order('cross', (7, 9))
+    want = expected(order, make_inputs(order, b=3, d=150, n=6))
+    for (level, _), result in results.items():
+        alone = results[level, 1]
+        for name in first:
+            assert torch.equal(result[name], alone[name]), (level, name)
+        for name in want:
+            assert_close_to_float64(result[name], want[name], torch.float32, f'{name} on {level}')
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('u', torch.zeros(2, 3, 3, 6, 24)),
+        ('u', 'text'),
+        ('delta', torch.zeros(2, 6, 24)),
+        ('A', torch.zeros(6, 3)),
+        ('B', torch.zeros(2, 2, 4, 3, 24)),
+        ('C', torch.zeros(2, 2, 2, 3, 23)),
+        ('D', torch.zeros(6)),
+        ('z', torch.zeros(2, 2, 6, 24)),
+        ('delta_bias', torch.zeros(2, 6, dtype=torch.int32)),
+        ('initial_state', torch.zeros(2, 6, 3)),
+        ('order', create_order('bidirectional', (4, 5))),
+    ],
+)
+def test_a_wrong_argument_is_named(name, value):
+    order = create_order('bidirectional', (4, 6))
+    given = {**make_inputs(order), 'order': order, name: value}
+    with pytest.raises(UsageError, match='steps|rows|order' if name == 'order' else rf'\b{name}\b'):
+        route_scan(**given)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('x', torch.zeros(2, 6)),
+        ('weight', torch.zeros(2, 5, 4)),
+        ('bias', torch.zeros(6)),
+        ('x', torch.zeros(2, 6, 24).int()),
+    ],
+)
+def test_a_wrong_argument_of_the_convolution_is_named(name, value):
+    given = {'x': torch.zeros(2, 6, 24), 'weight': torch.zeros(2, 6, 4), 'bias': torch.zeros(2, 6), name: value}
+    with pytest.raises(UsageError, match=f'^{name}: expected'):
+        route_conv1d(**given, order=create_order('bidirectional', (4, 6)))
