@@ -22,7 +22,7 @@ ALLOWED = {  # part -> parts of vimamba it may import, besides itself
     'mixers': {'errors', 'kernels', 'layers', 'scans'},
     'models': {*FOUNDATION, 'layers', 'mixers', 'scans'},
     'data': FOUNDATION,
-    'insight': {'errors', 'data'},
+    'insight': {'errors', 'data', 'kernels', 'models', 'scans'},
     'engine': {*FOUNDATION, 'data'},
     'tasks': {*FOUNDATION, 'data', 'models'},
     'testing': set(),

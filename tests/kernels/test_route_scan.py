@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from vimamba.errors import UsageError
 from vimamba.kernels.causal_conv1d import route_conv1d
+from vimamba.kernels.cpu import library
 from vimamba.kernels.cpu.library import is_built
 from vimamba.kernels.routes import find_steps, read, route_rows, unread, walk_of
 from vimamba.kernels.selective_scan import route_scan, selective_scan
@@ -161,41 +162,41 @@ def test_flat_orders_need_no_table():
     assert find_steps(create_order('hilbert', (4, 4)).index) is None
 
 
-ALL_LEVELS = """
+IN_A_PROCESS = """
 import sys, torch
-from tests.kernels.test_route_scan import *
-torch.set_num_threads(int(sys.argv[1]))
-order = create_order('cross', (7, 9))
-given = {name: t.float().requires_grad_() for name, t in make_inputs(order, b=3, d=150, n=6).items()}
-out, state = route_scan(**given, delta_softplus=True, return_last_state=True, order=order, backend='cpu')
-result = with_gradients(out, state, given)
-weight, bias = torch.ones(4, 150, 4), torch.ones(4, 150)
-x = given['z'].detach().requires_grad_()
-result['conv'] = route_conv1d(x, weight, bias, order=order)
-[result['grad_conv']] = torch.autograd.grad(result['conv'].sum(), x)
-torch.save({name: t.detach() for name, t in result.items()}, sys.argv[2])
+from tests.kernels.test_route_scan import compiled
+torch.save([compiled(threads) for threads in (1, 2, 3, 7)], sys.argv[1])
 """
 
 
-@built
-def test_neither_threads_nor_the_instruction_set_matter(tmp_path):
-    results = {}
-    for level, threads in (('avx512', 1), ('avx512', 2), ('avx512', 5), ('avx2', 1), ('avx2', 3), ('generic', 1)):
-        file = tmp_path / f'{level}{threads}.pt'
-        environment = {**os.environ, 'VIMAMBA_CPU': level}
-        script = 'import vimamba.kernels.cpu.library as l; l._WORTH = 1e-9' + ALL_LEVELS
-        command = [sys.executable, '-c', script, str(threads), str(file)]
-        subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], timeout=120)
-        results[level, threads] = torch.load(file)
-    first = results['avx512', 1]
+def compiled(threads):
+    """Values and gradients of both operators by the compiled kernels, with so many threads."""
+    library._WORTH = 1e-9  # no work is too little
+    torch.set_num_threads(threads)
     order = create_order('cross', (7, 9))
-    want = expected(order, make_inputs(order, b=3, d=150, n=6))
-    for (level, _), result in results.items():
-        alone = results[level, 1]
+    given = {name: t.float().requires_grad_() for name, t in make_inputs(order, b=3, d=150, n=6).items()}
+    out, state = route_scan(**given, delta_softplus=True, return_last_state=True, order=order, backend='cpu')
+    result = with_gradients(out, state, given)
+    x = given['z'].detach().requires_grad_()
+    result['conv'] = route_conv1d(x, torch.ones(4, 150, 4), torch.ones(4, 150), order=order)
+    [result['grad_conv']] = torch.autograd.grad(result['conv'].sum(), x)
+    return {name: t.detach() for name, t in result.items()}
+
+
+@built
+@pytest.mark.slow
+@pytest.mark.parametrize('level', ['avx512', 'avx2', 'generic'])
+def test_neither_threads_nor_the_instruction_set_matter(tmp_path, level):
+    command = [sys.executable, '-c', IN_A_PROCESS, str(tmp_path / 'results.pt')]
+    environment = {**os.environ, 'VIMAMBA_CPU': level}
+    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], timeout=120)
+    first, *others = torch.load(tmp_path / 'results.pt')
+    for other in others:
         for name in first:
-            assert torch.equal(result[name], alone[name]), (level, name)
-        for name in want:
-            assert_close_to_float64(result[name], want[name], torch.float32, f'{name} on {level}')
+            assert torch.equal(other[name], first[name]), name
+    order = create_order('cross', (7, 9))
+    for name, value in expected(order, make_inputs(order, b=3, d=150, n=6)).items():
+        assert_close_to_float64(first[name], value, torch.float32, name)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""Times operators or models: python tools/benchmark.py scan; python tools/benchmark.py models --sizes 224 512 1024"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
+
+from vimamba.errors import UsageError, check_integers, prepare_output, run, unknown_name
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('what', choices=('scan', 'models'), help='the scans of a layer, or whole models')
+    parser.add_argument('--cases', nargs='+', metavar='NAME', help='cases of scan, or timm models, to be compared')
+    parser.add_argument('--sizes', nargs='+', type=int, default=[224], metavar='PIXELS', help='of models')
+    parser.add_argument('--batch', type=int, default=1, help='images, of models (default: %(default)s)')
+    parser.add_argument('--training', action='store_true', help='a training step in place of inference, of models')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
+    parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of the tokens; autocast, of models')
+    parser.add_argument('--threads', type=int, default=1, help='on the CPU (default: %(default)s, by CPU time)')
+    parser.add_argument('--repeats', type=int, default=21, help='of each measurement (default: %(default)s)')
+    parser.add_argument('--append', metavar='FILE.csv', help='also add the rows to this file')
+    args = parser.parse_args()
+    check_integers(1, **{'--batch': args.batch, '--threads': args.threads, '--repeats': args.repeats})
+    check_integers(16, **{'--sizes': min(args.sizes)})
+    if args.append is not None:
+        prepare_output('--append', args.append)
+
+    import timm
+    import torch
+
+    from vimamba.insight import benchmark
+
+    torch.set_num_threads(args.threads)
+    if args.device not in ('cpu', 'cuda'):
+        raise unknown_name('--device', args.device, ('cpu', 'cuda'))
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise UsageError('--device cuda: there is none; --device cpu always works')
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    known = list(benchmark.SCANS) if args.what == 'scan' else timm.list_models()
+    for name in args.cases or ():
+        if name not in known:
+            raise unknown_name('case' if args.what == 'scan' else 'model', name, known)
+    if args.what == 'scan':
+        cases = {name: benchmark.SCANS[name] for name in args.cases or known}
+        results = benchmark.time_scans(device, dtype, cases, args.repeats)
+    else:
+        names = tuple(args.cases or benchmark.MODELS)
+        results = benchmark.time_models(
+            device, dtype, names, tuple(args.sizes), args.batch, args.repeats, training=args.training
+        )
+    where = benchmark.environment(device)
+    print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'date'))
+    print(f'{"case":<26} {"direction":<19} {"implementation":<28} {"median ms":>10} {"p20":>9} {"p80":>9} {"MiB":>6}')
+    rows = []
+    for row in results:
+        rows.append({**where, **row})
+        columns = (row['median_ms'], row['p20_ms'], row['p80_ms'], row.get('memory_mib', ''))
+        numbers = '{:>10} {:>9} {:>9} {:>6}'.format(*columns)
+        print(f'{row["case"]:<26} {row["direction"]:<19} {row["implementation"]:<28} {numbers}', flush=True)
+    if args.append:
+        benchmark.append(rows, Path(args.append))
+        print(f'{len(rows)} rows added to {args.append}')
+    return 0
+
+
+if __name__ == '__main__':
+    run(main)

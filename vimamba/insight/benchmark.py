@@ -1,0 +1,281 @@
+"""How long operators and models take, against what a user would pick instead, measured in turn in one process.
+
+On the CPU with one thread the clock is that thread's CPU time, which other programs disturb least; with more threads it
+is the wall clock; on a GPU it is that of CUDA events. Medians, with the 20th and 80th percentile beside them.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import vimamba
+from vimamba.kernels.cpu.library import describe, is_built
+from vimamba.kernels.selective_scan import route_scan
+from vimamba.scans import ScanOrder, create_order
+
+__all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'environment', 'interleaved', 'time_models',
+           'time_scans']  # fmt: skip
+
+COLUMNS = ['date', 'commit', 'device', 'threads', 'clock', 'torch', 'flags', 'what', 'case', 'implementation', 'dtype',
+           'batch', 'tokens', 'direction', 'median_ms', 'p20_ms', 'p80_ms', 'memory_mib']  # fmt: skip
+_SECONDS = 20.0  # for one implementation, after which it has been measured often enough
+
+
+class Times(NamedTuple):
+    """Milliseconds."""
+
+    median: float
+    p20: float
+    p80: float
+
+
+def interleaved(functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, Times]:
+    """Runs every function once to warm up, then all of them in turn, so that what disturbs one disturbs all."""
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            if sum(samples[name]) < _SECONDS or len(samples[name]) < 3:
+                samples[name].append(_seconds(function, device))
+    return {name: _summary(times) for name, times in samples.items()}
+
+
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
+    if device.type == 'cuda':
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(device)
+        start.record()
+        function()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end) / 1e3
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    start_time = clock()
+    function()
+    return clock() - start_time
+
+
+def _summary(times: list[float]) -> Times:
+    ordered = sorted(1e3 * t for t in times)
+    last = len(ordered) - 1
+    return Times(*(ordered[round(q * last)] for q in (0.5, 0.2, 0.8)))
+
+
+class ScanCase(NamedTuple):
+    """The scans of one layer: routes over one copy of the tokens."""
+
+    batch: int
+    channels: int
+    states: int
+    grid: tuple[int, int]
+    order: str = 'raster'
+    gated: bool = True
+    loop_trains: bool = True  # the loop's backward pass takes time quadratic in the length
+
+    def inputs(self, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Any], ScanOrder]:
+        """Tensors as a model makes them: channels adjacent, steps of softplus in [0.001, 0.1]."""
+        order = create_order(self.order, self.grid)
+        (k, l), (b, d, n) = order.index.shape, self[:3]
+        rand = torch.Generator().manual_seed(0)
+
+        def tokens(*shape: int) -> Tensor:
+            t = torch.randn(*shape[:-2], shape[-1], shape[-2], generator=rand).to(device, dtype)
+            return t.transpose(-1, -2).requires_grad_()
+
+        def parameter(t: Tensor) -> Tensor:
+            return t.to(device).requires_grad_()
+
+        inputs = dict(
+            u=tokens(b, d, l),
+            delta=tokens(b, k, d, l),
+            A=parameter(-torch.arange(1.0, n + 1).repeat(k, d, 1)),
+            B=tokens(b, k, n, l),
+            C=tokens(b, k, n, l),
+            D=parameter(torch.ones(k, d)),
+            z=tokens(b, d, l) if self.gated else None,
+            delta_bias=parameter(torch.rand(k, d, generator=rand) * 4.5 - 7),
+        )
+        return inputs, order
+
+
+def _vmamba(channels: int, side: int, loop_trains: bool = True) -> ScanCase:
+    return ScanCase(1, channels, 1, (side, side), 'cross', gated=False, loop_trains=loop_trains)
+
+
+SCANS = {
+    'vim_tiny 224': ScanCase(1, 384, 16, (1, 197)),
+    'vim_tiny 224, batch 8': ScanCase(8, 384, 16, (1, 197), loop_trains=False),
+    'vim_small 224': ScanCase(1, 768, 16, (1, 197)),
+    'vim_tiny 1248': ScanCase(1, 384, 16, (1, 6085), loop_trains=False),
+    'vmamba_tiny 224, stage 1': _vmamba(96, 56, loop_trains=False),
+    'vmamba_tiny 224, stage 2': _vmamba(192, 28),
+    'vmamba_tiny 224, stage 3': _vmamba(384, 14),
+    'vmamba_tiny 224, stage 4': _vmamba(768, 7),
+}
+MODELS = ('vim_tiny_patch16_224', 'deit_tiny_patch16_224')
+
+
+def state_spaces_loop(order: ScanOrder, u, delta, A, B, C, D, z, delta_bias) -> Tensor:
+    """What people run where no kernel can be built: exp(delta A) for all steps at once, then a loop that indexes them.
+
+    The recurrence of arXiv:2312.00752, Eq. 2, as the state-spaces package states its reference, routes by copies.
+    """
+    u, delta, B, C = (order.scan(u, -1).transpose(1, 2).float(), *(
+        torch.stack([t[:, k].float()[..., row] for k, row in enumerate(order.index)], 1) for t in (delta, B, C)
+    ))  # fmt: skip
+    delta = F.softplus(delta + delta_bias[..., None])
+    decay = torch.exp(torch.einsum('bkdl,kdn->bkdln', delta, A))
+    inputs = torch.einsum('bkdl,bknl,bkdl->bkdln', delta, B, u)
+    h, ys = u.new_zeros(*u.shape[:3], A.shape[-1]), []
+    for t in range(u.shape[-1]):
+        h = decay[..., t, :] * h + inputs[..., t, :]
+        ys.append(torch.einsum('bkdn,bkn->bkd', h, C[..., t]))
+    y = torch.stack(ys, -1) + u * D[..., None]
+    y = order.merge(y.transpose(1, 2), -1)
+    return y if z is None else y * F.silu(z.float())
+
+
+def time_scans(device: torch.device, dtype: torch.dtype, cases: Mapping[str, ScanCase], repeats: int) -> Iterator[dict]:
+    """Forward, and forward with backward, of every backend that there is, for each case."""
+    for name, case in cases.items():
+        inputs, order = case.inputs(device, dtype)
+        scans = _scans(inputs, order, device)
+        trained = {what: scan for what, scan in scans.items() if case.loop_trains or what != 'state-spaces loop'}
+        for direction, run, chosen in (('forward', _infer, scans), ('forward + backward', _differentiate, trained)):
+            functions = {what: partial(run, scan, inputs) for what, scan in chosen.items()}
+            for what, times in interleaved(functions, device, repeats).items():
+                yield {'what': 'scan', 'case': name, 'implementation': what, 'dtype': _name(dtype), 'batch': case.batch,
+                       'tokens': order.length, 'direction': direction, **_cells(times)}  # fmt: skip
+
+
+def _scans(inputs: dict[str, Any], order: ScanOrder, device: torch.device) -> dict[str, Callable[..., Any]]:
+    """What computes the same thing; each takes ``inputs``."""
+    scans: dict[str, Callable[..., Any]] = {'state-spaces loop': partial(state_spaces_loop, order)}
+    for backend in ['cpu', 'portable'] if device.type == 'cpu' and is_built() else ['portable']:
+        scans[backend] = partial(route_scan, delta_softplus=True, order=order, backend=backend)
+    if device.type == 'cuda' and find_spec('mamba_ssm') and order.routes == 1:
+        scans['mamba_ssm'] = _mamba_ssm
+    return scans
+
+
+def _mamba_ssm(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
+    scan = import_module('mamba_ssm.ops.selective_scan_interface').selective_scan_fn
+    return scan(u, delta[:, 0], A[0], B[:, 0], C[:, 0], D[0], z, delta_bias[0], delta_softplus=True)
+
+
+def _infer(scan: Callable[..., Tensor], inputs: dict[str, Any]) -> None:
+    with torch.no_grad():
+        scan(**inputs)
+
+
+def _differentiate(scan: Callable[..., Tensor], inputs: dict[str, Any]) -> None:
+    torch.autograd.grad(scan(**inputs).sum(), [t for t in inputs.values() if t is not None])
+
+
+def time_models(
+    device: torch.device, dtype: torch.dtype, names: tuple[str, ...], sizes: tuple[int, ...], batch: int, repeats: int,
+    training: bool = False,
+) -> Iterator[dict]:  # fmt: skip
+    """Inference, or a training step without its optimizer, of timm models at several image sizes."""
+    for size in sizes:
+        functions = {}
+        for name in names:
+            model = _sized(name, size).to(device).train(training)
+            images = torch.randn(batch, 3, size, size, device=device)
+            functions[name] = _step(model, images, dtype, training)
+        memory = {name: _memory(function, device) for name, function in functions.items()}
+        for name, times in interleaved(functions, device, repeats).items():
+            yield {'what': 'model', 'case': f'{size} px', 'implementation': name, 'dtype': _name(dtype), 'batch': batch,
+                   'tokens': (size // 16) ** 2, 'direction': 'training step' if training else 'forward',
+                   **_cells(times), 'memory_mib': memory[name]}  # fmt: skip
+
+
+def _sized(name: str, size: int) -> torch.nn.Module:
+    try:
+        return timm.create_model(name, img_size=size)
+    except TypeError:  # a model for any size, such as ConvNeXt
+        return timm.create_model(name)
+
+
+def _step(model: torch.nn.Module, images: Tensor, dtype: torch.dtype, training: bool) -> Callable[[], object]:
+    amp = torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32)
+
+    def infer() -> None:
+        with torch.inference_mode(), amp:
+            model(images)
+
+    def train() -> None:
+        with amp:
+            loss = model(images).float().square().mean()
+        loss.backward()
+        model.zero_grad()
+
+    return train if training else infer
+
+
+def _memory(function: Callable[[], object], device: torch.device) -> str:
+    """Peak MiB above what is there before the call; only a GPU says."""
+    if device.type != 'cuda':
+        return ''
+    function()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    return f'{(torch.cuda.max_memory_allocated(device) - before) / 2**20:.0f}'
+
+
+def _cells(times: Times) -> dict[str, str]:
+    return {key: f'{value:.4g}' for key, value in zip(('median_ms', 'p20_ms', 'p80_ms'), times)}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """The machine, the versions and the flags that a figure depends on."""
+    threads = torch.get_num_threads()
+    if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+        flags = f'tf32={torch.backends.cuda.matmul.allow_tf32} cudnn.benchmark={torch.backends.cudnn.benchmark}'
+        clock = 'events'
+    else:
+        name = f'{_processor()}, {describe() if is_built() else "no compiled kernels"}'
+        flags, clock = f'matmul={torch.get_float32_matmul_precision()}', 'CPU time' if threads == 1 else 'wall'
+    root = Path(vimamba.__file__).resolve().parents[1]
+    found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=root, capture_output=True, text=True)
+    commit = found.stdout.strip() if found.returncode == 0 else vimamba.__version__
+    return {'date': datetime.date.today().isoformat(), 'commit': commit, 'device': name, 'threads': str(threads),
+            'clock': clock, 'torch': torch.__version__, 'flags': flags}  # fmt: skip
+
+
+def _processor() -> str:
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
+
+
+def append(rows: list[dict], file: Path) -> None:
+    """Adds rows to a results file, which is made if there is none."""
+    new = not file.exists()
+    with open(file, 'a', newline='') as out:
+        writer = csv.DictWriter(out, COLUMNS, restval='', lineterminator='\n')
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
