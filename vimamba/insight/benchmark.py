@@ -33,6 +33,7 @@ __all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'environ
 
 COLUMNS = ['date', 'commit', 'device', 'threads', 'clock', 'torch', 'flags', 'what', 'case', 'implementation', 'dtype',
            'batch', 'tokens', 'direction', 'median_ms', 'p20_ms', 'p80_ms', 'memory_mib']  # fmt: skip
+_SHORT = 0.05  # seconds: such a function finds in the caches what the others have left there
 _SECONDS = 20.0  # for one implementation, after which it has been measured often enough
 
 
@@ -45,13 +46,13 @@ class Times(NamedTuple):
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, Times]:
-    """Runs every function once to warm up, then all of them in turn, so that what disturbs one disturbs all."""
+    """Runs all functions in turn, so that what disturbs one disturbs all; a short one is warmed up again in each turn."""
     samples: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()
     for _ in range(repeats):
         for name, function in functions.items():
             if sum(samples[name]) < _SECONDS or len(samples[name]) < 3:
+                if not samples[name] or samples[name][-1] < _SHORT:
+                    function()
                 samples[name].append(_seconds(function, device))
     return {name: _summary(times) for name, times in samples.items()}
 
