@@ -46,7 +46,7 @@ class Times(NamedTuple):
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, Times]:
-    """Runs all functions in turn, so that what disturbs one disturbs all; a short one is warmed up again in each turn."""
+    """Runs all functions in turn, so that what disturbs one disturbs all; short ones are warmed up in each turn."""
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
