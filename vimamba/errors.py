@@ -75,10 +75,10 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main()
         sys.stdout.flush()
-        sys.exit(code)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = 0
     except UsageError as error:
         print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        code = 2
+    sys.exit(code)

@@ -8,7 +8,7 @@ from tests.runs import complete_distributed, differences, last, said, write_conf
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
-import os, sys
+import atexit, glob, os, sys
 sys.path.insert(0, {root!r})
 from tests.runs import Fault, FaultyTask
 from vimamba.engine.train import train
@@ -16,6 +16,11 @@ from vimamba.errors import run
 
 if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':
     FaultyTask.faults = (Fault(7, 'kill', rank=1),)
+
+def name_threads():  # a thread of gloo that is still alive when Python ends can abort the process
+    print('threads at exit', sorted(open(path).read().strip() for path in glob.glob('/proc/self/task/*/comm')))
+
+atexit.register(name_threads)
 run(lambda: train({config!r}, FaultyTask, work_dir={folder!r}, resume=True))
 """
 
@@ -39,6 +44,7 @@ def test_rank_1_dies_and_torchrun_restarts_bit_identically(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert 'exitcode: -9' in done.stderr
     assert 'error: rank 0: another process of this run ended' in done.stderr
+    assert done.stdout.count('threads at exit') == 3 and 'gloo' not in done.stdout
     assert 'RuntimeError' not in done.stderr
     assert f'resuming {folder / "last.pth"} after epoch 0 and 6 of 7 steps' in done.stdout
     assert differences(last(undisturbed), last(folder)) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +66,8 @@ def initialized(device: torch.device) -> Iterator[None]:
         store = dist.PrefixStore(f'attempt {os.environ.get("TORCHELASTIC_RESTART_COUNT")}', store)
     bound = device if backend == 'nccl' else None
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=bound)
+    # The group lives on in the reference cycles of the model, and its threads abort a Python that ends before them.
+    atexit.register(gc.collect)
     try:
         yield
     finally:
