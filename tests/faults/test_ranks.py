@@ -44,7 +44,8 @@ def test_rank_1_dies_and_torchrun_restarts_bit_identically(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert 'exitcode: -9' in done.stderr
     assert 'error: rank 0: another process of this run ended' in done.stderr
-    assert done.stdout.count('threads at exit') == 3 and 'gloo' not in done.stdout
+    assert done.stdout.count('threads at exit') >= 2  # torchrun may end the survivor of the first attempt sooner
+    assert 'gloo' not in done.stdout
     assert 'RuntimeError' not in done.stderr
     assert f'resuming {folder / "last.pth"} after epoch 0 and 6 of 7 steps' in done.stdout
     assert differences(last(undisturbed), last(folder)) == []
