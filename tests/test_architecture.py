@@ -22,10 +22,11 @@ ALLOWED = {  # part -> parts of vimamba it may import, besides itself
     'mixers': {'errors', 'kernels', 'layers', 'scans'},
     'models': {*FOUNDATION, 'layers', 'mixers', 'scans'},
     'data': FOUNDATION,
-    'insight': {'errors', 'data', 'kernels', 'models', 'scans'},
+    'insight': {'errors', 'data', 'kernels', 'layers', 'models', 'scans'},
     'engine': {*FOUNDATION, 'data'},
     'tasks': {*FOUNDATION, 'data', 'models'},
     'testing': set(),
+    'process': set(),
     '__init__': {'models'},
 }
 ONLY_IMPORTERS = {  # third-party package -> the only place that may import it

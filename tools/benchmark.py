@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without i
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, check_integers, prepare_output, run, unknown_name
+from vimamba.process import keep_memory
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -70,4 +71,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+    keep_memory()
     run(main)

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without i
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, bad_argument, prepare_output, run, unknown_name
+from vimamba.process import keep_memory
 
 
 def main() -> int:
@@ -84,4 +85,5 @@ def write_json(out: str, result: dict) -> None:
 
 
 if __name__ == '__main__':
+    keep_memory()
     run(main)

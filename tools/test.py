@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without i
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, run
+from vimamba.process import keep_memory
 
 
 def main() -> int:
@@ -32,4 +33,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
+    keep_memory()
     run(main)

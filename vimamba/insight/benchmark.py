@@ -25,7 +25,9 @@ from torch import Tensor
 
 import vimamba
 from vimamba.kernels.cpu.library import describe, is_built
+from vimamba.kernels.linear import onednn_pays
 from vimamba.kernels.selective_scan import route_scan
+from vimamba.layers.linear import use_linear
 from vimamba.scans import ScanOrder, create_order
 
 __all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'environment', 'interleaved', 'time_models',
@@ -197,9 +199,12 @@ def time_models(
     for size in sizes:
         functions = {}
         for name in names:
-            model = _sized(name, size).to(device).train(training)
             images = torch.randn(batch, 3, size, size, device=device)
+            model = _sized(name, size).to(device).train(training)
             functions[name] = _step(model, images, dtype, training)
+            if device.type == 'cpu' and onednn_pays() and not type(model).__module__.startswith('vimamba'):
+                model = use_linear(_sized(name, size)).train(training)  # it would gain from our dense layers, too
+                functions[f'{name}, our dense layers'] = _step(model, images, dtype, training)
         memory = {name: _memory(function, device) for name, function in functions.items()}
         for name, times in interleaved(functions, device, repeats).items():
             yield {'what': 'model', 'case': f'{size} px', 'implementation': name, 'dtype': _name(dtype), 'batch': batch,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 import vimamba.kernels.causal_conv1d
 import vimamba.kernels.selective_scan  # noqa: F401  (both register operators in torch.ops.vimamba)
 from vimamba.errors import bad_argument
+from vimamba.kernels.linear import linears
 from vimamba.kernels.routes import walk_of
 from vimamba.layers.norm import widen
 from vimamba.scans import ScanOrder
@@ -131,7 +132,7 @@ class Mamba1(nn.Module):
             bias = own.conv1d.bias
             assert bias is not None
             conv_bias.append(bias)
-            x_proj.append(own.x_proj.weight.t())
+            x_proj.append(own.x_proj.weight)
             dt_proj.append(own.dt_proj.weight.t())
             dt_bias.append(own.dt_proj.bias)
             D.append(own.D)
@@ -152,7 +153,7 @@ class Mamba1(nn.Module):
             rows, steps = None, [1]
         u = torch.ops.vimamba.route_conv1d(x.transpose(1, 2), conv, conv_bias, rows, steps, True)  # (b, p, d, l)
         tokens = u.permute(1, 0, 3, 2).reshape(p, b * l, -1)
-        dt, B, C = torch.bmm(tokens, x_proj.to(tokens.dtype)).split(self.splits, -1)
+        dt, B, C = linears(tokens, x_proj.to(tokens.dtype)).split(self.splits, -1)
         delta = torch.bmm(dt, dt_proj)  # without the bias, which goes into the softplus, once
         delta, B, C = [t.view(p, b, l, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, p, ., l)
         if self.share_routes:
@@ -175,4 +176,4 @@ class Mamba1(nn.Module):
             torch.is_grad_enabled(),
             'auto',
         )[0]
-        return self.out_proj(y.transpose(1, 2) * self.scale)
+        return self.out_proj(y.transpose(1, 2)) * self.scale

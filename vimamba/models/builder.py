@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoint import load_checkpoint, model_weights
 from vimamba.errors import UsageError
+from vimamba.layers.linear import use_linear
 
 
 class FeatureGetter(FeatureGetterNet):
@@ -84,7 +85,7 @@ def build_model(
             raise
         raise _misfit(source, variant, faults[0].strip(), len(faults)) from error
     model.pretrained_cfg.pop('state_dict', None)  # do not keep a second copy of the weights
-    return model
+    return use_linear(model)
 
 
 def _misfit(source: str, variant: str, fault: str, count: int) -> UsageError:

@@ -1,0 +1,94 @@
+"""Dense layers on CPUs where PyTorch's own choice of library leaves half of the machine unused.
+
+PyTorch multiplies float32 matrices on x86 with MKL, which does not use the AVX-512 of AMD's processors; oneDNN, which
+PyTorch also carries, does. Everywhere else `linear` is `torch.nn.functional.linear`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+__all__ = ['linear', 'linears', 'onednn_pays']
+
+_WORTH = 1 << 22  # multiplications: below, the longer way there costs more than it gains
+_TENSORS = (Tensor, torch.nn.Parameter)
+
+
+@cache
+def onednn_pays() -> bool:
+    """Whether oneDNN multiplies faster than what PyTorch calls: with the AVX-512 of an AMD processor."""
+    cpu = Path('/proc/cpuinfo')
+    return (
+        torch.backends.cpu.get_cpu_capability() == 'AVX512'
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkl.is_available()
+        and cpu.exists()
+        and 'AuthenticAMD' in cpu.read_text()
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b, as `torch.nn.functional.linear`: (..., i), (o, i), (o,) -> (..., o).
+
+    Whatever traces, counts, transforms or casts (autocast, `torch.compile`, FlopCounterMode, `torch.func`) sees
+    PyTorch's own function.
+    """
+    return _linear(x, weight, bias) if _plain(x, weight) else F.linear(x, weight, bias)
+
+
+def linears(x: Tensor, weight: Tensor) -> Tensor:
+    """One dense layer for each route: (k, m, i), (k, o, i) -> (k, m, o)."""
+    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript does not compile what stands inside)
+        if _plain(x[0], weight[0]):
+            return torch.stack([_linear(own, w, None) for own, w in zip(x, weight)])
+    return torch.bmm(x, weight.transpose(1, 2))
+
+
+def _plain(x: Tensor, weight: Tensor) -> bool:
+    return bool(
+        not torch.compiler.is_compiling()
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == 'cpu'
+        and onednn_pays()
+        and torch.backends.mkldnn.enabled
+        and type(x) in _TENSORS
+        and type(weight) in _TENSORS
+        and x.numel() * weight.shape[0] > _WORTH
+        and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled('cpu')
+        and _get_current_dispatch_mode() is None
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and getattr(torch.autograd.forward_ad, '_current_level', -1) < 0
+    )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    needs_grad = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if torch.is_grad_enabled() and needs_grad:
+        return _Linear.apply(x, weight, bias)
+    return _multiply(x, weight, bias)
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _multiply(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        flat, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        dx = _linear(flat, weight.t(), None).view(x.shape) if ctx.needs_input_grad[0] else None
+        dweight = _linear(flat.t(), rows.t(), None) if ctx.needs_input_grad[1] else None
+        return dx, dweight, flat.sum(0) if ctx.needs_input_grad[2] else None
