@@ -7,19 +7,20 @@ import sys
 
 __all__ = ['keep_memory']
 
-_M_TOP_PAD = -2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def keep_memory(megabytes: int = 256) -> bool:
+def keep_memory(megabytes: int = 512) -> bool:
     """Lets freed memory stay with the process, up to so much, where malloc is glibc's; whether it is.
 
     Otherwise the activations of a large image are given back to the system and faulted in again, page by page, in every
-    layer; on a virtual machine that costs as much as half of the computation. The environment variable
-    ``MALLOC_TOP_PAD_`` (bytes), jemalloc or tcmalloc do the same for any program.
+    layer, which on a virtual machine can cost as much as half of the computation. The environment variables
+    ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` (bytes) do the same for any program.
     """
     if not sys.platform.startswith('linux'):
         return False
     try:
-        return bool(ctypes.CDLL(None).mallopt(_M_TOP_PAD, megabytes << 20))
-    except AttributeError:  # musl has no mallopt
+        set_option = ctypes.CDLL(None).mallopt
+    except AttributeError:  # musl has none
         return False
+    return all(set_option(option, megabytes << 20) for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD))

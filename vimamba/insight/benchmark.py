@@ -125,6 +125,8 @@ SCANS = {
     'vim_tiny 224': ScanCase(1, 384, 16, (1, 197)),
     'vim_tiny 224, batch 8': ScanCase(8, 384, 16, (1, 197), loop_trains=False),
     'vim_small 224': ScanCase(1, 768, 16, (1, 197)),
+    'vim_tiny 512': ScanCase(1, 384, 16, (1, 1025), loop_trains=False),
+    'vim_tiny 1024': ScanCase(1, 384, 16, (1, 4097), loop_trains=False),
     'vim_tiny 1248': ScanCase(1, 384, 16, (1, 6085), loop_trains=False),
     'vmamba_tiny 224, stage 1': _vmamba(96, 56, loop_trains=False),
     'vmamba_tiny 224, stage 2': _vmamba(192, 28),
@@ -263,7 +265,7 @@ def environment(device: torch.device) -> dict[str, str]:
         clock = 'events'
     else:
         name = f'{_processor()}, {describe() if is_built() else "no compiled kernels"}'
-        flags, clock = f'matmul={torch.get_float32_matmul_precision()}', 'CPU time' if threads == 1 else 'wall'
+        flags, clock = f'matmul={torch.get_float32_matmul_precision()} malloc=kept', 'CPU time' if threads == 1 else 'wall'
     root = Path(vimamba.__file__).resolve().parents[1]
     found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=root, capture_output=True, text=True)
     commit = found.stdout.strip() if found.returncode == 0 else vimamba.__version__
