@@ -79,6 +79,73 @@ def digits() -> str:
     return f'{table}\n\nTwo runs side by side. Measured {last["date"]} on {machine}.'
 
 
+def measured(what: str) -> list[dict[str, str]]:
+    """The last measurement of everything of one kind on the CPU, by one thread."""
+    of_kind = [row for row in rows('results.csv') if (row['what'], row['clock']) == (what, 'CPU time')]
+    return latest(of_kind, 'case', 'implementation', 'direction', 'batch', 'dtype')
+
+
+def machine(results: list[dict[str, str]]) -> str:
+    last = results[-1]
+    where = f'{last["device"]}, torch {last["torch"]}, {last["dtype"]}'
+    return f'{last["clock"]} of one thread, medians, {last["date"]}, {where}.'
+
+
+def by_case(results: list[dict[str, str]], direction: str) -> dict[str, dict[str, float]]:
+    """case -> implementation -> milliseconds."""
+    times: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in results:
+        if row['direction'] == direction:
+            times[row['case']][row['implementation']] = float(row['median_ms'])
+    return times
+
+
+def scans() -> str:
+    results, body = measured('scan'), []
+    trained = by_case(results, 'forward + backward')
+    for case, forward in by_case(results, 'forward').items():
+        cells = [case]
+        for times in (forward, trained[case]):
+            cells += [
+                f'{times[name]:.3g}' if name in times else '' for name in ('cpu', 'portable', 'state-spaces loop')
+            ]
+        body.append(cells)
+    kinds = ['compiled', 'PyTorch', 'reference loop']
+    header = [
+        'scans of one layer, ms',
+        *(f'{kind}, forward' for kind in kinds),
+        *(f'{kind}, + backward' for kind in kinds),
+    ]
+    return f'{markdown(header, body)}\n\n{machine(results)}' if results else markdown(header, body)
+
+
+def resolutions() -> str:
+    results = [row for row in measured('model') if row['direction'] == 'forward']
+    names = list(dict.fromkeys(row['implementation'] for row in results))
+    body = [
+        [case, *(f'{times[name]:.0f}' if name in times else '' for name in names)]
+        for case, times in sorted(by_case(results, 'forward').items(), key=lambda item: int(item[0].split()[0]))
+    ]
+    table = markdown(['one image, ms', *names], body)
+    return f'{table}\n\n{machine(results)}' if results else table
+
+
+def draw_scaling() -> None:
+    """Time against resolution and against length, as benchmarks/scaling.png."""
+    from vimamba.insight.plots import plot_scaling
+
+    models_at = defaultdict(list)
+    for row in measured('model'):
+        if row['direction'] == 'forward':
+            models_at[row['implementation']].append((int(row['tokens']), float(row['median_ms'])))
+    scans_at = defaultdict(list)
+    for row in measured('scan'):
+        if row['case'].startswith('vim_tiny') and row['batch'] == '1' and row['direction'] == 'forward':
+            scans_at[row['implementation']].append((int(row['tokens']), float(row['median_ms'])))
+    panels = {'whole models, one image': models_at, 'the scan of one layer of Vim-T': scans_at}
+    plot_scaling(panels, ROOT / 'benchmarks' / 'scaling.png')
+
+
 def cross() -> str:
     from vimamba.scans import create_order
     from vimamba.scans.draw import picture
@@ -86,7 +153,7 @@ def cross() -> str:
     return f'```\n{picture(create_order("cross", (3, 4)))}\n```'
 
 
-TABLES = {'models': models, 'digits': digits, 'cross': cross}
+TABLES = {'models': models, 'digits': digits, 'cross': cross, 'scans': scans, 'resolutions': resolutions}
 
 
 def render(text: str) -> str:
@@ -99,7 +166,11 @@ def render(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--check', action='store_true', help='change nothing; exit code 1 if a table is stale')
-    check = parser.parse_args().check
+    parser.add_argument('--plot', action='store_true', help='also draw benchmarks/scaling.png')
+    args = parser.parse_args()
+    check = args.check
+    if args.plot:
+        draw_scaling()
     stale = []
     for file in (ROOT / 'README.md', *sorted((ROOT / 'model_cards').glob('*.md'))):
         text = file.read_text()

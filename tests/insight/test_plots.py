@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vimamba.errors import UsageError
-from vimamba.insight.plots import plot_confusion, plot_curves, plot_predictions
+from vimamba.insight.plots import plot_confusion, plot_curves, plot_predictions, plot_scaling
 
 CLASSES = ['tench, Tinca tinca', 'great white shark, white shark, man-eater', 'hen']
 
@@ -133,3 +133,9 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch, tmp_path):
 def test_importing_the_module_imports_no_matplotlib():
     code = "import sys, vimamba.insight.plots; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_scaling_is_drawn(tmp_path):
+    lines = {'linear': [(100, 1.0), (200, 2.0), (400, 4.0)], 'quadratic': [(100, 1.0), (400, 16.0)]}
+    plot_scaling({'one': lines, 'two': lines}, tmp_path / 'new' / 'scaling.png')
+    assert Image.open(tmp_path / 'new' / 'scaling.png').size[0] > 1000

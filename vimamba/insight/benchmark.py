@@ -265,7 +265,8 @@ def environment(device: torch.device) -> dict[str, str]:
         clock = 'events'
     else:
         name = f'{_processor()}, {describe() if is_built() else "no compiled kernels"}'
-        flags, clock = f'matmul={torch.get_float32_matmul_precision()} malloc=kept', 'CPU time' if threads == 1 else 'wall'
+        flags = f'matmul={torch.get_float32_matmul_precision()} malloc=kept'
+        clock = 'CPU time' if threads == 1 else 'wall'
     root = Path(vimamba.__file__).resolve().parents[1]
     found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=root, capture_output=True, text=True)
     commit = found.stdout.strip() if found.returncode == 0 else vimamba.__version__

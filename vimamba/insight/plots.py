@@ -18,7 +18,7 @@ import torch
 
 from vimamba.errors import UsageError, bad_argument
 
-__all__ = ['plot_confusion', 'plot_curves', 'plot_predictions']
+__all__ = ['plot_confusion', 'plot_curves', 'plot_predictions', 'plot_scaling', 'slope']
 
 BLUE, RED, GREY = '#1f5fa8', '#c2362b', '#6b7280'
 STYLE: dict[Any, Any] = {
@@ -174,6 +174,39 @@ def plot_predictions(
             if target != prediction:
                 text, colour = f'{text}\nis {_short(classes[target], 20)}', RED
             axes.set_title(text, color=colour, fontsize=9, loc='center', pad=3, linespacing=1.05)
+
+
+def slope(points: Iterable[tuple[float, float]]) -> float:
+    """The exponent p of y = c x^p, by least squares on the logarithms.
+
+    >>> round(slope([(1, 3), (10, 300), (100, 30000)]), 6)
+    2.0
+    """
+    x, y = np.log(np.asarray(list(points), dtype=float)).T
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def plot_scaling(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], out_png: str | os.PathLike[str]
+) -> None:
+    """Milliseconds against tokens, log-log, with the exponent beside each name.
+
+    Args:
+        panels: title -> name -> (tokens, milliseconds), two or more.
+        out_png: the file to write.
+
+    Raises:
+        UsageError: matplotlib is missing, or the file cannot be written.
+    """
+    with _figure(out_png, (5.2 * len(panels), 4.0), ncols=len(panels), squeeze=False) as (_, axes):
+        for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
+            for name, points in lines.items():
+                tokens, times = zip(*sorted(points), strict=True)
+                ax.loglog(tokens, times, marker='o', markersize=3, label=f'{name}: tokens^{slope(points):.2f}')
+            ax.set(title=title, xlabel='tokens', ylabel='ms')
+            ax.set_xticks(tokens, map(str, tokens), fontsize=7)
+            ax.set_xticks([], minor=True)
+            ax.legend(fontsize=8)
 
 
 def _short(name: str, length: int) -> str:
