@@ -45,7 +45,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def linears(x: Tensor, weight: Tensor) -> Tensor:
     """One dense layer for each route: (k, m, i), (k, o, i) -> (k, m, o)."""
     if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript does not compile what stands inside)
-        if _plain(x[0], weight[0]):
+        if _plain(x, weight):
             return torch.stack([_linear(own, w, None) for own, w in zip(x, weight)])
     return torch.bmm(x, weight.transpose(1, 2))
 
@@ -53,13 +53,13 @@ def linears(x: Tensor, weight: Tensor) -> Tensor:
 def _plain(x: Tensor, weight: Tensor) -> bool:
     return bool(
         not torch.compiler.is_compiling()
+        and type(x) in _TENSORS  # not a proxy of fx, nor a subclass with functions of its own
+        and type(weight) in _TENSORS
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == 'cpu'
         and onednn_pays()
         and torch.backends.mkldnn.enabled
-        and type(x) in _TENSORS
-        and type(weight) in _TENSORS
-        and x.numel() * weight.shape[0] > _WORTH
+        and x.numel() * weight.shape[-2] > _WORTH
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled('cpu')
         and _get_current_dispatch_mode() is None

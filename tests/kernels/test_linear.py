@@ -76,6 +76,7 @@ def test_who_looks_on_sees_pytorchs_function(forced):
         assert linear(x, weight, bias).dtype == torch.bfloat16
     assert linear(x.double(), weight.double()).dtype == torch.float64
     assert 'aten::linear' in str(torch.jit.trace(Linear(8, 6), x).inlined_graph)
+    assert 'mkldnn' not in torch.fx.symbolic_trace(nn.Sequential(Linear(8, 6))).code
     program = torch.export.export(nn.Sequential(Linear(8, 6)), (x,))
     assert 'mkldnn' not in str(program.graph)
 
