@@ -10,6 +10,7 @@ from torch import Tensor
 from vimamba.errors import bad_argument
 
 from ..cpu.library import is_built
+from ..flops import conv_flops, register
 from ..routes import Order, walk_of
 from . import cpu, portable
 
@@ -112,3 +113,4 @@ def _backward(ctx, grad):
 
 
 _conv.register_autograd(_backward, setup_context=_setup_context)
+register('route_conv1d', conv_flops, gradients=1)

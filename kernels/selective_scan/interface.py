@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
+from ..flops import register, scan_flops
 from ..routes import Order, read, unread, walk_of
 from . import cpu, portable
 from .reference import selective_scan_reference
@@ -384,3 +385,4 @@ def _backward(ctx, grad_out, grad_last, *_):
 
 
 _scan.register_autograd(_backward, setup_context=_setup_context)
+register('route_scan', scan_flops, gradients=2)
