@@ -1,7 +1,7 @@
 """How many operations the operators are worth to a counter; without these, PyTorch's FlopCounterMode counts none.
 
-Of b sequences of l tokens along k routes, with d channels of n states and w taps: a scan is worth 9 b k l d n, the count
-that papers on vision state-space models report, and one more for each output that is skipped to or gated; a convolution
+Of b sequences of l tokens along k routes, with d channels of n states and w taps: a scan is worth 9 b k l d n, the
+count of papers on vision state-space models, and one more for each output that has a skip or a gate; a convolution
 2 b k l d w. A backward pass is worth two forward passes, as it is of a matrix product.
 """
 

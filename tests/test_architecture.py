@@ -23,6 +23,7 @@ ALLOWED = {  # part -> parts of vimamba it may import, besides itself
     'models': {*FOUNDATION, 'layers', 'mixers', 'scans'},
     'data': FOUNDATION,
     'insight': {'errors', 'data', 'kernels', 'layers', 'models', 'scans'},
+    'export': {'errors', 'kernels'},
     'engine': {*FOUNDATION, 'data'},
     'tasks': {*FOUNDATION, 'data', 'models'},
     'testing': set(),

@@ -29,6 +29,7 @@ class Classifier(NamedTuple):
     model: nn.Module  # images (B, C, H, W) -> logits (B, classes)
     classes: list[str]
     transform: Callable[[Image.Image], Tensor]
+    data: dict[str, Any]  # what the transform does: input_size (C, H, W), mean, std, interpolation, crop_pct
 
 
 class Prediction(NamedTuple):
@@ -65,7 +66,8 @@ def load_classifier(name: str | None = None, checkpoint: str | Path | None = Non
     subset = infer_imagenet_subset({'num_classes': model.num_classes})
     info = ImageNetInfo(subset) if subset else None
     classes = [info.index_to_description(i) if info else str(i) for i in range(int(model.num_classes))]
-    return Classifier(name, model.eval(), classes, create_transform(training=False, **resolve_model_data_config(model)))
+    data = resolve_model_data_config(model)
+    return Classifier(name, model.eval(), classes, create_transform(training=False, **data), data)
 
 
 def predict(
@@ -118,12 +120,13 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
     )
     try:
         model = build_model(settings, len(classes), with_weights=False)
-        transform = create_transform(training=False, **ClassificationTask.preprocessing(settings)._asdict())
+        data = ClassificationTask.preprocessing(settings)._asdict()
+        transform = create_transform(training=False, **data)
     except (AttributeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f'{path}: its model cannot be built as the file says ({reason}); use another copy') from error
     load_weights(model, model_weights(state, path), path, author, author)
-    return Classifier(author, model.eval(), classes, transform)
+    return Classifier(author, model.eval(), classes, transform, data)
 
 
 def _with_weights_of(name: str, state: dict[str, Any], path: str | Path) -> nn.Module:

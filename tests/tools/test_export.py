@@ -1,0 +1,77 @@
+"""What the tool promises: a checkpoint of a training becomes a file for other runtimes, or one line says why not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+
+import vimamba  # noqa: F401  (registers the models)
+from vimamba.checkpoint import FORMAT, save_checkpoint
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'export.py'
+OPTIONS = {'depth': 1, 'embed_dim': 32}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return timm.create_model('vim_nano_patch4_32', num_classes=3, in_chans=1, img_size=16, **OPTIONS).eval()
+
+
+@pytest.fixture
+def checkpoint(tmp_path, model):
+    entries = {'name': 'vim_nano_patch4_32', 'pretrained': False, 'checkpoint': None, 'drop_path_rate': 0.0}
+    config = {
+        'model': {**entries, 'img_size': 16, 'in_chans': 1, 'options': OPTIONS},
+        'data': {'mean': (0.4,), 'std': (0.3,), 'interpolation': None, 'crop_pct': 1.0},
+    }
+    content = {'format': FORMAT, 'model': model.state_dict(), 'classes': ['a', 'b', 'c'], 'config': config}
+    save_checkpoint(content, tmp_path / 'best.pth')
+    return str(tmp_path / 'best.pth')
+
+
+def export(*arguments):
+    return subprocess.run([sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_a_checkpoint_becomes_onnx(tmp_path, checkpoint, model):
+    done = export(tmp_path / 'new' / 'model.onnx', '--checkpoint', checkpoint)
+    assert done.returncode == 0, done.stderr
+    assert 'any number of images of 1 x 16 x 16 to 3 logits' in done.stdout
+    session = onnxruntime.InferenceSession(tmp_path / 'new' / 'model.onnx')
+    notes = session.get_modelmeta().custom_metadata_map
+    assert (json.loads(notes['classes']), json.loads(notes['mean'])) == (['a', 'b', 'c'], [0.4])
+    images = torch.randn(3, 1, 16, 16)
+    (logits,) = session.run(['logits'], {'images': images.numpy()})
+    np.testing.assert_allclose(logits, model(images).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_another_size_and_one_image(tmp_path, checkpoint, model):
+    done = export(tmp_path / 'model.pt2', '--checkpoint', checkpoint, '--img-size', 8, 20, '--batch', 1)
+    assert done.returncode == 0, done.stderr
+    model.set_input_size((8, 20))
+    images = torch.randn(1, 1, 8, 20)
+    torch.testing.assert_close(torch.export.load(tmp_path / 'model.pt2').module()(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['model.tflite', '--model', 'vim_nano_patch4_32'], 'expected a file name that ends in .onnx or .pt2'),
+        (['model.onnx', '--model', 'vim_nan'], "unknown model 'vim_nan': did you mean 'vim_nano_patch4_32'?"),
+        (['model.onnx', '--batch', '0'], '--batch: expected an integer >= 1, got 0'),
+        (['model.onnx', '--checkpoint', 'gone.pth'], 'gone.pth'),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, said):
+    done = export(tmp_path / arguments[0], *arguments[1:])
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count('\n') == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,59 @@
+"""Exports a classifier: python tools/export.py model.onnx --checkpoint runs/NAME/best.pth (or model.pt2)"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
+
+from vimamba.errors import UsageError, check_integers, prepare_output, run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('out', metavar='FILE', help='ends in .onnx, or in .pt2 for torch.export.load')
+    parser.add_argument(
+        '--model', metavar='NAME', help='a model of timm or vimamba; a checkpoint of ours knows its own'
+    )
+    parser.add_argument('--checkpoint', metavar='FILE', help='weights; without it, those published for the model')
+    parser.add_argument('--img-size', nargs=2, type=int, metavar=('H', 'W'), help='instead of the one of training')
+    parser.add_argument('--batch', type=int, metavar='N', help='always so many images, instead of any number')
+    args = parser.parse_args()
+    suffix = Path(args.out).suffix
+    if suffix not in ('.onnx', '.pt2'):
+        raise UsageError(f'{args.out}: expected a file name that ends in .onnx or .pt2')
+    if args.batch is not None:
+        check_integers(1, **{'--batch': args.batch})
+    prepare_output('FILE', args.out)
+
+    import torch
+
+    from vimamba.export import export_onnx, export_program, save_program
+    from vimamba.tasks.predict import load_classifier
+
+    name, model, classes, _, data = load_classifier(args.model, args.checkpoint)
+    channels, height, width = data['input_size']
+    if args.img_size:
+        height, width = args.img_size
+        check_integers(1, **{'--img-size': min(args.img_size)})
+        if resize := getattr(model, 'set_input_size', None):
+            resize((height, width))
+    images = torch.zeros(args.batch or 2, channels, height, width)
+    program = export_program(model, (images,), None if args.batch else ({0: torch.export.Dim('batch')},))
+    if suffix == '.pt2':
+        save_program(program, args.out)
+    else:
+        notes = {'model': name, 'classes': json.dumps(classes)}
+        notes |= {key: json.dumps(data[key]) for key in ('mean', 'std', 'interpolation', 'crop_pct')}
+        export_onnx(program, args.out, input_names=['images'], output_names=['logits'], metadata=notes)
+    batch = args.batch or 'any number of'
+    size = f'{Path(args.out).stat().st_size / 2**20:.1f} MiB'
+    print(f'{args.out}: {name}, {batch} images of {channels} x {height} x {width} to {len(classes)} logits, {size}')
+    return 0
+
+
+if __name__ == '__main__':
+    run(main)

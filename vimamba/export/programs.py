@@ -1,0 +1,100 @@
+"""From a module to a program of PyTorch's own operators, and from there to a file."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from vimamba.errors import UsageError, prepare_output
+
+from .decompositions import decompositions
+
+__all__ = ['export_onnx', 'export_program', 'save_program']
+
+
+def export_program(module: nn.Module, args: Sequence[Tensor | None], dynamic_shapes: Any = None) -> ExportedProgram:
+    """The inference of a module as a program in which the operators of vimamba are written out.
+
+    A scan becomes a loop over the steps, so the length may be dynamic, and whoever runs the program (PyTorch alone,
+    AOTInductor, ONNX) needs no vimamba. It is for runtimes without our kernels: with them, the model itself is faster.
+
+    Args:
+        module: a model or any module with our operators; exported in its mode, without gradients.
+        args: example inputs.
+        dynamic_shapes: as `torch.export.export` takes them, such as ``({0: torch.export.Dim('batch')},)``.
+
+    >>> from vimamba.kernels.selective_scan import selective_scan
+    >>> class Scan(nn.Module):
+    ...     def forward(self, u, delta, A, B, C):
+    ...         return selective_scan(u, delta, A, B, C)
+    >>> l = {2: torch.export.Dim('l', min=2)}
+    >>> args = (*torch.rand(2, 1, 4, 8), -torch.ones(4, 3), *torch.rand(2, 1, 3, 8))
+    >>> program = export_program(Scan(), args, (l, l, None, l, l))
+    >>> longer = (*torch.rand(2, 1, 4, 20), -torch.ones(4, 3), *torch.rand(2, 1, 3, 20))
+    >>> program.module()(*longer).shape
+    torch.Size([1, 4, 20])
+    """
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # about the innards of torch.export
+        torch.compiler.reset()  # Dynamo traces the scan, and would fix sizes that it remembers from other exports
+        program = torch.export.export(module, tuple(args), dynamic_shapes=dynamic_shapes)
+        return program.run_decompositions(decompositions())
+
+
+def save_program(program: ExportedProgram, path: str | Path) -> None:
+    """Writes a ``.pt2`` file, whole or not at all, for `torch.export.load`."""
+    _write(path, lambda file: torch.export.save(program, file))
+
+
+def export_onnx(
+    program: ExportedProgram,
+    path: str | Path,
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a program as an ONNX file, whole or not at all; a scan is ONNX's Scan.
+
+    Args:
+        program: of `export_program`.
+        path: the file; weights above 2 GB do not fit into one and are refused by onnx.
+        input_names: instead of the names of the arguments.
+        output_names: instead of generated ones.
+        metadata: entries of the file's ``metadata_props``.
+
+    Raises:
+        UsageError: onnx is missing, or the file cannot be written.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (what torch.onnx builds with)
+    except ImportError as error:
+        raise UsageError(f'ONNX files need onnx and onnxscript ({error}): pip install vimamba[export]') from None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        exported = torch.onnx.export(program, input_names=input_names, output_names=output_names, verbose=False)
+    assert exported is not None
+    model = exported.model_proto
+    for key, value in (metadata or {}).items():
+        model.metadata_props.add(key=key, value=value)
+    _write(path, lambda file: onnx.save(model, file))
+
+
+def _write(path: str | Path, save: Callable[[str], None]) -> None:
+    prepare_output('the exported file', path)
+    partial = Path(path).with_name(f'.{os.getpid()}.{Path(path).name}')  # the suffix says the format
+    try:
+        save(str(partial))
+        os.replace(partial, path)
+    except OSError as error:
+        raise UsageError(f'{path}: cannot be written: {error.strerror}: choose another place') from error
+    finally:
+        partial.unlink(missing_ok=True)
