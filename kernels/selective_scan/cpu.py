@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from ..cpu.library import describe, fields, is_built, library, pointer, sum_parts, threads, token_rows
-from .scan import CHUNK, Scan
+from .scan import CHUNK, Scan, stored_steps
 
-__all__ = ['MAX_STATES', 'backward', 'describe', 'forward', 'is_built', 'library']
+__all__ = ['KEEPS_Y', 'MAX_STATES', 'MEMORY', 'backward', 'describe', 'forward', 'is_built', 'library', 'stored_steps']
 
+KEEPS_Y = True  # the sum before the gate, for the backward pass
+MEMORY = {'u': 'kbld', 'delta': 'kbld', 'B': 'bkgln', 'C': 'bkgln', 'z': 'bld'}  # of the gradients
 MAX_STATES = 256
 _STEP_COST = 12e-9  # seconds for a (batch, channel, step) of 16 states, about: what a thread must be worth
 

@@ -8,7 +8,10 @@ Eager, autograd, `torch.compile`, `torch.export`, fx and TorchScript all see one
 from __future__ import annotations
 
 import logging
+import os
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -21,9 +24,9 @@ from ..flops import register, scan_flops
 from ..routes import Order, read, unread, walk_of
 from . import cpu, portable
 from .reference import selective_scan_reference
-from .scan import CHUNK, Scan
+from .scan import Scan, empty_grads
 
-BACKENDS = ('auto', 'cpu', 'portable', 'reference')
+BACKENDS = ('auto', 'triton', 'cpu', 'portable', 'reference')
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -68,8 +71,8 @@ def selective_scan(
         return_last_state: also return the state after the last step.
         initial_state: state before the first step (b, d, n); zeros if None.
         reverse: walk from step l - 1 to step 0; the last state is then that after step 0.
-        backend: 'auto', 'cpu' (compiled, where it was built), 'portable' (plain PyTorch, any device) or 'reference'
-            (one step at a time).
+        backend: 'auto', 'triton' (on a GPU), 'cpu' (compiled, where it was built), 'portable' (plain PyTorch, any
+            device) or 'reference' (one step at a time).
 
     Returns:
         out (b, d, l) in the dtype of u; with ``return_last_state`` also the state (b, d, n), in float32 (float64
@@ -257,18 +260,36 @@ def _check_routes(s: Scan) -> None:
 
 def _backend(name: str, device_type: str, float64: bool, states: int) -> ModuleType:
     """The module that computes; what 'auto' chose is said once for each device."""
-    fits = device_type == 'cpu' and not float64 and states <= cpu.MAX_STATES
+    interpreted = os.environ.get('TRITON_INTERPRET') == '1'
+    fits = {
+        'triton': not float64 and (device_type == 'cuda' or interpreted) and _has_triton(),
+        'cpu': not float64 and device_type == 'cpu' and states <= cpu.MAX_STATES,
+    }
+    if not fits.get(name, True):
+        limit = {'triton': 'on a GPU, with Triton', 'cpu': f'on the CPU, up to {cpu.MAX_STATES} states'}[name]
+        raise bad_argument('backend', f"'portable' on {device_type} for these tensors", repr(name),
+                           f'it takes float32 and narrower, {limit}')  # fmt: skip
     if name == 'cpu':
-        if not fits:
-            raise bad_argument('backend', f"'portable' on {device_type} for these tensors", "'cpu'",
-                               f"it takes float32 and narrower, on the CPU, up to {cpu.MAX_STATES} states")  # fmt: skip
         cpu.library()
         return cpu
     if name == 'auto':
-        chosen = cpu if fits and cpu.is_built() else portable
-        _say(device_type, f'cpu backend ({cpu.describe()})' if chosen is cpu else 'portable backend (plain PyTorch)')
-        return chosen
-    return portable
+        # no GPU has run the Triton kernels yet: they are not chosen for anyone who did not ask
+        wanted = fits['triton'] and os.environ.get('VIMAMBA_TRITON') == '1'
+        name = 'triton' if wanted else 'cpu' if fits['cpu'] and cpu.is_built() else 'portable'
+        module = _load(name)
+        _say(device_type, f'{name} backend ({module.describe()})')
+        return module
+    return _load(name)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec('triton') is not None
+
+
+@cache
+def _load(name: str) -> ModuleType:
+    return {'cpu': cpu, 'portable': portable}.get(name) or import_module('.triton_scan', __package__)
 
 
 @cache
@@ -312,15 +333,15 @@ def _channels_last(t: Tensor, *shape: int, dtype: torch.dtype | None = None) -> 
 def _(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, save, backend):
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
     _check_routes(scan)
-    _module(scan, backend)
+    module = _module(scan, backend)
     (k, d, n), b, l = A.shape, u.shape[0], u.shape[-1]
     wide = torch.promote_types(u.dtype, torch.float32)
-    saved = y = u.new_empty(0, dtype=wide)
+    saved, y = u.new_empty(0, dtype=wide), u.new_empty(0, dtype=wide)
     if save:
-        saved = u.new_empty(b, k, (l + CHUNK - 1) // CHUNK, n, d, dtype=wide)
-        y = y if z is None else _channels_last(u, b, d, l, dtype=wide)
-    else:
-        y = u.new_empty(0, dtype=wide)
+        every = module.stored_steps(n)
+        saved = u.new_empty(b, k, (l + every - 1) // every, n, d, dtype=wide)
+        if z is not None and module.KEEPS_Y:
+            y = _channels_last(u, b, d, l, dtype=wide)
     return _channels_last(u, b, d, l), u.new_empty(b, k, d, n, dtype=wide), saved, y
 
 
@@ -355,14 +376,11 @@ def _scan_backward(
 
 
 @_scan_backward.register_fake
-def _(grad_out, grad_last, u, delta, A, B, C, D, z, delta_bias, initial_state, rows, saved, y, *options):
-    grads = [_channels_last(u, *u.shape), _channels_last(delta, *delta.shape)]
-    grads += [t.new_empty(t.shape) for t in (A, B, C)]
-    if D is not None:
-        grads.append(D.new_empty(D.shape))
-    if z is not None:
-        grads.append(_channels_last(z, *z.shape))
-    return grads + [t.new_empty(t.shape) for t in (delta_bias, initial_state) if t is not None]
+def _(
+    grad_out, grad_last, u, delta, A, B, C, D, z, delta_bias, initial_state, rows, saved, y, steps, softplus, backend
+):
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, softplus)
+    return empty_grads(scan, _module(scan, backend).MEMORY)
 
 
 def _setup_context(ctx, inputs, output):

@@ -16,7 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..routes import read, unread
-from .scan import CHUNK, Scan
+from .scan import CHUNK, Scan, stored_steps
+
+__all__ = ['KEEPS_Y', 'MEMORY', 'backward', 'describe', 'forward', 'stored_steps']
+
+KEEPS_Y = True  # the sum before the gate, for the backward pass
+MEMORY = {'u': 'bkld', 'delta': 'bkld', 'z': 'bld'}  # of the gradients
+
+
+def describe() -> str:
+    return 'plain PyTorch'
 
 
 class _Steps(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -32,3 +33,29 @@ class Scan(NamedTuple):
     def tensors(self) -> tuple[Tensor | None, ...]:
         """What is differentiated."""
         return (self.u, self.delta, self.A, self.B, self.C, self.D, self.z, self.delta_bias, self.initial_state)
+
+
+def stored_steps(n: int) -> int:
+    """Steps between two states that the backends for the CPU and for any device store, whatever the states are."""
+    return CHUNK
+
+
+AXES = {'u': 'bkdl', 'delta': 'bkdl', 'A': 'kdn', 'B': 'bkgnl', 'C': 'bkgnl', 'D': 'kd', 'z': 'bdl',
+        'delta_bias': 'kd', 'initial_state': 'bkdn'}  # fmt: skip
+
+
+def empty_grads(s: Scan, memory: Mapping[str, str]) -> list[Tensor]:
+    """Gradients of the tensors that are given, not filled, with the strides that a backend gives them.
+
+    Args:
+        s: the scan.
+        memory: name -> its axes as they lie in memory, the last adjacent; those of `AXES` where nothing is said.
+    """
+    grads = []
+    for name, t in zip(AXES, s.tensors):
+        if t is not None:
+            axes = AXES[name] if t.ndim == len(AXES[name]) else AXES[name].replace('k', '')  # u may be of all routes
+            order = [axes.index(axis) for axis in memory.get(name, axes) if axis in axes]
+            grad = t.new_empty([t.shape[i] for i in order])
+            grads.append(grad.permute([order.index(i) for i in range(len(order))]))
+    return grads

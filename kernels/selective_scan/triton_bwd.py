@@ -28,14 +28,13 @@ from .triton_common import (
     pack,
     plan,
     sigmoid,
-    single_route,
     softplus,
     state_blocks,
     strides,
 )
 from .triton_fwd import route_scan_fwd
 
-__all__ = ['route_scan_bwd', 'selective_scan_bwd']
+__all__ = ['route_scan_bwd']
 
 
 @triton.jit
@@ -352,7 +351,7 @@ def route_scan_bwd(
     with torch.cuda.device_of(u):
         if chunks == 1:
             groups = [(0, 1, s.k)]
-            start = None if grad_last_state is None else grad_last_state.contiguous()
+            start = None if grad_last_state is None else grad_last_state.float().contiguous()
             dinitial = end = empty(s.b, s.k, s.d, s.n)
         else:
             groups = routes.groups()
@@ -364,7 +363,7 @@ def route_scan_bwd(
                     *delta.stride(), *C.stride(), *z_strides, *grad_out.stride(),
                     N=n, PACK=pack(n, C[..., n0:, :]), **common,
                 )  # fmt: skip
-            first = None if grad_last_state is None else grad_last_state.contiguous()
+            first = None if grad_last_state is None else grad_last_state.float().contiguous()
             start, dinitial = carry(A, ends, decay, first, routes.codes, True)
             end = None
         for n0, n in turns:
@@ -395,46 +394,3 @@ def route_scan_bwd(
         dC.permute(0, 1, 3, 4, 2), dD, None if z is None else dz.transpose(-1, -2), dbias, dinitial,
     )  # fmt: skip
     return tuple(None if t is None else grad.to(t.dtype) for grad, t in zip(grads, inputs))
-
-
-def selective_scan_bwd(
-    grad_out: Tensor,
-    grad_last_state: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    states: Tensor | None = None,
-    *,
-    how: Plan | None = None,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of `selective_scan_fwd` with respect to u, delta, A, B, C, D, z, delta_bias and initial_state."""
-    delta_, A_, B_, C_, D_, bias_, initial_, last_ = single_route(
-        delta, A, B, C, D, delta_bias, initial_state, grad_last_state
-    )
-    du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial = route_scan_bwd(
-        grad_out,
-        last_,
-        u,
-        delta_,
-        A_,
-        B_,
-        C_,
-        D_,
-        z,
-        bias_,
-        initial_,
-        delta_softplus,
-        Routes((reverse,)),
-        states,
-        how=how,
-    )
-    one = [None if t is None else t.squeeze(axis) for t, axis in ((dD, 0), (dbias, 0), (dinitial, 1))]
-    return du, ddelta[:, 0], dA[0], dB[:, 0], dC[:, 0], one[0], dz, one[1], one[2]

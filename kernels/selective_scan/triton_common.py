@@ -212,7 +212,12 @@ def plan(s: Shape, backward: bool) -> Plan:
     if 2 * s.b * s.blocks(block) < WARPS:
         block = blocks[0]
         chunks = max(1, min(triton.cdiv(WARPS, s.b * s.blocks(block)), s.l // 64))
-    return Plan(block, 4 if s.n > 4 else 8, chunks)
+    return Plan(block, stored_steps(s.n), chunks)
+
+
+def stored_steps(n: int) -> int:
+    """Steps between two states that the forward pass stores: as many as the backward pass has registers for."""
+    return 4 if n > 4 else 8
 
 
 def state_blocks(n: int) -> list[tuple[int, int]]:
@@ -242,8 +247,3 @@ def index_type(s: Shape, *tensors: Tensor | None) -> tl.dtype:
     """int32 where an offset along l stays below 2^31 within a batch item; offsets across items are always int64."""
     far = max([s.d * s.l] + [t.stride(-1) * s.l for t in tensors if t is not None])
     return tl.int64 if far >= 2**31 else tl.int32
-
-
-def single_route(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Tensors with a route axis of size 1: first for parameters (d, ...) and (d,), second for the others."""
-    return tuple(None if t is None else t.unsqueeze(0 if t.ndim < 3 else 1) for t in tensors)

@@ -24,13 +24,12 @@ from .triton_common import (
     next_row,
     pack,
     plan,
-    single_route,
     softplus,
     state_blocks,
     strides,
 )
 
-__all__ = ['route_scan_fwd', 'selective_scan_fwd']
+__all__ = ['route_scan_fwd']
 
 REGISTERS = 168  # a thread: three warps to a scheduler; left to itself the compiler spills, to have four
 
@@ -184,17 +183,18 @@ def route_scan_fwd(
         out (b, d, l), channels-last; last state (b, k, d, n), float32; states (b, k, blocks of steps, n, d) or None.
     """
     s = Shape(u.shape[0], A.shape[0], B.shape[2], u.shape[-2], u.shape[-1], A.shape[-1])
+    how = how or plan(s, backward=False)
+    blocks = triton.cdiv(s.l, how.steps)
     if s.b * s.l == 0:
         zeros = u.new_zeros(s.b, s.k, s.d, s.n, dtype=torch.float32)
         return (
             u.new_empty(s.b, s.l, s.d).transpose(1, 2) if output else None,
             zeros if initial_state is None else zeros + initial_state,
-            u.new_empty(s.b, s.k, 0, s.n, s.d, dtype=torch.float32) if save_states else None,
+            u.new_empty(s.b, s.k, blocks, s.n, s.d, dtype=torch.float32) if save_states else None,
         )
-    how = how or plan(s, backward=False)
     A = A.float().contiguous()
     D, delta_bias = (None if t is None else t.float().contiguous() for t in (D, delta_bias))
-    start = None if initial_state is None else initial_state.contiguous()
+    start = None if initial_state is None else initial_state.float().contiguous()
     turns = state_blocks(s.n)
     chunk = triton.cdiv(triton.cdiv(s.l, how.chunks), how.steps) * how.steps
     chunks = triton.cdiv(s.l, chunk)
@@ -206,7 +206,7 @@ def route_scan_fwd(
     acc = None
     if output and s.k * len(turns) > 1:
         acc = out if out.dtype == torch.float32 else empty(s.b, s.l, s.d)
-    states = empty(s.b, s.k, triton.cdiv(s.l, how.steps), s.n, s.d) if save_states else None
+    states = empty(s.b, s.k, blocks, s.n, s.d) if save_states else None
 
     def launch(slots, group, turn, start, end, decay, out, states):
         n0, n = turn
@@ -240,30 +240,3 @@ def route_scan_fwd(
                 for turn in turns:
                     launch(1, group, turn, start, end, None, out, states)
     return None if out is None else out.transpose(1, 2), last, states
-
-
-def selective_scan_fwd(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    *,
-    save_states: bool = False,
-    how: Plan | None = None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """`selective_scan` on the GPU: out (b, d, l), last state (b, d, n) and what `selective_scan_bwd` may start from.
-
-    Shapes are those of `vimamba.kernels.selective_scan.selective_scan`, B and C with groups: (b, g, n, l).
-    """
-    out, last_state, states = route_scan_fwd(
-        u, *single_route(delta, A, B, C, D), z, *single_route(delta_bias, initial_state), delta_softplus,
-        Routes((reverse,)), save_states=save_states, how=how,
-    )  # fmt: skip
-    return out, last_state[:, 0], states

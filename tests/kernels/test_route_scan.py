@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
 from vimamba.errors import UsageError
 from vimamba.kernels.causal_conv1d import route_conv1d
@@ -141,6 +142,26 @@ def test_the_convolution_equals_that_of_copies(name, dtype, width):
     for name, a, b in zip(('x', 'weight', 'bias'), *grads):
         assert_close_to_float64(b, a, dtype, name)
     torch.library.opcheck(torch.ops.vimamba.route_conv1d.default, (*given, *walk_of(order.index), True))
+
+
+@pytest.mark.parametrize('shared', [False, True])
+@pytest.mark.parametrize('backend', ['portable', pytest.param('cpu', marks=built)])
+def test_strides_are_those_that_the_compiler_is_told(backend, shared):
+    """torch.compile asserts them; opcheck does not look at those of a backward pass."""
+    order = create_order('bidirectional', (1, 5))
+    tensors = [t.float() for t in make_inputs(order, shared=shared).values()]
+    rest = ([1, -1], True)
+
+    def run(tensors, grad):
+        outputs = torch.ops.vimamba.route_scan(*tensors, None, *rest, True, backend)
+        saved = outputs[2:]
+        return [*outputs, *torch.ops.vimamba.route_scan_backward(grad, None, *tensors, None, *saved, *rest, backend)]
+
+    grad = torch.randn(2, 6, 5)
+    real = run(tensors, grad)
+    with FakeTensorMode() as mode:
+        told = run([mode.from_tensor(t) for t in tensors], mode.from_tensor(grad))
+    assert [(t.shape, t.stride()) for t in real] == [(t.shape, t.stride()) for t in told]
 
 
 @pytest.mark.parametrize(('name', 'grid'), ORDERS, ids=IDS)

@@ -242,18 +242,13 @@ def test_nothing_is_launched_for_nothing(scan):
 
 
 def test_a_sequence_in_two_calls_is_the_sequence_in_one(scan):
-    args = make_inputs(b=1, d=8, l=12, n=3)
-    u, delta, A, B, C, D, z, bias, initial = (
-        t if t is None else t[:, 0] if i in (1, 3, 4, 8) else t for i, t in enumerate(args)
-    )
-    A, D, bias = A[0], D[0], bias[0]
-    whole, last, _ = scan.fwd.selective_scan_fwd(u, delta, A, B, C, D, z, bias, initial, True, False)
-    parts, state = [], initial
+    u, delta, A, B, C, D, z, bias, state = make_inputs(b=1, d=8, l=12, n=3)
+    routes = scan.common.Routes((False,))
+    whole, last, _ = scan.fwd.route_scan_fwd(u, delta, A, B, C, D, z, bias, state, True, routes)
+    parts = []
     for span in (slice(0, 7), slice(7, 12)):
-        cut = [t[..., span] for t in (u, delta, B, C, z)]
-        out, state, _ = scan.fwd.selective_scan_fwd(
-            cut[0], cut[1], A, cut[2], cut[3], D, cut[4], bias, state, True, False
-        )
+        u_, delta_, B_, C_, z_ = (t[..., span] for t in (u, delta, B, C, z))
+        out, state, _ = scan.fwd.route_scan_fwd(u_, delta_, A, B_, C_, D, z_, bias, state, True, routes)
         parts.append(out)
     torch.testing.assert_close(torch.cat(parts, -1), whole)
     torch.testing.assert_close(state, last)

@@ -1,0 +1,50 @@
+"""The selective scan on the GPU by the Triton kernels, and wherever Triton's interpreter runs (TRITON_INTERPRET=1)."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from ..routes import route_rows
+from .scan import Scan
+from .triton_bwd import route_scan_bwd
+from .triton_common import Routes, stored_steps
+from .triton_fwd import route_scan_fwd
+
+__all__ = ['KEEPS_Y', 'MEMORY', 'backward', 'describe', 'forward', 'stored_steps']
+
+KEEPS_Y = False  # the backward pass makes the gated sum again
+MEMORY = {'u': 'bkld', 'delta': 'bkld', 'A': 'knd', 'B': 'bklgn', 'C': 'bklgn', 'z': 'bld'}  # of the gradients
+
+
+def describe() -> str:
+    return f'Triton {triton.__version__}'
+
+
+def routes_of(s: Scan) -> Routes:
+    """The walks as the kernels know them: by rows or columns of one grid, forth or back, or by a table."""
+    if s.rows is not None:
+        return Routes((False,) * len(s.steps), table=s.rows.contiguous())
+    length = s.u.shape[-1]
+    widths = {abs(step) for step in s.steps} - {1}
+    if len(widths) > 1 or any(length % width for width in widths):
+        rows = [route_rows(step, length, s.u.device) for step in s.steps]
+        return Routes((False,) * len(s.steps), table=torch.stack(rows).to(torch.int32))
+    reverse, columns = tuple(step < 0 for step in s.steps), tuple(abs(step) != 1 for step in s.steps)
+    return Routes(reverse, columns, max(widths, default=1))
+
+
+def forward(s: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Computes (out, last_state, saved, y): the third is what `backward` wants, empty unless ``save``."""
+    out, last, states = route_scan_fwd(*s[:9], s.softplus, routes_of(s), save_states=save)
+    assert out is not None
+    nothing = s.u.new_empty(0, dtype=torch.float32)
+    return out, last, nothing if states is None else states, nothing.clone()
+
+
+def backward(
+    grad_out: Tensor, grad_last: Tensor | None, s: Scan, saved: Tensor, y: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients for the tensors of the scan, u to initial_state; None where there is none."""
+    return route_scan_bwd(grad_out, grad_last, *s[:9], s.softplus, routes_of(s), saved)
