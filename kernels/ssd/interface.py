@@ -1,0 +1,130 @@
+"""SSD: argument checks, choice of backend, and what surrounds the recurrence (softplus, skip, gate, direction)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vimamba.errors import bad_argument, check_integers, unknown_name
+
+from .portable import ssd_chunked
+from .reference import ssd_reference
+
+BACKENDS = ('auto', 'portable', 'reference')
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    reverse: bool = False,
+    chunk_size: int = 32,
+    backend: str = 'auto',
+) -> Tensor | tuple[Tensor, Tensor]:
+    """State space duality, the scan of Mamba-2 (arXiv:2405.21060), differentiable any number of times.
+
+        d_t = softplus(dt_t + dt_bias)
+        H_t = exp(d_t A) H_{t-1} + d_t x_t B_t^T
+        y_t = H_t C_t + D x_t,    out_t = y_t * silu(z_t)
+
+    It is the selective scan with one A and one step size for a head, which makes it a matrix product. Argument names
+    and shapes are those of mamba_ssm (``mamba_chunk_scan_combined``). Legend: b batch, l steps, h heads, p channels of
+    each (headdim), g groups (g divides h; head i reads B and C of group i // (h / g)), n states (d_state). Any strides;
+    b and l may be 0. Computed in float32, with the state in float32, under autocast too; float64 in float64.
+
+    Args:
+        x: input (b, l, h, p).
+        dt: step sizes before bias and softplus (b, l, h).
+        A: state decay (h,), negative for a stable scan; as is, not its logarithm.
+        B: input weights (b, l, g, n).
+        C: output weights, same shape as B.
+        D: skip weight (h,) or (h, p).
+        z: gate (b, l, h, p).
+        dt_bias: (h,), added to dt before softplus.
+        dt_softplus: apply softplus to dt + dt_bias.
+        return_last_state: also return the state after the last step.
+        initial_state: state before the first step (b, h, p, n); zeros if None.
+        reverse: walk from step l - 1 to step 0; the last state is then that after step 0.
+        chunk_size: steps of one masked matrix product; the result does not depend on it but for rounding.
+        backend: 'auto', 'portable' (plain PyTorch, any device) or 'reference' (one step at a time).
+
+    Returns:
+        out (b, l, h, p) in the dtype of x; with ``return_last_state`` also the state (b, h, p, n), in float32 (float64
+        for float64 input), differentiable: give it to the next chunk of a long sequence as ``initial_state``.
+
+    Raises:
+        UsageError (a ValueError): names the argument, what was expected and what came, before anything is computed.
+
+    >>> x, dt, B = torch.rand(1, 8, 2, 4), torch.rand(1, 8, 2), torch.rand(1, 8, 1, 16)
+    >>> ssd(x, dt, -torch.ones(2), B, B).shape
+    torch.Size([1, 8, 2, 4])
+    """
+    if backend not in BACKENDS:
+        raise unknown_name('backend', str(backend), BACKENDS)
+    check_integers(1, chunk_size=chunk_size)
+    _check(x, dt, A, B, C, D, z, dt_bias, initial_state)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        tokens = [t.to(wide) for t in (x, dt, B, C)]
+        x_, dt_, B_, C_ = (t.flip(1) for t in tokens) if reverse else tokens
+        if dt_bias is not None:
+            dt_ = dt_ + dt_bias.to(wide)
+        if dt_softplus:
+            dt_ = F.softplus(dt_)
+        start = None if initial_state is None else initial_state.to(wide)
+        if backend == 'reference':
+            out, last = ssd_reference(x_, dt_, A.to(wide), B_, C_, start)
+        else:
+            out, last = ssd_chunked(x_, dt_, A.to(wide), B_, C_, start, chunk_size)
+        if D is not None:
+            out = out + x_ * (D if D.ndim == 2 else D.unsqueeze(-1)).to(wide)
+        out = out.flip(1) if reverse else out
+        if z is not None:
+            out = out * F.silu(z.to(wide))
+    return (out.to(x.dtype), last) if return_last_state else out.to(x.dtype)
+
+
+def _check(x, dt, A, B, C, D, z, dt_bias, initial_state) -> None:
+    for name, t, axes in (('x', x, '(b, l, h, p)'), ('B', B, '(b, l, g, n)')):
+        if not isinstance(t, Tensor):
+            raise bad_argument(name, 'a tensor', type(t).__name__)
+        if t.ndim != 4:
+            raise bad_argument(name, f'shape {axes}', f'shape {tuple(t.shape)}')
+    (b, l, h, p), (g, n) = x.shape, B.shape[2:]
+    if h < 1 or p < 1:
+        raise bad_argument('x', 'shape (b, l, h, p) with h >= 1 and p >= 1', f'h = {h} and p = {p}')
+    if g < 1 or h % g or n < 1:
+        raise bad_argument('B', f'g groups that divide the {h} heads of x, n >= 1', f'g = {g} and n = {n}')
+    shapes = {
+        'x': (x, (b, l, h, p)),
+        'dt': (dt, (b, l, h)),
+        'A': (A, (h,)),
+        'B': (B, (b, l, g, n)),
+        'C': (C, (b, l, g, n)),
+        'D': (D, (h, p) if isinstance(D, Tensor) and D.ndim == 2 else (h,)),
+        'z': (z, (b, l, h, p)),
+        'dt_bias': (dt_bias, (h,)),
+        'initial_state': (initial_state, (b, h, p, n)),
+    }
+    for name, (t, shape) in shapes.items():
+        if t is None and name not in ('dt', 'A', 'C'):
+            continue
+        if not isinstance(t, Tensor):
+            raise bad_argument(name, 'a tensor', type(t).__name__)
+        if tuple(t.shape) != shape:
+            raise bad_argument(name, f'shape {shape}', f'shape {tuple(t.shape)}')
+        if t.dtype not in _FLOATS:
+            raise bad_argument(name, 'a floating-point dtype', t.dtype)
+        if t.device != x.device:
+            raise bad_argument(name, f'device {x.device} (that of x)', f'device {t.device}')

@@ -1,0 +1,54 @@
+"""SSD by blocks, in plain PyTorch: within a chunk of steps a masked matrix product, between chunks the recurrence.
+
+Memory and time are linear in the length. Decays are exponentials of sums of the steps between two tokens, each taken as
+a sum of its own: no quotient of two products, nor a difference of two long sums, which loses its digits.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ['ssd_chunked']
+
+
+def _sums_between(a: Tensor) -> Tensor:
+    """(..., c) -> (..., c, c): the sum of a over j + 1 ... i where i >= j, and -inf where i < j."""
+    c = a.shape[-1]
+    ones = torch.ones(c, c, dtype=torch.bool, device=a.device)
+    sums = a.unsqueeze(-1).expand(*a.shape, c).masked_fill(~ones.tril(-1), 0).cumsum(-2)
+    return sums.masked_fill(~ones.tril(), -torch.inf)
+
+
+def ssd_chunked(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """As `ssd_reference`, in steps of ``chunk_size`` (arXiv:2405.21060, Sec. 6)."""
+    (b, l, h, p), (g, n) = x.shape, B.shape[2:]
+    pad = -l % chunk_size  # with steps of size 0, which leave the state as it is
+    x, B, C = (F.pad(t, (0, 0, 0, 0, 0, pad)) for t in (x, B, C))
+    dt = F.pad(dt, (0, 0, 0, pad))
+    # b batch, z chunks, i and j steps of a chunk, g groups, e heads of a group
+    x, dt = (t.unflatten(2, (g, h // g)).unflatten(1, (-1, chunk_size)) for t in (x, dt))  # (b, z, i, g, e, ...)
+    B, C = (t.unflatten(1, (-1, chunk_size)) for t in (B, C))  # (b, z, i, g, n)
+    steps = (dt * A.view(g, h // g)).permute(0, 1, 3, 4, 2)  # (b, z, g, e, i)
+    weighted = x * dt.unsqueeze(-1)
+
+    decays = torch.exp(_sums_between(steps))  # (b, z, g, e, i, j)
+    products = torch.einsum('bzign,bzjgn->bzgij', C, B).unsqueeze(3)
+    y = torch.einsum('bzgeij,bzjgep->bzigep', products * decays, weighted)
+
+    to_end = decays[..., -1, :].permute(0, 1, 4, 2, 3)  # (b, z, j, g, e)
+    added = torch.einsum('bzjgn,bzjgep->bzgepn', B, weighted * to_end.unsqueeze(-1))
+    from_start = torch.exp(steps.cumsum(-1))  # (b, z, g, e, i)
+    state = x.new_zeros(b, h, p, n) if initial_state is None else initial_state
+    state = state.unflatten(1, (g, h // g))
+    before = []
+    for whole, new in zip(from_start[..., -1].unbind(1), added.unbind(1), strict=True):
+        before.append(state)
+        state = whole[..., None, None] * state + new
+    if before:
+        carried = torch.einsum('bzign,bzgepn->bzigep', C, torch.stack(before, 1))
+        y = y + carried * from_start.permute(0, 1, 4, 2, 3).unsqueeze(-1)
+    return y.flatten(1, 2)[:, :l].flatten(2, 3), state.flatten(1, 2)

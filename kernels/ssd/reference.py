@@ -1,0 +1,34 @@
+"""SSD by its recurrence: the mathematics, one step at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ssd_reference(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """H_t = exp(dt_t A) H_{t-1} + dt_t x_t B_t^T,  y_t = H_t C_t, a matrix H (p, n) for each head.
+
+    arXiv:2405.21060, Eq. 1 with its Sec. 2's discretisation, A a scalar for each head; any floating-point dtype, any
+    number of derivatives.
+
+    Args:
+        x: (b, l, h, p).
+        dt: step sizes (b, l, h), as they enter.
+        A: (h,).
+        B, C: (b, l, g, n), head i reading group i // (h / g).
+        initial_state: (b, h, p, n); zeros if None.
+
+    Returns:
+        y (b, l, h, p) and the last state (b, h, p, n).
+    """
+    b, _, h, p = x.shape
+    B, C = (t.repeat_interleave(h // t.shape[2], 2) for t in (B, C))  # (b, l, h, n)
+    state = x.new_zeros(b, h, p, B.shape[-1]) if initial_state is None else initial_state
+    ys = []
+    for x_t, dt_t, B_t, C_t in zip(*(t.unbind(1) for t in (x, dt, B, C)), strict=True):
+        state = torch.exp(dt_t * A)[..., None, None] * state + (dt_t[..., None] * x_t)[..., None] * B_t[..., None, :]
+        ys.append((state * C_t[..., None, :]).sum(-1))
+    return (torch.stack(ys, 1) if ys else x), state
