@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vimamba.errors import bad_argument, check_integers, unknown_name
 
-from .portable import ssd_chunked
+from .portable import ssd_chunked, ssd_noncausal
 from .reference import ssd_reference
 
 BACKENDS = ('auto', 'portable', 'reference')
@@ -29,6 +29,7 @@ def ssd(
     *,
     initial_state: Tensor | None = None,
     reverse: bool = False,
+    causal: bool = True,
     chunk_size: int = 32,
     backend: str = 'auto',
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -37,6 +38,8 @@ def ssd(
         d_t = softplus(dt_t + dt_bias)
         H_t = exp(d_t A) H_{t-1} + d_t x_t B_t^T
         y_t = H_t C_t + D x_t,    out_t = y_t * silu(z_t)
+
+    Non-causal (VSSD, arXiv:2407.18559): every token reads the same H = sum_t -d_t A x_t B_t^T; A weighs, none decays.
 
     It is the selective scan with one A and one step size for a head, which makes it a matrix product. Argument names
     and shapes are those of mamba_ssm (``mamba_chunk_scan_combined``). Legend: b batch, l steps, h heads, p channels of
@@ -56,6 +59,7 @@ def ssd(
         return_last_state: also return the state after the last step.
         initial_state: state before the first step (b, h, p, n); zeros if None.
         reverse: walk from step l - 1 to step 0; the last state is then that after step 0.
+        causal: False for the non-causal form: its last state is H, which starts from ``initial_state``.
         chunk_size: steps of one masked matrix product; the result does not depend on it but for rounding.
         backend: 'auto', 'portable' (plain PyTorch, any device) or 'reference' (one step at a time).
 
@@ -84,7 +88,9 @@ def ssd(
             dt_ = F.softplus(dt_)
         start = None if initial_state is None else initial_state.to(wide)
         if backend == 'reference':
-            out, last = ssd_reference(x_, dt_, A.to(wide), B_, C_, start)
+            out, last = ssd_reference(x_, dt_, A.to(wide), B_, C_, start, causal)
+        elif not causal:
+            out, last = ssd_noncausal(x_, dt_, A.to(wide), B_, C_, start)
         else:
             out, last = ssd_chunked(x_, dt_, A.to(wide), B_, C_, start, chunk_size)
         if D is not None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['ssd_chunked']
+__all__ = ['ssd_chunked', 'ssd_noncausal']
 
 
 def _sums_between(a: Tensor) -> Tensor:
@@ -52,3 +52,15 @@ def ssd_chunked(
         carried = torch.einsum('bzign,bzgepn->bzigep', C, torch.stack(before, 1))
         y = y + carried * from_start.permute(0, 1, 4, 2, 3).unsqueeze(-1)
     return y.flatten(1, 2)[:, :l].flatten(2, 3), state.flatten(1, 2)
+
+
+def ssd_noncausal(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """y_t = H C_t with one H = sum_t -d_t A x_t B_t^T for all tokens: two matrix products (arXiv:2407.18559, Sec. 3.2)."""
+    g = B.shape[2]
+    weighted = (x * -(dt * A).unsqueeze(-1)).unflatten(2, (g, -1))  # (b, l, g, e, p)
+    state = torch.einsum('blgep,blgn->bgepn', weighted, B)
+    if initial_state is not None:
+        state = state + initial_state.unflatten(1, (g, -1))
+    return torch.einsum('blgn,bgepn->blgep', C, state).flatten(2, 3), state.flatten(1, 2)

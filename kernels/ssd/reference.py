@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def ssd_reference(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None = None
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None = None, causal: bool = True
 ) -> tuple[Tensor, Tensor]:
     """H_t = exp(dt_t A) H_{t-1} + dt_t x_t B_t^T,  y_t = H_t C_t, a matrix H (p, n) for each head.
 
@@ -20,6 +20,7 @@ def ssd_reference(
         A: (h,).
         B, C: (b, l, g, n), head i reading group i // (h / g).
         initial_state: (b, h, p, n); zeros if None.
+        causal: False for one state of all tokens, the sum of -dt_t A x_t B_t^T.
 
     Returns:
         y (b, l, h, p) and the last state (b, h, p, n).
@@ -27,6 +28,11 @@ def ssd_reference(
     b, _, h, p = x.shape
     B, C = (t.repeat_interleave(h // t.shape[2], 2) for t in (B, C))  # (b, l, h, n)
     state = x.new_zeros(b, h, p, B.shape[-1]) if initial_state is None else initial_state
+    if not causal:
+        for x_t, dt_t, B_t in zip(*(t.unbind(1) for t in (x, dt, B)), strict=True):
+            state = state + (-dt_t * A)[..., None, None] * x_t[..., None] * B_t[..., None, :]
+        ys = [(state * C_t[..., None, :]).sum(-1) for C_t in C.unbind(1)]
+        return (torch.stack(ys, 1) if ys else x), state
     ys = []
     for x_t, dt_t, B_t, C_t in zip(*(t.unbind(1) for t in (x, dt, B, C)), strict=True):
         state = torch.exp(dt_t * A)[..., None, None] * state + (dt_t[..., None] * x_t)[..., None] * B_t[..., None, :]

@@ -79,6 +79,21 @@ def test_strides_and_directions(reverse, options):
         torch.testing.assert_close(value, expected[name])
 
 
+@pytest.mark.parametrize('shape', SHAPES[::4], ids=str)
+def test_the_non_causal_form(shape):
+    inputs = make(*shape)
+    expected = results(leaves(inputs), backend='reference', causal=False)
+    for name, value in results(leaves(inputs), causal=False).items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_the_non_causal_form_does_not_know_the_order_of_tokens():
+    inputs = make()
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    shuffled = {name: t[:, order] if name in ('x', 'dt', 'B', 'C', 'z') else t for name, t in inputs.items()}
+    torch.testing.assert_close(ssd(**shuffled, causal=False), ssd(**inputs, causal=False)[:, order])
+
+
 @settings(max_examples=25, deadline=None)
 @given(l=st.integers(0, 40), chunk=st.integers(1, 50), without=st.sets(st.sampled_from(OPTIONAL)))
 def test_chunks_do_not_show(l, chunk, without):
