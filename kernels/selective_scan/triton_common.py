@@ -209,7 +209,7 @@ def plan(s: Shape, backward: bool) -> Plan:
     blocks = [64, 32] if group % 64 == 0 and not (backward and s.n > 4) else [32]
     block = next((block for block in blocks if s.b * s.blocks(block) >= WARPS), blocks[-1])
     chunks = 1
-    if 2 * s.b * s.blocks(block) < WARPS:
+    if 0 < 2 * s.b * s.blocks(block) < WARPS:
         block = blocks[0]
         chunks = max(1, min(triton.cdiv(WARPS, s.b * s.blocks(block)), s.l // 64))
     return Plan(block, stored_steps(s.n), chunks)

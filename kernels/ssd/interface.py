@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from importlib import import_module
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +15,8 @@ from vimamba.errors import bad_argument, check_integers, unknown_name
 from .portable import ssd_chunked, ssd_noncausal
 from .reference import ssd_reference
 
-BACKENDS = ('auto', 'portable', 'reference')
+BACKENDS = ('auto', 'triton', 'portable', 'reference')
+MAX_STATES = 128  # of the Triton kernels
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -61,7 +66,7 @@ def ssd(
         reverse: walk from step l - 1 to step 0; the last state is then that after step 0.
         causal: False for the non-causal form: its last state is H, which starts from ``initial_state``.
         chunk_size: steps of one masked matrix product; the result does not depend on it but for rounding.
-        backend: 'auto', 'portable' (plain PyTorch, any device) or 'reference' (one step at a time).
+        backend: 'auto', 'triton' (on a GPU), 'portable' (plain PyTorch, any device) or 'reference' (step by step).
 
     Returns:
         out (b, l, h, p) in the dtype of x; with ``return_last_state`` also the state (b, h, p, n), in float32 (float64
@@ -78,10 +83,13 @@ def ssd(
         raise unknown_name('backend', str(backend), BACKENDS)
     check_integers(1, chunk_size=chunk_size)
     _check(x, dt, A, B, C, D, z, dt_bias, initial_state)
+    backend = _choose(backend, x, B.shape[-1], causal)
     wide = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        tokens = [t.to(wide) for t in (x, dt, B, C)]
-        x_, dt_, B_, C_ = (t.flip(1) for t in tokens) if reverse else tokens
+        x_, B_, C_ = (x, B, C) if backend == 'triton' else (t.to(wide) for t in (x, B, C))
+        dt_ = dt.to(wide)
+        if reverse:
+            x_, dt_, B_, C_ = (t.flip(1) for t in (x_, dt_, B_, C_))
         if dt_bias is not None:
             dt_ = dt_ + dt_bias.to(wide)
         if dt_softplus:
@@ -89,6 +97,9 @@ def ssd(
         start = None if initial_state is None else initial_state.to(wide)
         if backend == 'reference':
             out, last = ssd_reference(x_, dt_, A.to(wide), B_, C_, start, causal)
+        elif backend == 'triton':
+            kernel = import_module('.triton_ssd', __package__).ssd_triton
+            out, last, _ = kernel(x_, dt_, A.to(wide), B_, C_, start, torch.is_grad_enabled())
         elif not causal:
             out, last = ssd_noncausal(x_, dt_, A.to(wide), B_, C_, start)
         else:
@@ -99,6 +110,19 @@ def ssd(
         if z is not None:
             out = out * F.silu(z.to(wide))
     return (out.to(x.dtype), last) if return_last_state else out.to(x.dtype)
+
+
+def _choose(backend: str, x: Tensor, states: int, causal: bool) -> str:
+    if backend not in ('auto', 'triton'):
+        return backend
+    on_gpu = x.device.type == 'cuda' or os.environ.get('TRITON_INTERPRET') == '1'
+    fits = on_gpu and causal and x.dtype != torch.float64 and states <= MAX_STATES and find_spec('triton') is not None
+    if backend == 'triton' and not fits:
+        limit = f'float32 and narrower, causal, up to {MAX_STATES} states, on a GPU, with Triton'
+        raise bad_argument('backend', f"'portable' on {x.device.type} for these", "'triton'", f'it takes {limit}')
+    # no GPU has run the Triton kernels yet: they are not chosen for anyone who did not ask
+    wanted = backend == 'triton' or os.environ.get('VIMAMBA_TRITON') == '1'
+    return 'triton' if fits and wanted else 'portable'
 
 
 def _check(x, dt, A, B, C, D, z, dt_bias, initial_state) -> None:

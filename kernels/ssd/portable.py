@@ -57,7 +57,7 @@ def ssd_chunked(
 def ssd_noncausal(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """y_t = H C_t with one H = sum_t -d_t A x_t B_t^T for all tokens: two matrix products (arXiv:2407.18559, Sec. 3.2)."""
+    """y_t = H C_t with one H = sum_t -d_t A x_t B_t^T for all tokens: two matrix products (arXiv:2407.18559)."""
     g = B.shape[2]
     weighted = (x * -(dt * A).unsqueeze(-1)).unflatten(2, (g, -1))  # (b, l, g, e, p)
     state = torch.einsum('blgep,blgn->bgepn', weighted, B)

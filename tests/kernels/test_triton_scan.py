@@ -12,11 +12,8 @@ Without a GPU the kernels run under Triton's interpreter, at small shapes.
 from __future__ import annotations
 
 import importlib
-import re
-import subprocess
 import sys
 import types
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ import torch
 triton = pytest.importorskip('triton', reason='Triton is not installed: no GPU backend to test')
 
 import vimamba.kernels.selective_scan as package  # noqa: E402
+from tests import cubins  # noqa: E402
 
 ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
 FOLDER = Path(package.__file__).parent
@@ -273,55 +271,15 @@ def test_far_batch_items_are_reached(scan):
     assert_scan_matches(scan, args, scan.common.Routes((False,)))
 
 
-def compile_kernel(kernel, arch, constants, dtype='*bf16'):
-    """The kernel for one architecture without a GPU: registers, bytes of stack (spills) and its instructions."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    data = {'u', 'delta', 'B', 'C', 'z', 'out', 'gout', 'du', 'ddelta', 'dz'}
-    floats = {'A', 'D', 'bias', 'start', 'acc', 'states', 'end', 'decay', 'partial', 'partial_bc'}
-    multiples = {'channels', 'chunk', *(f'{s}_{axis}' for s in ('su', 'sd', 'sz', 'sg') for axis in 'bkl')}
-    names = kernel.arg_names
-    constants = {name: value for name, value in constants.items() if name in names}
-
-    def kind(name):
-        if name in constants:
-            return 'constexpr'
-        if name in data:
-            return dtype
-        return '*fp32' if name in floats or name.endswith('_acc') else '*i32' if name == 'rows' else 'i32'
-
-    signature = {name: kind(name) for name in names}
-    aligned = [i for i, name in enumerate(names) if name in multiples or signature[name].startswith('*')]
-    source = ASTSource(
-        kernel, signature, {(names.index(name),): value for name, value in constants.items()},
-        {(i,): [['tt.divisibility', 16]] for i in aligned if names[i] not in constants},
-    )  # fmt: skip
-    options = dict(num_warps=1, enable_fp_fusion=True, maxnreg=168 if 'gout' not in names else None)
-    return triton.compile(source, target=GPUTarget('cuda', arch, 32), options=options)
+DATA = {'u', 'delta', 'B', 'C', 'z', 'out', 'gout', 'du', 'ddelta', 'dz'}
+FLOATS = {'A', 'D', 'bias', 'start', 'acc', 'states', 'end', 'decay', 'partial', 'partial_bc'}
+MULTIPLES = {'channels', 'chunk', *(f'{s}_{axis}' for s in ('su', 'sd', 'sz', 'sg') for axis in 'bkl')}
 
 
-def inner_loop(compiled, tmp_path):
-    """Registers, bytes of stack, and the count of each instruction in the innermost loop that takes exponentials."""
-    cubin = tmp_path / 'kernel.cubin'
-    cubin.write_bytes(compiled.asm['cubin'])
-    tools = Path(triton.__file__).parent / 'backends/nvidia/bin'
-    usage = subprocess.run(
-        [tools / 'cuobjdump', '--dump-resource-usage', cubin], capture_output=True, text=True, check=True
-    )
-    registers, stack = map(int, re.search(r'REG:(\d+) STACK:(\d+)', usage.stdout).groups())
-    listing = subprocess.run([tools / 'nvdisasm', '-c', cubin], capture_output=True, text=True, check=True).stdout
-    code, labels, loops = [], {}, []
-    for line in listing.splitlines():
-        if label := re.match(r'(\.L_\S+):', line):
-            labels[label[1]] = len(code)
-        elif instruction := re.match(r'\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(.*?);', line):
-            code.append(instruction[1])
-            jump = re.search(r'BRA.*`\((\.L_\S+)\)', instruction[1])
-            if jump and jump[1] in labels:
-                loops.append(code[labels[jump[1]] :])
-    body = min((loop for loop in loops if any('MUFU.EX2' in i for i in loop)), key=len)
-    return registers, stack, Counter(i.split()[0].split('.')[0] for i in body)
+def kind(name):
+    if name in DATA:
+        return '*bf16'
+    return '*fp32' if name in FLOATS or name.endswith('_acc') else '*i32' if name == 'rows' else 'i32'
 
 
 KERNELS = {  # kernel, channels a thread, steps, constants, most instructions and MUFU a (batch, channel, step)
@@ -344,8 +302,12 @@ def test_compiles_without_a_spill(name, arch, tmp_path):
     common = dict(INDEX=triton.language.int32, BLOCK=32 * per_thread, T=steps, ORDER=order, SOFTPLUS=True, SUMS=n)
     common |= dict(SHARED=True, EVEN_D=True, EVEN_L=False, start=None, rows=None, decay=None, ddelta_acc=None)
     common |= dict.fromkeys(('su_d', 'sd_d', 'sB_n', 'sC_n', 'sz_d', 'sg_d'), 1)
-    compiled = compile_kernel(getattr(getattr(load(interpret=False), module), function), arch, common | constants)
-    registers, stack, mix = inner_loop(compiled, tmp_path)
+    kernel = getattr(getattr(load(interpret=False), module), function)
+    options = dict(num_warps=1, enable_fp_fusion=True, maxnreg=168 if module == 'fwd' else None)
+    cubin = cubins.compile_kernel(kernel, arch, kind, common | constants, MULTIPLES, tmp_path, **options)
+    registers, stack = cubins.registers_and_stack(cubin)
+    inner = min((loop for loop in cubins.loops(cubin) if any('MUFU.EX2' in i for i in loop)), key=len)
+    mix = cubins.mix(inner)
     each = {op: round(count / steps / per_thread, 1) for op, count in mix.most_common()}
     total = round(sum(mix.values()) / steps / per_thread, 1)
     print(f'{name}, sm_{arch}: {registers} registers, {stack} bytes spilled; a (batch, channel, step) {total}: {each}')

@@ -35,10 +35,10 @@ def count_flops(model: nn.Module, images: Tensor | Sequence[int]) -> dict[str, i
         model.eval()(images)
     model.train(training)
     root = type(model).__name__
-    names = {'Global': '', root: ''}
-    counts: dict[str, int] = {}
+    counts = {'': counter.get_total_flops()}
     for module, operators in counter.get_flop_counts().items():
-        counts[names.get(module, module.removeprefix(f'{root}.'))] = sum(operators.values())
+        if module not in ('Global', root):
+            counts[module.removeprefix(f'{root}.')] = sum(operators.values())
     return counts
 
 
