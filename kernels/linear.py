@@ -42,6 +42,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _linear(x, weight, bias) if _plain(x, weight) else F.linear(x, weight, bias)
 
 
+def dense(x: Tensor, weight: Tensor) -> Tensor:
+    """`linear` without a bias, for modules that are scripted."""
+    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript does not compile what stands inside)
+        if _plain(x, weight):
+            return _linear(x, weight, None)
+    return F.linear(x, weight)
+
+
 def linears(x: Tensor, weight: Tensor) -> Tensor:
     """One dense layer for each route: (k, m, i), (k, o, i) -> (k, m, o)."""
     if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript does not compile what stands inside)

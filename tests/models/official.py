@@ -24,21 +24,32 @@ def _normal(name: str, shape) -> np.ndarray:
 
 def fill(key: str, shape) -> np.ndarray:
     """The value of the parameter with the official name ``key``; the first rule that matches."""
-    last, ndim, z = key.split('.')[-1], len(shape), _normal(key, shape)
+    last, ndim = key.split('.')[-1], len(shape)
+    if 'num_batches_tracked' in key:
+        return np.zeros(tuple(shape), dtype=np.int64)
+    z = _normal(key, shape)
     small = np.float32(0.1) * z
     if 'A_' in last and 'log' in last:
-        return np.log(np.arange(1, shape[-1] + 1)).astype(np.float32) + small
+        levels = 1.0 + np.arange(shape[0]) % 16 if ndim == 1 else np.arange(1, shape[-1] + 1)
+        return np.log(levels).astype(np.float32) + small
     if last in ('D', 'Ds', 'D_b', 'D_c', 'D_s'):
         return 1 + small
-    if 'dt_proj' in key and key.endswith('bias'):
+    if 'running_mean' in key:
+        return small
+    if 'running_var' in key:
+        return 1 + np.abs(small)
+    if 'dt_projs_bias' in last or 'dt_bias' in last or ('dt_proj' in key and key.endswith('bias')):
         return np.float32(-4) + np.float32(0.5) * z
     if key.endswith('weight') and ndim == 1:
         return 1 + small
-    if last == 'gamma':
+    if ndim == 1 and not key.endswith('bias') and ('gamma' in last or 'layer_scale' in last):
         return np.float32(0.5) + small
-    if ndim <= 1 or (ndim == 3 and shape[0] == 1) or 'token' in key or 'pos_embed' in key:
+    if key.endswith('bias') or ndim <= 1 or (ndim == 3 and shape[0] == 1):
         return small
-    return z / np.float32(math.sqrt(math.prod(shape[1:])))
+    if any(name in key for name in ('pos_embed', 'cls_token', 'temporal_pos', 'token')):
+        return small
+    stacked = ndim == 3 and last.endswith(('proj_weight', 'projs_weight'))
+    return z / np.float32(math.sqrt(shape[-1] if stacked else math.prod(shape[1:])))
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,9 @@ class Case:
         return self.info['params']
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {key: torch.from_numpy(fill(key, shape)) for key, shape, _ in self.info['keys']}
+        """All but the tables that the official model computes itself."""
+        keys = [(key, shape) for key, shape, _ in self.info['keys'] if key not in self.info.get('kept_official', [])]
+        return {key: torch.from_numpy(np.asarray(fill(key, shape))) for key, shape in keys}
 
     def input(self) -> torch.Tensor:
         return torch.from_numpy(_normal(self.name, self.info['input_shape']))

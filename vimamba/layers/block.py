@@ -5,12 +5,12 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """x + drop_path(scale * mixer(norm(x))), with x in the dtype of the residual stream.
+    """x + drop_path(scale * mixer(norm(x))), and where there is an MLP the same again with norm2 and it.
 
-    Official Vim code delays the addition to the next block so as to fuse it with the norm there; it is the same
-    function, and what a block returns here is the sum.
+    The sum has the dtype of the residual stream. Official Vim code delays the addition to the next block so as to fuse
+    it with the norm there; it is the same function, and what a block returns here is the sum.
 
-    Shape: (b, l, dim) -> (b, l, dim).
+    Shape: (..., dim) -> (..., dim).
     """
 
     def __init__(
@@ -18,16 +18,28 @@ class Block(nn.Module):
         norm: nn.Module,
         mixer: nn.Module,
         dim: int,
+        norm2: nn.Module | None = None,
+        mlp: nn.Module | None = None,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
         device=None,
         dtype=None,
     ):
         super().__init__()
+
+        def scale() -> nn.Module:
+            return nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale, device=device, dtype=dtype)
+
         self.norm = norm
         self.mixer = mixer
-        self.ls = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale, device=device, dtype=dtype)
+        self.ls = scale()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.norm2 = norm2
+        self.mlp = mlp
+        self.ls2 = None if mlp is None else scale()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.ls(self.mixer(self.norm(x))))
+        x = x + self.drop_path(self.ls(self.mixer(self.norm(x))))
+        if self.mlp is not None and self.norm2 is not None and self.ls2 is not None:
+            x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        return x

@@ -13,6 +13,8 @@ from vimamba.kernels.routes import walk_of
 from vimamba.layers.norm import widen
 from vimamba.scans import ScanOrder
 
+from .init import init_A_log, init_dt
+
 
 class Projections(nn.Module):
     """Parameters of the convolution and of (delta, B, C) of a Mamba-1 inner block (arXiv:2312.00752, Fig. 3)."""
@@ -25,16 +27,11 @@ class Projections(nn.Module):
         self.dt_proj = nn.Linear(dt_rank, d_inner, **dd)
         self.D = nn.Parameter(torch.empty(d_inner, **dd))
 
-    def reset_parameters(self, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
-        """dt_proj such that softplus of its bias is log-uniform in [dt_min, dt_max]; D = 1; the rest PyTorch's."""
+    def reset_parameters(self) -> None:
+        """dt_proj as `init_dt` says; D = 1; the rest PyTorch's."""
         self.conv1d.reset_parameters()
         self.x_proj.reset_parameters()
-        bound = self.dt_proj.in_features**-0.5
-        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
-        with torch.no_grad():
-            log_dt = torch.empty_like(self.dt_proj.bias).uniform_(math.log(dt_min), math.log(dt_max))
-            dt = log_dt.exp().clamp(min=dt_floor)
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        init_dt(self.dt_proj.weight, self.dt_proj.bias)
         nn.init.ones_(self.D)
 
 
@@ -46,9 +43,7 @@ class Route(nn.Module):
         self.A_log = nn.Parameter(torch.empty(d_inner, d_state, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
-        """A = -(1 ... d_state) for every channel (S4D-real, arXiv:2206.11893)."""
-        with torch.no_grad():
-            self.A_log.copy_(torch.arange(1, self.A_log.shape[1] + 1, device=self.A_log.device).log())
+        init_A_log(self.A_log)
 
 
 class Mamba1(nn.Module):

@@ -1,5 +1,5 @@
 """Model families; importing this package registers their variants with timm."""
 
-from . import vim
+from . import vim, vmamba
 
-__all__ = ['vim']
+__all__ = ['vim', 'vmamba']

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import FeatureGetterNet
@@ -26,13 +28,19 @@ class FeatureGetter(FeatureGetterNet):
 
 
 def build_model(
-    cls: type[nn.Module], variant: str, pretrained: bool, filter_fn: Callable[..., dict[str, Tensor]], **kwargs: Any
-) -> nn.Module:
+    cls: type[nn.Module],
+    variant: str,
+    pretrained: bool,
+    filter_fn: Callable[..., dict[str, Tensor]],
+    out_indices: tuple[int, ...] = (-3, -2, -1),
+    **kwargs: Any,
+) -> Any:
     """timm's `build_model_with_cfg` with feature maps by `FeatureGetter` and official files read as published.
 
     A file or an address in the pretrained configuration is read by `load_checkpoint`, which executes nothing, and goes
     to ``filter_fn`` with its wrapper keys: which of several copies of the weights in a training checkpoint is the
-    published one is the family's knowledge, not a general rule. Only a head for other classes may be left out.
+    published one is the family's knowledge, not a general rule. Only a head for other classes may be left out, the
+    norms of ``feature_norm``, and with ``features_only`` the final norm.
 
     Raises:
         UsageError: the file is damaged, would execute something, or does not fit the model.
@@ -62,6 +70,8 @@ def build_model(
                 sizes = f'{classes} classes in the file, {model.num_classes} here'
                 logging.getLogger('vimamba').warning('%s: the head is left out and starts anew (%s)', source, sizes)
         own = model.state_dict()
+        anew = ('feature_norms.', *(('norm.', head) if kwargs.get('features_only') else ()))
+        weights |= {key: own[key] for key in own.keys() - weights.keys() if key.startswith(anew)}
         wrong = [key for key in own.keys() ^ weights.keys() if not key.startswith(head)]
         if wrong:
             what = 'lack' if wrong[0] in own else 'have no place for'
@@ -76,7 +86,7 @@ def build_model(
             pretrained_cfg=given,
             pretrained_cfg_overlay=overlay or None,
             pretrained_filter_fn=fit,
-            feature_cfg={'out_indices': (-3, -2, -1), 'feature_cls': FeatureGetter},
+            feature_cfg={'out_indices': out_indices, 'feature_cls': FeatureGetter},
             **kwargs,
         )
     except RuntimeError as error:
@@ -86,6 +96,29 @@ def build_model(
         raise _misfit(source, variant, faults[0].strip(), len(faults)) from error
     model.pretrained_cfg.pop('state_dict', None)  # do not keep a second copy of the weights
     return use_linear(model)
+
+
+def rename(weights: Mapping[str, Tensor], patterns: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Every key with every pattern (a regular expression, and what replaces it) applied, in their order.
+
+    >>> list(rename({'layers.3.op.D': torch.ones(1)}, [(r'\\.op\\.', '.mixer.'), ('layers', 'blocks')]))
+    ['blocks.3.mixer.D']
+    """
+    renamed = {}
+    for key, value in weights.items():
+        for pattern, new in patterns:
+            key = re.sub(pattern, new, key)
+        renamed[key] = value
+    return renamed
+
+
+def reshape_like(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The weights in the shapes of the model's own, where the number of elements agrees."""
+    own = model.state_dict()
+    return {
+        key: value.reshape(own[key].shape) if key in own and value.numel() == own[key].numel() else value
+        for key, value in weights.items()
+    }
 
 
 def _misfit(source: str, variant: str, fault: str, count: int) -> UsageError:

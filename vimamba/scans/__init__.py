@@ -23,6 +23,7 @@ from vimamba.scans.flat import (
     zigzag,
     zigzag_bidirectional,
 )
+from vimamba.scans.hierarchical import pyramid, windows, windows2, windows7
 
 __all__ = [
     'Affine',
@@ -37,11 +38,15 @@ __all__ = [
     'hilbert',
     'hilbert_bidirectional',
     'list_orders',
+    'pyramid',
     'raster',
     'register_order',
     'snake',
     'snake_bidirectional',
     'strided',
+    'windows',
+    'windows2',
+    'windows7',
     'zigzag',
     'zigzag_bidirectional',
 ]

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, wraps
+from functools import cached_property, lru_cache, reduce, wraps
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
@@ -86,10 +87,12 @@ class ScanOrder:
     Orders are shared and cached: treat their tensors as read-only.
 
     Attributes:
-        index: (K, L) int64. Route k reads memory row ``index[k, t]`` at step t. L = tokens of the grid + class tokens.
+        index: (K, L) int64. Route k reads memory row ``index[k, t]`` at step t; L = cells of the grid + class tokens +
+            pads.
         grid: the tokens as they lie in space: (L,), (H, W) or (T, H, W).
         flipped: which of the K routes were made by `reversed`; none by default.
         class_rows: the memory rows that are no cell of the grid, see `insert`.
+        pads: how many rows behind all others are no tokens but zeros, which windows that do not divide the grid read.
         inverse: (K, L) int64. The step at which route k reads row i.
 
     Raises:
@@ -104,6 +107,7 @@ class ScanOrder:
     grid: Grid
     flipped: tuple[bool, ...] = ()
     class_rows: tuple[int, ...] = ()
+    pads: int = 0
     inverse: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,8 +115,9 @@ class ScanOrder:
         if index.dtype != torch.int64 or index.ndim != 2 or index.shape[0] == 0:
             raise bad_argument('index', '(K, L) int64 with K >= 1', f'{tuple(index.shape)} {index.dtype}')
         routes, length = index.shape
-        if length != math.prod(grid) + len(self.class_rows):
+        if length != math.prod(grid) + len(self.class_rows) + self.pads or self.pads < 0:
             extra = f' and {len(self.class_rows)} class token(s)' if self.class_rows else ''
+            extra += f' and {self.pads} pads' if self.pads else ''
             raise bad_argument('index', f'L = {math.prod(grid)} cells of {grid}{extra}', f'L = {length}')
         if len(set(self.class_rows) & set(range(length))) != len(self.class_rows):
             raise bad_argument('class_rows', f'different rows from 0 to {length - 1}', self.class_rows)
@@ -154,13 +159,19 @@ class ScanOrder:
         return replace(self, index=self.index.flip(1), flipped=tuple(not flag for flag in self.flipped))
 
     def __or__(self, other: ScanOrder) -> ScanOrder:
-        """The routes of both."""
+        """The routes of both; those of the one with fewer pads read the others behind their last step."""
         if not isinstance(other, ScanOrder):
             return NotImplemented
         if (self.grid, self.class_rows) != (other.grid, other.class_rows):
             mine, theirs = (f'{o.grid} with class rows {o.class_rows}' for o in (self, other))
             raise bad_argument('a | b', f'two orders over the same tokens, {mine}', theirs)
-        return replace(self, index=torch.cat((self.index, other.index)), flipped=(*self.flipped, *other.flipped))
+        pads = max(self.pads, other.pads)
+        index = torch.cat([order._pad(pads).index for order in (self, other)])
+        return replace(self, index=index, flipped=(*self.flipped, *other.flipped), pads=pads)
+
+    def _pad(self, pads: int) -> ScanOrder:
+        more = torch.arange(self.length, self.length + pads - self.pads, device=self.index.device)
+        return replace(self, index=torch.cat((self.index, more.expand(self.routes, -1)), 1), pads=pads)
 
     def insert(self, row: int) -> ScanOrder:
         """The order over L + 1 tokens where a class token is stored at memory row ``row``: rows >= row move up by one.
@@ -169,14 +180,14 @@ class ScanOrder:
         so that `reversed` and `insert` commute: Vim's middle class token (arXiv:2401.09417) has row L // 2.
 
         Raises:
-            UsageError: ``row`` is not from 0 to L.
+            UsageError: ``row`` is not from 0 to the number of tokens.
 
         >>> ScanOrder(torch.tensor([[0, 2, 1, 3], [3, 1, 2, 0]]), (2, 2), flipped=(False, True)).insert(1).index
         tensor([[0, 1, 3, 2, 4],
                 [4, 2, 3, 1, 0]])
         """
-        if not 0 <= row <= self.length:
-            raise bad_argument('row', f'an integer from 0 to {self.length}', row)
+        if not 0 <= row <= self.length - self.pads:
+            raise bad_argument('row', f'an integer from 0 to {self.length - self.pads}', row)
         moved = self.index + (self.index >= row)
         routes = []
         for route, flag in zip(moved, self.flipped):
@@ -244,11 +255,12 @@ class ScanOrder:
         return hash(self._key())
 
     def _key(self) -> tuple:
-        return self.grid, self.flipped, self.class_rows
+        return self.grid, self.flipped, self.class_rows, self.pads
 
     def __repr__(self) -> str:
         class_rows = f', class_rows={self.class_rows}' if self.class_rows else ''
-        return f'ScanOrder(routes={self.routes}, length={self.length}, grid={self.grid}{class_rows})'
+        pads = f', pads={self.pads}' if self.pads else ''
+        return f'ScanOrder(routes={self.routes}, length={self.length}, grid={self.grid}{class_rows}{pads})'
 
 
 ORDERS: dict[str, Callable[..., ScanOrder]] = {}
@@ -279,7 +291,8 @@ def register_order(*ndims: int) -> Callable[[Callable[..., ScanOrder]], Callable
 
         @lru_cache(maxsize=32)
         def cached(grid: Grid, *options: int, **named: int) -> ScanOrder:
-            with torch.device('cpu'), torch.inference_mode(False):  # whatever the caller's default device and mode
+            # whatever the caller's default device and modes
+            with torch.device('cpu'), torch.inference_mode(False), _disable_current_modes():
                 return build(grid, *options, **named)
 
         @wraps(build)
@@ -292,18 +305,36 @@ def register_order(*ndims: int) -> Callable[[Callable[..., ScanOrder]], Callable
     return decorate
 
 
-def create_order(name: str, grid: Iterable[int]) -> ScanOrder:
-    """The registered order ``name`` over ``grid``, with its tensors on the CPU; the same object every time.
+def create_order(scan: str | Sequence[str], grid: Iterable[int]) -> ScanOrder:
+    """The registered order of that name over ``grid``, or the routes of several; its tensors are on the CPU.
+
+    ``'<name>_reversed'`` walks the routes of an order backwards. A name gives the same object every time.
 
     Raises:
         UsageError: an unknown name, or a grid that the order is not defined on.
 
     >>> create_order('column', (2, 3)).index
     tensor([[0, 3, 1, 4, 2, 5]])
+    >>> create_order(['column', 'raster_reversed'], (2, 3)).index
+    tensor([[0, 3, 1, 4, 2, 5],
+            [5, 4, 3, 2, 1, 0]])
     """
-    if name not in ORDERS:
-        raise unknown_name('scan order', name, ORDERS)
-    return ORDERS[name](grid)
+    if not isinstance(scan, str):
+        if not scan:
+            raise bad_argument('scan', 'the name of a scan order, or several', repr(scan))
+        return reduce(operator.or_, (create_order(name, grid) for name in scan))
+    if scan in ORDERS:
+        return ORDERS[scan](grid)
+    forth = scan.removesuffix('_reversed')
+    if forth not in ORDERS:
+        raise unknown_name('scan order', scan, ORDERS)
+    return _reversed(forth, _check_grid(grid))
+
+
+@lru_cache(maxsize=32)
+def _reversed(name: str, grid: Grid) -> ScanOrder:
+    with torch.device('cpu'), torch.inference_mode(False), _disable_current_modes():
+        return ORDERS[name](grid).reversed()
 
 
 def list_orders() -> list[str]:

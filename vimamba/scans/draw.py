@@ -128,8 +128,9 @@ def _places(order: ScanOrder) -> Tensor:
     """Where each memory row is painted: (L, 2) as x, y in cells."""
     frames, height, width = _frames(order.grid)
     frame, y, x = torch.meshgrid(*(torch.arange(n) for n in (frames, height, width)), indexing='ij')
-    places = torch.empty(order.length, 2)
-    is_class = torch.zeros(order.length, dtype=torch.bool)
+    tokens = order.length - order.pads
+    places = torch.empty(tokens, 2)
+    is_class = torch.zeros(tokens, dtype=torch.bool)
     is_class[list(order.class_rows)] = True
     places[~is_class] = torch.stack((frame * (width + 1) + x, y), -1).view(-1, 2).float()
     for i, row in enumerate(order.class_rows):
@@ -143,9 +144,10 @@ def _paint(panel: Axes, order: ScanOrder, route: int, points: float) -> None:
     from matplotlib.collections import LineCollection, PolyCollection
 
     places = _places(order)
-    path = places[order.index[route].cpu()]  # (l, 2)
+    rows = order.index[route].cpu()
+    path = places[rows[rows < order.length - order.pads]]  # (l, 2)
     move = path.diff(dim=0)
-    shade = colormaps['viridis'](torch.linspace(0, 0.92, order.length).numpy())[:, :3]  # (l, 3)
+    shade = colormaps['viridis'](torch.linspace(0, 0.92, len(path)).numpy())[:, :3]  # (l, 3)
     thick = min(2.2, points / 7)
     widths = torch.where(move.abs().amax(1) <= 1, thick, thick / 3).tolist()
     lines = torch.stack((path[:-1], path[1:]), 1)  # (l - 1, 2, 2)
@@ -157,7 +159,7 @@ def _paint(panel: Axes, order: ScanOrder, route: int, points: float) -> None:
             list(cells.numpy()), facecolors=0.75 + 0.25 * shade, edgecolors='white', linewidths=min(0.8, points / 20)
         )
     )
-    apart = math.ceil(order.length / 100)  # arrows enough to see the way
+    apart = math.ceil(len(path) / 100)  # arrows enough to see the way
     for t in range(apart // 2, len(move), apart):
         (x, y), (dx, dy) = (path[t] + 0.55 * move[t]).tolist(), move[t].tolist()
         triangle = (3, 0, math.degrees(math.atan2(-dy, dx)) - 90)

@@ -1,0 +1,249 @@
+"""Grid mixers: the convolution runs on the image, the projections are pointwise, the kernel reads in scan order."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+import vimamba.kernels.selective_scan  # noqa: F401  (registers the operator in torch.ops.vimamba)
+from vimamba.errors import bad_argument
+from vimamba.kernels.linear import dense
+from vimamba.kernels.ssd import ssd
+from vimamba.layers.maps import Conv2d
+from vimamba.layers.norm import widen
+from vimamba.scans import create_order
+
+from .init import init_A_log, init_dt
+from .walk import Scan, as_scan, count_routes, route_pads, route_rows, route_steps
+
+__all__ = ['GridMixer', 'RouteSSD', 'RouteSSM']
+
+
+class GridMixer(nn.Module):
+    """SS2D: a state space model over a map of tokens (arXiv:2401.10166, Fig. 3).
+
+        x, z = in_proj(map)
+        out = out_proj(norm(ssm(act(conv2d(x)))) * silu(z))       without the last factor if not ``gate``
+
+    Shape: (b, h, w, d_model) -> (b, h, w, d_model).
+
+    Args:
+        d_model: width of the tokens.
+        ssm: (d_inner, device, dtype) -> what runs along the routes, (b, h, w, d_inner) -> (b, h, w, d_inner).
+        expand: d_inner = expand * d_model.
+        d_conv: side of the depthwise convolution.
+        conv_bias: whether it has a bias.
+        bias: whether in_proj and out_proj have one.
+        gate: multiply by silu(z), a second half of in_proj.
+        norm: LayerNorm behind the routes.
+        act: behind the convolution.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        ssm: Callable[..., nn.Module],
+        expand: float = 2.0,
+        d_conv: int = 3,
+        conv_bias: bool = True,
+        bias: bool = False,
+        gate: bool = True,
+        norm: bool = True,
+        act: Callable[..., nn.Module] = nn.SiLU,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        self.d_inner, self.gate = int(expand * d_model), gate
+        self.in_proj = nn.Linear(d_model, self.d_inner * (2 if gate else 1), bias=bias, **dd)
+        self.conv2d = Conv2d(
+            self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv // 2, bias=conv_bias, **dd
+        )
+        self.act = act()
+        self.ssm = ssm(self.d_inner, **dd)
+        self.norm = nn.LayerNorm(self.d_inner, **dd) if norm else nn.Identity()
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.in_proj(x)
+        z = x
+        if self.gate:
+            x, z = x.chunk(2, -1)
+        x = self.norm(self.ssm(self.act(self.conv2d(x)))).to(z.dtype)
+        if self.gate:
+            x = x * F.silu(z)
+        return self.out_proj(x)
+
+
+@register_notrace_module
+class RouteSSM(nn.Module):
+    """Selective scans along the routes of a scan order over a map, each with parameters of its own.
+
+        for each route k:  delta_k, B_k, C_k = project_k(u);  y_k = selective_scan_k(u, delta_k, A_k, B_k, C_k, D_k)
+        out = sum_k y_k,  or sum_k merge(y_k)
+
+    Projections are made in memory order, once; the kernel reads in scan order and adds up.
+
+    Shape: (b, h, w, dim) -> (b, h, w, dim).
+
+    Args:
+        dim: channels (d_inner).
+        scan: name of a scan order, or names of several whose routes are taken together.
+        d_state: states a channel (N).
+        dt_rank: rank of delta's projection (R).
+        merge: what each route's output goes through before the sum, nothing if None.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        scan: str | Sequence[str] = 'cross',
+        d_state: int = 1,
+        dt_rank: int | None = None,
+        merge: nn.Module | None = None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        self.scan = as_scan(scan)
+        k, dt_rank = count_routes(self.scan), dt_rank or math.ceil(dim / 16)
+        self.splits = [dt_rank, d_state, d_state]
+        self.x_proj = nn.Parameter(torch.empty(k, dt_rank + 2 * d_state, dim, **dd))
+        self.dt_proj = nn.Parameter(torch.empty(k, dim, dt_rank, **dd))
+        self.dt_bias = nn.Parameter(torch.empty(k, dim, **dd))
+        self.A_log = nn.Parameter(torch.empty(k, dim, d_state, **dd))
+        self.D = nn.Parameter(torch.empty(k, dim, **dd))
+        self.merge = merge
+
+    def reset_parameters(self) -> None:
+        """x_proj uniform in dim^-1/2, dt_proj and dt_bias by `init_dt`, A = -(1 ... d_state), D = 1."""
+        bound = self.x_proj.shape[-1] ** -0.5
+        nn.init.uniform_(self.x_proj, -bound, bound)
+        init_dt(self.dt_proj, self.dt_bias)
+        init_A_log(self.A_log)
+        nn.init.ones_(self.D)
+
+    @torch.jit.ignore
+    def walk(self, height: int, width: int, x: Tensor) -> tuple[Tensor | None, list[int], int]:
+        """The routes over a map as the operators take them, and how many pads they read."""
+        steps = list(route_steps(self.scan, height, width))
+        return route_rows(self.scan, height, width, x.device), steps, route_pads(self.scan, height, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, height, width, d = x.shape
+        rows, steps, pads = self.walk(height, width, x)
+        u = x.reshape(b, height * width, d)
+        if pads:
+            u = F.pad(u, (0, 0, 0, pads))
+        delta, B, C = self.project(u)
+        A, D, bias = -torch.exp(widen(self.A_log)), widen(self.D), widen(self.dt_bias)
+        if self.merge is None:
+            y = scan(u, delta, A, B, C, D, bias, rows, steps)
+        else:
+            y = torch.zeros_like(u)
+            for k in range(len(steps)):
+                own = slice(k, k + 1)
+                rows_k = None if rows is None else rows[own]
+                y_k = scan(u, delta[:, own], A[own], B[:, own], C[:, own], D[own], bias[own], rows_k, steps[own])
+                y = y + self.merge(y_k)
+        return y[:, : height * width].view(b, height, width, d)
+
+    def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """delta (b, k, d, l), before bias and softplus, B and C (b, k, 1, n, l) of tokens (b, l, d)."""
+        b, l, _ = u.shape
+        k, width, _ = self.x_proj.shape
+        parts = dense(u, self.x_proj.flatten(0, 1)).view(b * l, k, width).transpose(0, 1)
+        dt, B, C = parts.split(self.splits, -1)
+        delta = torch.bmm(dt, self.dt_proj.transpose(1, 2).to(dt.dtype))  # the bias goes into the softplus, once
+        delta, B, C = [t.view(k, b, l, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, k, ., l)
+        return delta, B.unsqueeze(2), C.unsqueeze(2)
+
+
+@register_notrace_module
+class RouteSSD(nn.Module):
+    """`RouteSSM` with the scan of Mamba-2: one step size and one A for a head (arXiv:2405.21060).
+
+    Shape: (b, h, w, dim) -> (b, h, w, dim).
+
+    Args:
+        dim: channels (d_inner).
+        scan: name of a scan order, or names of several whose routes are taken together.
+        d_state: states a channel (N).
+        headdim: channels of a head.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        scan: str | Sequence[str] = 'cross',
+        d_state: int = 64,
+        headdim: int = 16,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if dim % headdim:
+            raise bad_argument('headdim', f'a divisor of the {dim} channels', headdim)
+        dd = {'device': device, 'dtype': dtype}
+        self.scan = as_scan(scan)
+        k, heads = count_routes(self.scan), dim // headdim
+        self.splits = [heads, d_state, d_state]
+        self.x_proj = nn.Parameter(torch.empty(k, heads + 2 * d_state, dim, **dd))
+        self.dt_bias = nn.Parameter(torch.empty(k, heads, **dd))
+        self.A_log = nn.Parameter(torch.empty(k, heads, **dd))
+        self.D = nn.Parameter(torch.empty(k, heads, headdim, **dd))
+
+    def reset_parameters(self) -> None:
+        """x_proj uniform in dim^-1/2, dt_bias uniform in [0, 0.1], A = -1, D = 1."""
+        bound = self.x_proj.shape[-1] ** -0.5
+        nn.init.uniform_(self.x_proj, -bound, bound)
+        nn.init.uniform_(self.dt_bias, 0, 0.1)
+        nn.init.zeros_(self.A_log)
+        nn.init.ones_(self.D)
+
+    @torch.jit.ignore
+    def forward(self, x: Tensor) -> Tensor:
+        b, height, width, d = x.shape
+        k, heads, headdim = self.D.shape
+        u = x.reshape(b, height * width, d)
+        order = create_order(self.scan, (height, width)).to(u.device)
+        u = F.pad(u, (0, 0, 0, order.pads))
+        own = dense(u, self.x_proj.flatten(0, 1)).view(b, -1, k, sum(self.splits)).transpose(1, 2)  # (b, k, l, .)
+        own = torch.stack([own[:, i].index_select(1, route) for i, route in enumerate(order.index)], 2)  # (b, l, k, .)
+        dt, B, C = own.split(self.splits, -1)
+        y = ssd(
+            order.scan(u).transpose(1, 2).reshape(b, -1, k * heads, headdim),
+            dt.flatten(2),
+            -torch.exp(widen(self.A_log)).flatten(),
+            B,
+            C,
+            widen(self.D).flatten(0, 1),
+            dt_bias=widen(self.dt_bias).flatten(),
+            dt_softplus=True,
+        )
+        y = order.merge(y.view(b, -1, k, d).transpose(1, 2))
+        return y[:, : height * width].view(b, height, width, d)
+
+
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+    rows: Tensor | None,
+    steps: list[int],
+) -> Tensor:
+    """The sum over the routes: (b, l, d) -> (b, l, d)."""
+    save = torch.is_grad_enabled()
+    y = torch.ops.vimamba.route_scan(
+        u.transpose(1, 2), delta, A, B, C, D, None, bias, None, rows, steps, True, save, 'auto'
+    )[0]
+    return y.transpose(1, 2)

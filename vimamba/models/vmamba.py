@@ -1,0 +1,324 @@
+"""VMamba: a pyramid whose blocks scan the map by rows and by columns, there and back (SS2D).
+
+Paper: VMamba: Visual State Space Model, arXiv:2401.10166.
+Official code and weights: MzeroMiko/VMamba, MIT.
+
+    image -> stem (1/4) -> 4 x Stage of Block(norm, GridMixer(RouteSSM on 'cross'), norm, MLP) -> norm -> mean -> head
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import Mlp, calculate_drop_path_rates
+from timm.models import generate_default_cfgs, register_model
+from timm.models.swin_transformer import PatchMerging
+from torch import Tensor, nn
+
+from vimamba.checkpoint import model_weights
+from vimamba.errors import bad_argument, check_integers
+from vimamba.layers import Block
+from vimamba.layers.maps import Conv2d, ToMap
+from vimamba.mixers import GridMixer, RouteSSD, RouteSSM
+
+from .backbone import Backbone, Stage
+from .builder import build_model, rename, reshape_like
+
+__all__ = ['VMamba']
+
+_NORM = partial(nn.LayerNorm, eps=1e-5)
+
+
+class VMamba(Backbone):
+    """VMamba (arXiv:2401.10166), on images of any size.
+
+    Args:
+        img_size, in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        embed_dim: width of the first stage; each stage doubles it.
+        depths: blocks of each stage.
+        mixer: 'mamba1' (selective scan) or 'mamba2' (SSD).
+        scan: name of a scan order, or names of several whose routes are taken together.
+        d_state: states a channel.
+        expand: channels of the scan, over those of the stage.
+        conv_bias: whether the depthwise convolution has a bias.
+        gate: multiply what comes from the scan by silu(z), a second half of the input projection.
+        mlp_ratio: width of the MLP over that of the stage; 0 for no MLP.
+        stem: 'overlap' (two 3x3 convolutions of stride 2) or 'patch' (one 4x4 of stride 4).
+        downsample: 'overlap' (3x3 convolution of stride 2), 'patch' (2x2) or 'merge' (Swin's patch merging).
+        drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+
+    | initial values | |
+    |---|---|
+    | in_proj, out_proj, MLP, head | truncated normal, std 0.02; bias 0 |
+    | convolutions | PyTorch's: uniform, bound fan_in^-1/2 |
+    | x_proj, dt_proj, dt_bias, A_log, D | those of `RouteSSM` or `RouteSSD` |
+    | norms | 1; bias 0 |
+
+    Shape: (b, in_chans, H, W) -> (b, num_classes).
+
+    >>> model = VMamba(embed_dim=16, depths=(1, 1, 1, 1), num_classes=10)
+    >>> model(torch.zeros(1, 3, 48, 64)).shape
+    torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 8, 2),
+        mixer: str = 'mamba1',
+        scan: str | Sequence[str] = 'cross',
+        d_state: int = 1,
+        expand: float = 1.0,
+        conv_bias: bool = False,
+        gate: bool = False,
+        mlp_ratio: float = 4.0,
+        stem: str = 'overlap',
+        downsample: str = 'overlap',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        feature_norm: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        check_integers(1, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state)
+        if mixer not in ('mamba1', 'mamba2'):
+            raise bad_argument('mixer', "'mamba1' or 'mamba2'", repr(mixer))
+        dd = {'device': device, 'dtype': dtype}
+        widths = [embed_dim * 2**i for i in range(len(depths))]
+
+        def block(dim: int, drop_path: float) -> Block:
+            if mixer == 'mamba1':
+                ssm = partial(RouteSSM, scan=scan, d_state=d_state, dt_rank=-(-dim // 16))
+            else:
+                ssm = partial(RouteSSD, scan=scan, d_state=d_state)
+            act = nn.SiLU if mixer == 'mamba1' else nn.GELU
+            return Block(
+                _NORM(dim, **dd),
+                GridMixer(dim, ssm, expand, conv_bias=conv_bias, gate=gate, act=act, **dd),
+                dim,
+                norm2=_NORM(dim, **dd) if mlp_ratio else None,
+                mlp=Mlp(dim, int(dim * mlp_ratio), **dd) if mlp_ratio else None,
+                drop_path=drop_path,
+            )
+
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
+        stages = [
+            Stage(
+                nn.Identity() if i == 0 else _downsample(downsample, widths[i - 1], width, dd),
+                [block(width, next(rates)) for _ in range(depths[i])],
+            )
+            for i, width in enumerate(widths)
+        ]
+        super().__init__(
+            _stem(stem, in_chans, embed_dim, dd),
+            stages,
+            widths,
+            [4 * 2**i for i in range(len(depths))],
+            _NORM(widths[-1], **dd),
+            img_size,
+            in_chans,
+            num_classes,
+            global_pool,
+            drop_rate,
+            feature_norm,
+            **dd,
+        )
+        self.init_weights()
+
+
+def _stem(kind: str, in_chans: int, dim: int, dd: dict[str, Any]) -> nn.Sequential:
+    if kind == 'patch':
+        return nn.Sequential(ToMap(), Conv2d(in_chans, dim, 4, 4, **dd), _NORM(dim, **dd))
+    if kind != 'overlap':
+        raise bad_argument('stem', "'overlap' or 'patch'", repr(kind))
+    half = dim // 2
+    first = Conv2d(in_chans, half, 3, 2, 1, **dd), _NORM(half, **dd), nn.GELU()
+    return nn.Sequential(ToMap(), *first, Conv2d(half, dim, 3, 2, 1, **dd), _NORM(dim, **dd))
+
+
+def _downsample(kind: str, dim: int, out: int, dd: dict[str, Any]) -> nn.Module:
+    if kind == 'merge':
+        return PatchMerging(dim, out, _NORM, **dd)
+    if kind not in ('overlap', 'patch'):
+        raise bad_argument('downsample', "'overlap', 'patch' or 'merge'", repr(kind))
+    conv = Conv2d(dim, out, 3, 2, 1, **dd) if kind == 'overlap' else Conv2d(dim, out, 2, 2, **dd)
+    return nn.Sequential(conv, _NORM(out, **dd))
+
+
+_RENAMED = (  # official -> here, in this order; the first four are names of 2024's first files
+    (r'\.ln_1\.', '.norm.'),
+    (r'\.self_attention\.', '.op.'),
+    (r'^patch_embed\.proj\.', 'patch_embed.0.'),
+    (r'^patch_embed\.norm\.', 'patch_embed.2.'),
+    (r'^(classifier\.)?norm\.', 'norm.'),
+    (r'^(classifier\.)?head\.', 'head.fc.'),
+    (r'^outnorm(\d)\.', r'feature_norms.\1.'),
+    (r'^patch_embed\.0\.', 'stem.1.'),
+    (r'^patch_embed\.2\.', 'stem.2.'),
+    (r'^patch_embed\.5\.', 'stem.4.'),
+    (r'^patch_embed\.7\.', 'stem.5.'),
+    (r'\.op\.', '.mixer.'),
+    (r'\.mixer\.x_proj(_|\.)weight', '.mixer.ssm.x_proj'),
+    (r'\.mixer\.dt_projs(_|\.)weight', '.mixer.ssm.dt_proj'),
+    (r'\.mixer\.dt_projs_bias', '.mixer.ssm.dt_bias'),
+    (r'\.mixer\.A_logs', '.mixer.ssm.A_log'),
+    (r'\.mixer\.Ds', '.mixer.ssm.D'),
+    (r'\.mixer\.out_norm\.', '.mixer.norm.'),
+    (r'\.mixer\.conv2d\.1\.', '.mixer.conv2d.'),
+)
+_MERGE = ((r'\.downsample\.1\.', '.downsample.norm.'), (r'\.downsample\.2\.', '.downsample.reduction.'))
+_CONV = ((r'\.downsample\.1\.', '.downsample.0.'), (r'\.downsample\.3\.', '.downsample.1.'))
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official file in any of its layouts, or a state dict of ours -> the state dict of ``model``.
+
+    The layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, and the backbones of
+    detection and segmentation (`feature_norm`).
+    """
+    weights = model_weights(state_dict, 'the checkpoint')
+    if 'stem.1.weight' in weights:
+        return weights
+    one_file = any('.downsample.2.' in key for key in weights)
+    weights = rename(weights, _RENAMED + (_MERGE if one_file else _CONV))
+    weights = {re.sub(r'(?<=^layers\.)\d+(?=\.downsample\.)', lambda m: f'{int(m[0]) + 1}', key): value
+               for key, value in weights.items()}  # fmt: skip
+    return reshape_like(weights, model)
+
+
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': url,
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (7, 7),
+        'crop_pct': 0.875,
+        'interpolation': 'bicubic',
+        'mean': (0.485, 0.456, 0.406),
+        'std': (0.229, 0.224, 0.225),
+        'first_conv': 'stem.1',
+        'classifier': 'head.fc',
+        'license': 'mit',
+        'origin_url': 'https://github.com/MzeroMiko/VMamba',
+        'paper_ids': 'arXiv:2401.10166',
+        **kwargs,
+    }
+
+
+_V0 = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/vssm{}.pth'
+_V2 = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm{}.pth'
+
+default_cfgs = generate_default_cfgs(
+    {
+        'vmamba_tiny_s1l8.mzero_in1k': _cfg(_V2.format('1_tiny_0230s_ckpt_epoch_264')),
+        'vmamba_small_s1l20.mzero_in1k': _cfg(_V2.format('1_small_0229s_ckpt_epoch_240')),
+        'vmamba_base_s1l20.mzero_in1k': _cfg(_V2.format('1_base_0229s_ckpt_epoch_225')),
+        'vmamba_tiny_s2l5.mzero_in1k': _cfg(_V2.format('_tiny_0230_ckpt_epoch_262')),
+        'vmamba_small_s2l15.mzero_in1k': _cfg(_V2.format('_small_0229_ckpt_epoch_222')),
+        'vmamba_base_s2l15.mzero_in1k': _cfg(_V2.format('_base_0229_ckpt_epoch_237')),
+        'vmamba_v0_tiny.mzero_in1k': _cfg(_V0.format('tiny_dp01_ckpt_epoch_292')),
+        'vmamba_v0_small.mzero_in1k': _cfg(_V0.format('small_dp03_ckpt_epoch_238')),
+        'vmamba_v0_base.mzero_in1k': _cfg(_V0.format('base_dp06_ckpt_epoch_241')),
+        'vmamba_tiny_m2.untrained': _cfg(),
+        'vmamba_small_m2.untrained': _cfg(),
+        'vmamba_base_m2.untrained': _cfg(),
+        'test_vmamba.untrained': _cfg(input_size=(3, 32, 32), pool_size=(2, 2), crop_pct=1.0),
+    }
+)
+
+_V0_ARGS = {
+    'd_state': 16,
+    'expand': 2.0,
+    'conv_bias': True,
+    'gate': True,
+    'mlp_ratio': 0.0,
+    'stem': 'patch',
+    'downsample': 'merge',
+}
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
+    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **kwargs)
+
+
+@register_model
+def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-T, 30 M parameters, d_inner equal to the width."""
+    return _create('vmamba_tiny_s1l8', pretrained, **kwargs)
+
+
+@register_model
+def vmamba_small_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-S, 49 M parameters, d_inner equal to the width."""
+    return _create('vmamba_small_s1l20', pretrained, **{'depths': (2, 2, 20, 2), **kwargs})
+
+
+@register_model
+def vmamba_base_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-B, 87 M parameters, d_inner equal to the width."""
+    return _create('vmamba_base_s1l20', pretrained, **{'embed_dim': 128, 'depths': (2, 2, 20, 2), **kwargs})
+
+
+@register_model
+def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-T, 31 M parameters, d_inner of twice the width."""
+    return _create('vmamba_tiny_s2l5', pretrained, **{'expand': 2.0, 'depths': (2, 2, 5, 2), **kwargs})
+
+
+@register_model
+def vmamba_small_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-S, 50 M parameters, d_inner of twice the width."""
+    return _create('vmamba_small_s2l15', pretrained, **{'expand': 2.0, 'depths': (2, 2, 15, 2), **kwargs})
+
+
+@register_model
+def vmamba_base_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-B, 89 M parameters, d_inner of twice the width."""
+    return _create('vmamba_base_s2l15', pretrained, **{'embed_dim': 128, 'expand': 2.0, 'depths': (2, 2, 15, 2), **kwargs})
+
+
+@register_model
+def vmamba_v0_tiny(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-T of the paper's first version, 23 M parameters: gated, no MLP."""
+    return _create('vmamba_v0_tiny', pretrained, **{**_V0_ARGS, 'depths': (2, 2, 9, 2), **kwargs})
+
+
+@register_model
+def vmamba_v0_small(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-S of the paper's first version, 44 M parameters."""
+    return _create('vmamba_v0_small', pretrained, **{**_V0_ARGS, 'depths': (2, 2, 27, 2), **kwargs})
+
+
+@register_model
+def vmamba_v0_base(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-B of the paper's first version, 76 M parameters."""
+    return _create('vmamba_v0_base', pretrained, **{**_V0_ARGS, 'embed_dim': 128, 'depths': (2, 2, 27, 2), **kwargs})
+
+
+@register_model
+def vmamba_tiny_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-T with the Mamba-2 mixer, 25 M parameters; no published weights."""
+    return _create('vmamba_tiny_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'depths': (2, 2, 4, 2), **kwargs})
+
+
+@register_model
+def vmamba_small_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-S with the Mamba-2 mixer, 39 M parameters; no published weights."""
+    return _create('vmamba_small_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'depths': (2, 2, 12, 2), **kwargs})
+
+
+@register_model
+def vmamba_base_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-B with the Mamba-2 mixer, 68 M parameters; no published weights."""
+    return _create('vmamba_base_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'embed_dim': 128, 'depths': (2, 2, 12, 2), **kwargs})
+
+
+@register_model
+def test_vmamba(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba for tests and small images."""
+    return _create('test_vmamba', pretrained, **{'embed_dim': 16, 'depths': (1, 1, 2, 1), **kwargs})
