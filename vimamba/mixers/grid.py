@@ -226,7 +226,7 @@ class RouteSSD(nn.Module):
             dt_bias=widen(self.dt_bias).flatten(),
             dt_softplus=True,
         )
-        y = order.merge(y.view(b, -1, k, d).transpose(1, 2))
+        y = order.merge(y.reshape(b, -1, k, d).transpose(1, 2))
         return y[:, : height * width].view(b, height, width, d)
 
 
