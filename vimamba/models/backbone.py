@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, to_2tuple
+from timm.layers import ClassifierHead, get_device_dtype, to_2tuple
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.jit import Final
@@ -144,7 +144,7 @@ class Backbone(nn.Module):
         if global_pool is not None:
             _check_pool(global_pool)
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
+        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
         if isinstance(self.head.fc, nn.Linear) and self.head.fc.weight.device.type != 'meta':
             init_linear(self.head.fc)
@@ -205,16 +205,24 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops what the maps of the chosen layers do not need; returns their indices."""
+        """Drops what the maps of the chosen layers do not need; returns their indices.
+
+        Where layers go, the final features are those of the last one kept, and a head that fitted the others goes too.
+        """
         chosen, last = feature_take_indices(len(self.layers), indices)
+        shorter = last < len(self.layers) - 1
+        norm_is_used = any(self.feature_info[i]['num_chs'] == self.num_features for i in chosen)
         self.layers = self.layers[: last + 1]
         if self.feature_norms is not None:
             kept = (norm if i in chosen else nn.Identity() for i, norm in enumerate(self.feature_norms))
             self.feature_norms = nn.ModuleList(kept)
-        if prune_norm:
+        if prune_norm or not norm_is_used:
             self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, '')
+        if shorter:
+            self.num_features = self.feature_info[last]['num_chs']
+        if prune_head or shorter:
+            self.head.reset(0, '', in_features=self.num_features)
+            self.num_classes, self.head_hidden_size = 0, self.head.num_features
         return chosen
 
 

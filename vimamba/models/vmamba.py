@@ -227,7 +227,7 @@ default_cfgs = generate_default_cfgs(
         'vmamba_tiny_m2.untrained': _cfg(),
         'vmamba_small_m2.untrained': _cfg(),
         'vmamba_base_m2.untrained': _cfg(),
-        'test_vmamba.untrained': _cfg(input_size=(3, 32, 32), pool_size=(2, 2), crop_pct=1.0),
+        'test_vmamba.untrained': _cfg(input_size=(3, 64, 64), pool_size=(2, 2), crop_pct=1.0),
     }
 )
 
@@ -321,4 +321,4 @@ def vmamba_base_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
 @register_model
 def test_vmamba(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba for tests and small images."""
-    return _create('test_vmamba', pretrained, **{'embed_dim': 16, 'depths': (1, 1, 2, 1), **kwargs})
+    return _create('test_vmamba', pretrained, **{'embed_dim': 32, 'depths': (1, 1, 2, 1), **kwargs})
