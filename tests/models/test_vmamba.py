@@ -1,0 +1,225 @@
+"""VMamba: the official function, parameter for parameter, from every layout that its files have.
+
+Promised: official state dicts give the official logits, features and stage statistics within 2e-5; parameter counts are
+the published ones; files of the first version, of the one-file code and of dense-task backbones load as published; on
+maps of any size every token is read by the four routes of the paper; the Mamba-2 mixer is the scan it stands for.
+"""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from tests.models.official import Case, assert_stages
+from vimamba.errors import UsageError
+from vimamba.kernels.selective_scan import selective_scan
+from vimamba.mixers import RouteSSD, RouteSSM
+from vimamba.models.vmamba import VMamba, checkpoint_filter_fn
+from vimamba.scans import create_order
+from vimamba.testing import assert_parity, relative_l2
+
+MINI = {'embed_dim': 32, 'depths': (1, 1, 2, 1), 'd_state': 4, 'expand': 2.0}
+CASES = {
+    'vmamba_mini_noz': {},
+    'vmamba_mini_downv2': {'downsample': 'patch'},
+    'vmamba_mini_patchv1': {'stem': 'patch'},
+    'vmamba_mini_v05z': {'gate': True},
+    'vmamba_mini_v051d_unidi': {'scan': ('raster',) * 4},
+    'vmamba_mini_v052d_bidi': {'scan': ('raster', 'raster', 'raster_reversed', 'raster_reversed')},
+}
+PUBLISHED = {
+    'vmamba_tiny_s1l8_224': 'vmamba_tiny_s1l8',
+    'vmamba_tiny_s2l5_224': 'vmamba_tiny_s2l5',
+    'vmamba_vanilla_tiny_224': 'vmamba_v0_tiny',
+}
+PARAMS = {  # measured on the official classes
+    'vmamba_v0_tiny': 22_893_448,
+    'vmamba_v0_small': 44_417_416,
+    'vmamba_v0_base': 76_254_056,
+    'vmamba_tiny_s2l5': 30_705_832,
+    'vmamba_small_s2l15': 50_147_752,
+    'vmamba_base_s2l15': 88_557_800,
+    'vmamba_tiny_s1l8': 30_249_064,
+    'vmamba_small_s1l20': 49_012_840,
+    'vmamba_base_s1l20': 86_614_504,
+    'vmamba_tiny_m2': 25_340_296,
+    'vmamba_small_m2': 39_079_816,
+    'vmamba_base_m2': 67_527_528,
+}
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_official_outputs(name):
+    assert_stages(Case(name), VMamba(**{**MINI, **CASES[name]}), checkpoint_filter_fn)
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_official_outputs_of_published_variants(name):
+    assert_stages(Case(name), timm.create_model(PUBLISHED[name]), checkpoint_filter_fn)
+
+
+@pytest.mark.parametrize('name', PARAMS)
+def test_parameter_counts_are_the_published_ones(name):
+    assert sum(p.numel() for p in timm.create_model(name, device='meta').parameters()) == PARAMS[name]
+
+
+def first_version(weights):
+    """Names of the first files of v0."""
+    swaps = {
+        '.norm.': '.ln_1.', '.op.': '.self_attention.', 'patch_embed.0.': 'patch_embed.proj.',
+        'patch_embed.2.': 'patch_embed.norm.', 'classifier.norm.': 'norm.', 'classifier.head.': 'head.',
+    }  # fmt: skip
+    renamed = {}
+    for key, value in weights.items():
+        for new, old in swaps.items():
+            if new != '.norm.' or '.blocks.' in key:
+                key = key.replace(new, old)
+        renamed[key] = value
+    return renamed
+
+
+def one_file(weights):
+    """The layout in memory of the one-file vmamba.py."""
+    moved = {}
+    for key, value in weights.items():
+        key = key.replace('.downsample.norm.', '.downsample.1.').replace('.downsample.reduction.', '.downsample.2.')
+        if key.endswith(('x_proj_weight', 'dt_projs_weight')):
+            key, value = key.replace('_weight', '.weight'), value.flatten(0, 1)
+        moved[key] = value
+    return moved
+
+
+def convolutions(weights):
+    """1x1 convolutions in place of linear layers."""
+    linear = ('in_proj.weight', 'out_proj.weight', 'fc1.weight', 'fc2.weight')
+    return {key: value[..., None, None] if key.endswith(linear) else value for key, value in weights.items()}
+
+
+def data_parallel(weights):
+    return {f'module.{key}': value for key, value in weights.items()}
+
+
+@pytest.mark.parametrize('layout', [dict, first_version, one_file, convolutions, data_parallel])
+@pytest.mark.parametrize('wrapper', ['model', 'state_dict', None])
+def test_every_published_layout_loads(tmp_path, layout, wrapper):
+    case = Case('vmamba_vanilla_tiny_224')
+    weights = layout(case.state_dict())
+    torch.save({wrapper: weights, 'epoch': 292} if wrapper else weights, tmp_path / 'official.pth')
+    overlay = {'file': str(tmp_path / 'official.pth')}
+    model = timm.create_model('vmamba_v0_tiny', pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    want = timm.create_model('vmamba_v0_tiny')
+    want.load_state_dict(checkpoint_filter_fn(case.state_dict(), want))
+    for (key, value), expected in zip(model.state_dict().items(), want.state_dict().values()):
+        assert torch.equal(value, expected), key
+
+
+def test_the_backbone_of_a_detector_loads_with_its_norms(tmp_path):
+    weights = Case('vmamba_tiny_s1l8_224').state_dict()
+    weights = {key: value for key, value in weights.items() if not key.startswith('classifier.')}
+    for i in range(4):
+        weights |= {f'outnorm{i}.weight': torch.full((96 * 2**i,), 2.0), f'outnorm{i}.bias': torch.zeros(96 * 2**i)}
+    torch.save({'model': weights}, tmp_path / 'backbone.pth')
+    overlay = {'file': str(tmp_path / 'backbone.pth')}
+    options = {'pretrained': True, 'pretrained_cfg_overlay': overlay, 'features_only': True}
+    normed = timm.create_model('vmamba_tiny_s1l8', feature_norm=True, **options).eval()
+    with torch.no_grad():
+        for out in normed(torch.randn(1, 3, 64, 64)):
+            assert torch.allclose(out.std(1, correction=0), torch.tensor(2.0), atol=0.01)
+    with pytest.raises(UsageError, match=r"have no place for 'feature_norms\.0"):
+        timm.create_model('vmamba_tiny_s1l8', **options)
+    with pytest.raises(UsageError, match='lack'):
+        timm.create_model('vmamba_tiny_s1l8', pretrained=True, pretrained_cfg_overlay=overlay, feature_norm=True)
+
+
+def test_a_file_of_another_variant_is_refused(tmp_path):
+    torch.save({'model': Case('vmamba_tiny_s1l8_224').state_dict()}, tmp_path / 's1l8.pth')
+    overlay = {'file': str(tmp_path / 's1l8.pth')}
+    with pytest.raises(UsageError, match=r"do not fit 'vmamba_tiny_s2l5': .* and \d+ more") as error:
+        timm.create_model('vmamba_tiny_s2l5', pretrained=True, pretrained_cfg_overlay=overlay)
+    assert '\n' not in str(error.value)
+
+
+def plain_routes(ssm, x):
+    """RouteSSM written plainly: every route's sequence made, scanned and put back on its own."""
+    b, height, width, d = x.shape
+    order = create_order(ssm.scan, (height, width))
+    tokens = F.pad(x.reshape(b, -1, d), (0, 0, 0, order.pads))
+    out = torch.zeros(b, order.length, d, dtype=x.dtype)
+    for k, route in enumerate(order.index):
+        u = tokens[:, route]
+        dt, B, C = (u @ ssm.x_proj[k].T).split(ssm.splits, -1)
+        sequence = (t.transpose(1, 2) for t in (u, dt @ ssm.dt_proj[k].T))
+        weights = -ssm.A_log[k].exp(), B.transpose(1, 2), C.transpose(1, 2), ssm.D[k]
+        y = selective_scan(*sequence, *weights, None, ssm.dt_bias[k], True, backend='reference').transpose(1, 2)
+        y = y if ssm.merge is None else ssm.merge(y)
+        out[:, route] += y
+    return out[:, : height * width].view(b, height, width, d)
+
+
+@pytest.mark.parametrize('merge', [False, True], ids=['sum', 'merge'])
+@pytest.mark.parametrize('scan', ['cross', 'hilbert', ('raster_reversed', 'windows7', 'windows2_reversed')], ids=str)
+@pytest.mark.parametrize('grid', [(4, 4), (5, 9), (1, 7), (9, 8)], ids=str)
+def test_routes_over_maps_of_any_size(grid, scan, merge):
+    torch.manual_seed(0)
+    ssm = RouteSSM(8, scan, d_state=3, dt_rank=2, merge=torch.nn.Tanh() if merge else None)
+    ssm.reset_parameters()
+    x = torch.randn(2, *grid, 8, requires_grad=True)
+    want, got = plain_routes(ssm, x), ssm(x)
+    weight = torch.randn_like(want)
+    inputs = [x, *ssm.parameters()]
+    assert relative_l2(got, want) < 1e-6
+    for a, b in zip(torch.autograd.grad(got, inputs, weight), torch.autograd.grad(want, inputs, weight)):
+        assert relative_l2(a, b) < 1e-5
+
+
+@pytest.mark.parametrize('scan', ['cross', ('raster', 'windows2')], ids=str)
+def test_the_mamba2_mixer_is_a_scan_with_one_step_for_a_head(scan):
+    torch.manual_seed(0)
+    ssd = RouteSSD(8, scan, d_state=5, headdim=4)
+    ssd.reset_parameters()
+    ssm = RouteSSM(8, scan, d_state=5, dt_rank=2)
+    with torch.no_grad():
+        ssd.A_log.normal_()
+        ssm.x_proj.copy_(ssd.x_proj)
+        ssm.dt_proj.copy_(torch.eye(2).repeat_interleave(4, 0))  # every channel takes its head's
+        ssm.dt_bias.copy_(ssd.dt_bias.repeat_interleave(4, 1))
+        ssm.A_log.copy_(ssd.A_log.repeat_interleave(4, 1)[..., None])
+        ssm.D.copy_(ssd.D.flatten(1))
+    x = torch.randn(2, 5, 6, 8)
+    assert relative_l2(ssd(x), ssm(x)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'mixer': 'mamba3'}, "mixer: expected 'mamba1' or 'mamba2', got 'mamba3'"),
+        ({'stem': 'conv'}, "stem: expected 'overlap' or 'patch'"),
+        ({'downsample': 'pool'}, "downsample: expected 'overlap'"),
+        ({'scan': 'cros'}, "did you mean 'cross'"),
+        ({'scan': ('raster', 'windows3')}, 'unknown scan order'),
+        ({'scan': ()}, 'scan: expected'),
+        ({'global_pool': 'token'}, 'global_pool: expected'),
+        ({'embed_dim': 0}, 'embed_dim: expected'),
+        ({'img_size': (3, 4, 5)}, 'img_size: expected'),
+        ({'mixer': 'mamba2', 'embed_dim': 24}, 'headdim: expected a divisor'),
+    ],
+)
+def test_a_wrong_argument_is_named(kwargs, message):
+    with pytest.raises(UsageError, match=message):
+        VMamba(**{'embed_dim': 32, 'depths': (1, 1, 1, 1), **kwargs})
+
+
+def test_published_files_agree_with_what_ours_compute_at_another_size():
+    """The map of a stage is what the naive routes make of it, at a size that no side divides."""
+    model = VMamba(**MINI).eval()
+    case = Case('vmamba_mini_noz')
+    model.load_state_dict(checkpoint_filter_fn(case.state_dict(), model))
+    x = torch.randn(1, 3, 75, 53)
+    with torch.no_grad():
+        want = model.forward_features(x)
+        for stage in model.layers:
+            for block in stage.blocks:
+                ssm = block.mixer.ssm
+                ssm.forward = lambda x, ssm=ssm: plain_routes(ssm, x)
+        assert want.shape == (1, 3, 2, 256)
+        assert_parity(want, model.forward_features(x), 'features')
