@@ -1,0 +1,177 @@
+"""What every registered model promises, whatever its family; a model registered tomorrow is held to it without a line.
+
+Structure, on the meta device, of every variant: timm's interface, configurations, licences, reductions. Behaviour, of
+the small variant of every family: any image size, feature maps, half precision, compiled and portable kernels alike,
+one graph for the compiler, scripts, programs, gradients with and without recomputation, the same bits every time; and
+that it learns to read digits.
+"""
+
+import copy
+import importlib
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+
+import vimamba  # noqa: F401  (registers the models)
+from vimamba.kernels.selective_scan import cpu
+from vimamba.models.backbone import Backbone, Stage
+from vimamba.testing import relative_l2
+
+OURS = [
+    name
+    for name in timm.list_models()
+    if timm.models.model_entrypoint(name).__module__.startswith('vimamba.')
+]  # fmt: skip
+SMALL = [name for name in OURS if name.startswith('test_') or 'nano' in name]
+ACCURACY = 0.9  # on digits never seen, after a few seconds of training
+
+
+def small(name, **kwargs):
+    torch.manual_seed(0)
+    return timm.create_model(name, **{'num_classes': 7, **kwargs})
+
+
+def size(model):
+    """Of images that a model runs on and that no patch or window divides, where it takes any size."""
+    if model.pretrained_cfg.get('fixed_input_size'):
+        return model.pretrained_cfg['input_size'][1:]
+    return (72, 101)
+
+
+def images(model, batch=2):
+    return torch.randn(batch, 3, *size(model), generator=torch.Generator().manual_seed(1))
+
+
+def test_every_family_has_a_small_variant():
+    families = {timm.models.model_entrypoint(name).__module__ for name in OURS}
+    assert {timm.models.model_entrypoint(name).__module__ for name in SMALL} == families
+
+
+@pytest.mark.parametrize('name', OURS)
+def test_structure(name):
+    model = timm.create_model(name, device='meta')
+    cfg = model.pretrained_cfg
+    assert cfg['classifier'] + '.weight' in model.state_dict()
+    assert cfg['first_conv'] + '.weight' in model.state_dict()
+    assert cfg['license'] and cfg['origin_url'] and cfg['paper_ids'].startswith('arXiv:')
+    assert len(cfg['mean']) == len(cfg['std']) == 3
+    reductions = [info['reduction'] for info in model.feature_info]
+    assert reductions == sorted(reductions)
+    if isinstance(model, Backbone) and isinstance(model.layers[0], Stage):
+        assert reductions == [4, 8, 16, 32]
+    assert model.get_classifier().out_features == 1000
+    doc = timm.models.model_entrypoint(name).__doc__
+    assert doc and doc.strip().endswith('.')
+
+
+@pytest.mark.parametrize('name', OURS)
+def test_an_unknown_argument_is_refused(name):
+    with pytest.raises(TypeError, match='depht'):
+        timm.create_model(name, device='meta', depht=3)
+
+
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize(
+    'kwargs', [{}, {'in_chans': 1}, {'img_size': (64, 96)}, {'global_pool': 'max'}, {'num_classes': 0}], ids=str
+)
+def test_options_of_every_model(name, kwargs):
+    model = small(name, **{**kwargs, 'drop_rate': 0.1, 'drop_path_rate': 0.1})
+    height, width = kwargs.get('img_size') or size(model)
+    out = model(torch.randn(2, kwargs.get('in_chans', 3), height, width))
+    assert out.shape == (2, kwargs.get('num_classes', 7) or model.num_features)
+    out.sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_feature_maps(name):
+    model = small(name, features_only=True)
+    x = images(model.model)
+    maps = model(x)
+    for out, width, reduction in zip(maps, model.feature_info.channels(), model.feature_info.reduction(), strict=True):
+        assert out.shape[:2] == (2, width)
+        for side, pixels in zip(out.shape[2:], x.shape[2:]):
+            assert abs(side - pixels / reduction) <= 1
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_compiled_and_portable_kernels_agree(name, monkeypatch):
+    if not cpu.is_built():
+        pytest.skip('no compiled kernels here')
+    model = small(name).eval()
+    x = images(model)
+    with torch.no_grad():
+        compiled = model(x)
+        for module in ('kernels.selective_scan.cpu', 'kernels.causal_conv1d.interface'):
+            monkeypatch.setattr(importlib.import_module(f'vimamba.{module}'), 'is_built', lambda: False)
+        assert relative_l2(model(x), compiled) < 1e-5
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_compiles_as_one_graph_scripts_and_exports(name):
+    model = small(name).eval()
+    x = images(model)
+    with torch.no_grad():
+        want = model(x)
+        assert relative_l2(torch.compile(model, fullgraph=True, backend='aot_eager')(x), want) < 1e-5
+        assert relative_l2(torch.jit.script(model)(x), want) < 1e-5
+        assert relative_l2(torch.export.export(model, (x,)).module()(x), want) < 1e-5
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_half_precision_stays_close_and_finite(name):
+    model = small(name).eval()
+    x = images(model)
+    with torch.no_grad():
+        want = model(x)
+        with torch.autocast('cpu', torch.bfloat16):
+            assert relative_l2(model(x), want) < 0.05
+        half = copy.deepcopy(model).bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert relative_l2(half, want) < 0.1
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_recomputation_changes_no_gradient_and_runs_repeat(name):
+    model = small(name)
+    x = images(model)
+
+    def gradients():
+        model.zero_grad()
+        model(x).square().sum().backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    plain, again = gradients(), gradients()
+    model.set_grad_checkpointing()
+    for a, b, c in zip(plain, again, gradients()):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_learns_to_read_digits(name):
+    digits = load_digits()
+    pixels = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
+    labels = torch.tensor(digits.target)
+    torch.manual_seed(0)
+    shuffled = torch.randperm(len(labels))
+    train, test = shuffled[:1400], shuffled[1400:]
+    model = small(name, num_classes=10, in_chans=1, img_size=32)
+    pixels = F.interpolate(pixels, 32, mode='bilinear') * 2 - 1
+    epochs, batch = 6, 50
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * len(train) // batch)
+    for _ in range(epochs):
+        for part in train[torch.randperm(len(train))].split(batch):
+            loss = F.cross_entropy(model(pixels[part]), labels[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    model.eval()
+    with torch.no_grad():
+        right = (model(pixels[test]).argmax(1) == labels[test]).float().mean()
+    assert right > ACCURACY
