@@ -56,7 +56,8 @@ def test_structure(name):
     cfg = model.pretrained_cfg
     assert cfg['classifier'] + '.weight' in model.state_dict()
     assert cfg['first_conv'] + '.weight' in model.state_dict()
-    assert cfg['license'] and cfg['origin_url'] and cfg['paper_ids'].startswith('arXiv:')
+    assert all(cfg[key] for key in ('license', 'origin_url'))
+    assert cfg['paper_ids'].startswith('arXiv:')
     assert len(cfg['mean']) == len(cfg['std']) == 3
     reductions = [info['reduction'] for info in model.feature_info]
     assert reductions == sorted(reductions)
@@ -64,7 +65,8 @@ def test_structure(name):
         assert reductions == [4, 8, 16, 32]
     assert model.get_classifier().out_features == 1000
     doc = timm.models.model_entrypoint(name).__doc__
-    assert doc and doc.strip().endswith('.')
+    assert doc
+    assert doc.strip().endswith('.')
 
 
 @pytest.mark.parametrize('name', OURS)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 import vimamba.kernels.selective_scan  # noqa: F401  (registers the operator in torch.ops.vimamba)
 from vimamba.errors import bad_argument
 from vimamba.kernels.linear import dense
+from vimamba.kernels.routes import read, unread
 from vimamba.kernels.ssd import ssd
 from vimamba.layers.maps import Conv2d
 from vimamba.layers.norm import widen
-from vimamba.scans import create_order
 
 from .init import init_A_log, init_dt
-from .walk import Scan, as_scan, count_routes, route_pads, route_rows, route_steps
+from .walk import as_scan, count_routes, walk
 
 __all__ = ['GridMixer', 'RouteSSD', 'RouteSSM']
 
@@ -130,9 +130,7 @@ class RouteSSM(nn.Module):
 
     @torch.jit.ignore
     def walk(self, height: int, width: int, x: Tensor) -> tuple[Tensor | None, list[int], int]:
-        """The routes over a map as the operators take them, and how many pads they read."""
-        steps = list(route_steps(self.scan, height, width))
-        return route_rows(self.scan, height, width, x.device), steps, route_pads(self.scan, height, width)
+        return walk(self.scan, height, width, x.device)
 
     def forward(self, x: Tensor) -> Tensor:
         b, height, width, d = x.shape
@@ -210,14 +208,14 @@ class RouteSSD(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, height, width, d = x.shape
         k, heads, headdim = self.D.shape
-        u = x.reshape(b, height * width, d)
-        order = create_order(self.scan, (height, width)).to(u.device)
-        u = F.pad(u, (0, 0, 0, order.pads))
-        own = dense(u, self.x_proj.flatten(0, 1)).view(b, -1, k, sum(self.splits)).transpose(1, 2)  # (b, k, l, .)
-        own = torch.stack([own[:, i].index_select(1, route) for i, route in enumerate(order.index)], 2)  # (b, l, k, .)
+        rows, steps, pads = walk(self.scan, height, width, x.device)
+        u = F.pad(x.reshape(b, height * width, d), (0, 0, 0, pads))
+        own = dense(u, self.x_proj.flatten(0, 1)).view(b, -1, k, sum(self.splits)).permute(0, 2, 3, 1)
+        own = read(own, rows, steps).permute(0, 3, 1, 2)  # (b, l, k, .)
+        u = read(u.transpose(1, 2).unsqueeze(1), rows, steps).permute(0, 3, 1, 2)  # (b, l, k, d)
         dt, B, C = own.split(self.splits, -1)
         y = ssd(
-            order.scan(u).transpose(1, 2).reshape(b, -1, k * heads, headdim),
+            u.reshape(b, -1, k * heads, headdim),
             dt.flatten(2),
             -torch.exp(widen(self.A_log)).flatten(),
             B,
@@ -226,8 +224,8 @@ class RouteSSD(nn.Module):
             dt_bias=widen(self.dt_bias).flatten(),
             dt_softplus=True,
         )
-        y = order.merge(y.reshape(b, -1, k, d).transpose(1, 2))
-        return y[:, : height * width].view(b, height, width, d)
+        y = unread(y.reshape(b, -1, k, d).permute(0, 2, 3, 1), rows, steps).sum(1).transpose(1, 2)
+        return y[:, : height * width].reshape(b, height, width, d)
 
 
 def scan(

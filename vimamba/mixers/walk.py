@@ -9,7 +9,7 @@ from torch import Tensor
 from vimamba.kernels.routes import walk_of
 from vimamba.scans import create_order
 
-__all__ = ['count_routes', 'route_pads', 'route_rows', 'route_steps']
+__all__ = ['Scan', 'as_scan', 'count_routes', 'walk']
 
 Scan = str | tuple[str, ...]
 
@@ -25,6 +25,11 @@ def count_routes(scan: Scan) -> int:
     return create_order(scan, (2, 2)).routes
 
 
+def walk(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor | None, list[int], int]:
+    """The routes over a (height, width) map: (rows, steps) as the operators take them, and how many pads they read."""
+    return _rows(scan, height, width, device), list(_steps(scan, height, width)), _pads(scan, height, width)
+
+
 @lru_cache(maxsize=128)
 def _walk(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor | None, tuple[int, ...]]:
     rows, steps = walk_of(create_order(scan, (height, width)).index)
@@ -32,19 +37,17 @@ def _walk(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Te
         return None if rows is None else rows.to(device), tuple(steps)
 
 
+# constants of a compiled graph, each of a kind that the compiler takes for one
 @torch.compiler.assume_constant_result
-def route_steps(scan: Scan, height: int, width: int) -> tuple[int, ...]:
-    """The step of every route over a (height, width) map; 1 where a table says more."""
+def _rows(scan: Scan, height: int, width: int, device: torch.device) -> Tensor | None:
+    return _walk(scan, int(height), int(width), device)[0]
+
+
+@torch.compiler.assume_constant_result
+def _steps(scan: Scan, height: int, width: int) -> tuple[int, ...]:
     return _walk(scan, int(height), int(width), torch.device('cpu'))[1]
 
 
 @torch.compiler.assume_constant_result
-def route_pads(scan: Scan, height: int, width: int) -> int:
-    """Rows of zeros that the routes read behind the tokens."""
+def _pads(scan: Scan, height: int, width: int) -> int:
     return create_order(scan, (int(height), int(width))).pads
-
-
-@torch.compiler.assume_constant_result
-def route_rows(scan: Scan, height: int, width: int, device: torch.device) -> Tensor | None:
-    """The table of rows (k, l) int32, or None where the steps say it all."""
-    return _walk(scan, int(height), int(width), device)[0]

@@ -279,7 +279,9 @@ def vmamba_small_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
 @register_model
 def vmamba_base_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-B, 89 M parameters, d_inner of twice the width."""
-    return _create('vmamba_base_s2l15', pretrained, **{'embed_dim': 128, 'expand': 2.0, 'depths': (2, 2, 15, 2), **kwargs})
+    return _create(
+        'vmamba_base_s2l15', pretrained, **{'embed_dim': 128, 'expand': 2.0, 'depths': (2, 2, 15, 2), **kwargs}
+    )
 
 
 @register_model
@@ -309,13 +311,19 @@ def vmamba_tiny_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
 @register_model
 def vmamba_small_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-S with the Mamba-2 mixer, 39 M parameters; no published weights."""
-    return _create('vmamba_small_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'depths': (2, 2, 12, 2), **kwargs})
+    return _create(
+        'vmamba_small_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'depths': (2, 2, 12, 2), **kwargs}
+    )
 
 
 @register_model
 def vmamba_base_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-B with the Mamba-2 mixer, 68 M parameters; no published weights."""
-    return _create('vmamba_base_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'embed_dim': 128, 'depths': (2, 2, 12, 2), **kwargs})
+    return _create(
+        'vmamba_base_m2',
+        pretrained,
+        **{'mixer': 'mamba2', 'd_state': 64, 'embed_dim': 128, 'depths': (2, 2, 12, 2), **kwargs},
+    )
 
 
 @register_model
