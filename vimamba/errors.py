@@ -25,7 +25,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = '') ->
     UsageError("unknown scan order 'hilbrt': did you mean 'hilbert'? known: hilbert, raster")
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    longer = sorted((known for known in names if name and known.startswith(name)), key=len)
+    near = longer[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f'did you mean {near[0]!r}? ' if near else ''
     listed = difflib.get_close_matches(name, names, n=12, cutoff=0.0) if len(names) > 20 else names
     more = f', ... ({len(names)} in all)' if len(names) > len(listed) else ''

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -85,7 +86,7 @@ def ssd(
     _check(x, dt, A, B, C, D, z, dt_bias, initial_state)
     backend = _choose(backend, x, B.shape[-1], causal)
     wide = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         x_, B_, C_ = (x, B, C) if backend == 'triton' else (t.to(wide) for t in (x, B, C))
         dt_ = dt.to(wide)
         if reverse:
@@ -110,6 +111,12 @@ def ssd(
         if z is not None:
             out = out * F.silu(z.to(wide))
     return (out.to(x.dtype), last) if return_last_state else out.to(x.dtype)
+
+
+def no_autocast(device_type: str) -> AbstractContextManager:
+    """The dtypes of the arguments decide, not the caller's mode; a device such as 'meta' has no such mode."""
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def _choose(backend: str, x: Tensor, states: int, causal: bool) -> str:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vimamba.kernels.flops import conv_flops, scan_flops
 
-__all__ = ['FVCORE_HANDLES', 'count_flops']
+__all__ = ['FVCORE_HANDLES', 'count_flops', 'count_gflops']
 
 
 def count_flops(model: nn.Module, images: Tensor | Sequence[int]) -> dict[str, int]:
@@ -27,19 +27,38 @@ def count_flops(model: nn.Module, images: Tensor | Sequence[int]) -> dict[str, i
     >>> count_flops(nn.Sequential(nn.Linear(8, 4), nn.ReLU()), (5, 8))
     {'': 320, '0': 320}
     """
-    if not isinstance(images, Tensor):
-        parameter = next(model.parameters())
-        images = torch.zeros(tuple(images), device=parameter.device, dtype=parameter.dtype)
-    training = model.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(images)
-    model.train(training)
+    with FlopCounterMode(display=False) as counter:
+        _run(model, images)
     root = type(model).__name__
     counts = {'': counter.get_total_flops()}
     for module, operators in counter.get_flop_counts().items():
         if module not in ('Global', root):
             counts[module.removeprefix(f'{root}.')] = sum(operators.values())
     return counts
+
+
+def count_gflops(model: nn.Module, images: Tensor | Sequence[int]) -> float:
+    """Billions of operations of one forward pass as papers on these models count them.
+
+    A multiplication and an addition of a matrix product or a convolution are one, the scan is 9 b l d n (VMamba's count).
+
+    >>> count_gflops(nn.Linear(1000, 1000), (1, 1000))
+    0.001
+    """
+    with FlopCounterMode(display=False) as counter:
+        _run(model, images)
+    operators = counter.get_flop_counts().get('Global', {})
+    return sum(n if 'route_scan' in str(operator) else n / 2 for operator, n in operators.items()) / 1e9
+
+
+def _run(model: nn.Module, images: Tensor | Sequence[int]) -> None:
+    if not isinstance(images, Tensor):
+        parameter = next(model.parameters())
+        images = torch.zeros(tuple(images), device=parameter.device, dtype=parameter.dtype)
+    training = model.training
+    with torch.no_grad():
+        model.eval()(images)
+    model.train(training)
 
 
 def _handle(count: Callable[..., int]) -> Callable[[list[Any], list[Any]], int]:
