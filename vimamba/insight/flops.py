@@ -40,7 +40,7 @@ def count_flops(model: nn.Module, images: Tensor | Sequence[int]) -> dict[str, i
 def count_gflops(model: nn.Module, images: Tensor | Sequence[int]) -> float:
     """Billions of operations of one forward pass as papers on these models count them.
 
-    A multiplication and an addition of a matrix product or a convolution are one, the scan is 9 b l d n (VMamba's count).
+    A multiplication and an addition of a matrix product or a convolution are one; the scan is 9 b l d n.
 
     >>> count_gflops(nn.Linear(1000, 1000), (1, 1000))
     0.001

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_function
+from timm.models import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
 
@@ -35,3 +35,15 @@ class RMSNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f'{self.dim}, eps={self.eps}'
+
+
+@register_notrace_module
+class BatchNorm2d(nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` whose count of batches is floating-point like every other buffer.
+
+    What averages, casts or overwrites the tensors of a model (an EMA, ``to_empty``) then treats all of them alike.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, device=None, dtype=None):
+        super().__init__(dim, eps, device=device, dtype=dtype)
+        self.num_batches_tracked = torch.zeros((), device=device)

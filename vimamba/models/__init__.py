@@ -1,5 +1,5 @@
 """Model families; importing this package registers their variants with timm."""
 
-from . import vim, vmamba
+from . import mambavision, vim, vmamba
 
-__all__ = ['vim', 'vmamba']
+__all__ = ['mambavision', 'vim', 'vmamba']

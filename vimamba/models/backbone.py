@@ -32,7 +32,10 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+        return self.run(self.downsample(x))
+
+    def run(self, x: Tensor) -> Tensor:
+        """The blocks, one after another."""
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = checkpoint(block, x, use_reentrant=False)
@@ -110,10 +113,10 @@ class Backbone(nn.Module):
                 reset()
 
     @torch.jit.ignore
-    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+    def set_input_size(self, img_size: int | tuple[int, int], **arguments: Any) -> None:
         """The size, in pixels, that the model is made for, and timm's record of it; any other runs as well."""
         self.img_size = check_img_size(img_size)
-        record_input_size(self, self.img_size)
+        record_input_size(self, self.img_size, **arguments)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from timm.models import build_model_with_cfg
@@ -39,7 +40,8 @@ def build_model(
     A file or an address in the pretrained configuration is read by `load_checkpoint`, which executes nothing, and goes
     to ``filter_fn`` with its wrapper keys: which of several copies of the weights in a training checkpoint is the
     published one is the family's knowledge, not a general rule. Only a head for other classes may be left out, the
-    norms of ``feature_norm``, and with ``features_only`` the final norm.
+    norms of ``feature_norm``, and with ``features_only`` the final norm. Weights that may not be used commercially say
+    so, once.
 
     Raises:
         UsageError: the file is damaged, would execute something, or does not fit the model.
@@ -49,6 +51,7 @@ def build_model(
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, pretrained_cfg=given, pretrained_cfg_overlay=overlay)
         source = str(cfg.file or cfg.url or variant)
+        _say_licence(variant, cfg.license or '')
         if cfg.source not in ('hf-hub', 'local-dir') and not cfg.state_dict:
             if cfg.file:
                 overlay['state_dict'] = load_checkpoint(cfg.file)
@@ -97,7 +100,17 @@ def build_model(
     return use_linear(model)
 
 
-def rename(weights: Mapping[str, Tensor], patterns: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+@cache
+def _say_licence(variant: str, licence: str) -> None:
+    if '-nc' in licence.lower():
+        logging.getLogger('vimamba').warning(
+            '%s: its published weights are %s, not for commercial use', variant, licence
+        )
+
+
+def rename(
+    weights: Mapping[str, Tensor], patterns: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
+) -> dict[str, Tensor]:
     """Every key with every pattern (a regular expression, and what replaces it) applied, in their order.
 
     >>> list(rename({'layers.3.op.D': torch.ones(1)}, [(r'\\.op\\.', '.mixer.'), ('layers', 'blocks')]))
@@ -126,9 +139,9 @@ def _misfit(source: str, variant: str, fault: str, count: int) -> UsageError:
     return UsageError(f'{source}: these weights do not fit {variant!r}: {fault}{more}; {hint}')
 
 
-def record_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
-    """Tells timm, which saves it with the weights; earlier versions had nothing to tell."""
+def record_input_size(model: nn.Module, img_size: tuple[int, int], **arguments: Any) -> None:
+    """Tells timm, which saves it, and arguments that changed with it, with the weights; earlier versions did not."""
     with suppress(ImportError):
         from timm.models._input import update_model_input_size
 
-        update_model_input_size(model, img_size)
+        update_model_input_size(model, img_size, **arguments)

@@ -6,7 +6,6 @@ Official code and weights: MzeroMiko/VMamba, MIT.
     image -> stem (1/4) -> 4 x Stage of Block(norm, GridMixer(RouteSSM on 'cross'), norm, MLP) -> norm -> mean -> head
 """
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -171,6 +170,7 @@ _RENAMED = (  # official -> here, in this order; the first four are names of 202
     (r'\.mixer\.out_norm\.', '.mixer.norm.'),
     (r'\.mixer\.conv2d\.1\.', '.mixer.conv2d.'),
 )
+_LATER = (r'(?<=^layers\.)\d(?=\.downsample\.)', lambda m: str(int(m[0]) + 1))  # of the next stage, here
 _MERGE = ((r'\.downsample\.1\.', '.downsample.norm.'), (r'\.downsample\.2\.', '.downsample.reduction.'))
 _CONV = ((r'\.downsample\.1\.', '.downsample.0.'), (r'\.downsample\.3\.', '.downsample.1.'))
 
@@ -185,9 +185,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     if 'stem.1.weight' in weights:
         return weights
     one_file = any('.downsample.2.' in key for key in weights)
-    weights = rename(weights, _RENAMED + (_MERGE if one_file else _CONV))
-    weights = {re.sub(r'(?<=^layers\.)\d+(?=\.downsample\.)', lambda m: f'{int(m[0]) + 1}', key): value
-               for key, value in weights.items()}  # fmt: skip
+    weights = rename(weights, (*_RENAMED, *(_MERGE if one_file else _CONV), _LATER))
     return reshape_like(weights, model)
 
 

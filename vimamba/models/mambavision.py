@@ -1,0 +1,361 @@
+"""MambaVision: two stages of convolutions, then two of windows whose blocks first scan and then attend.
+
+Paper: MambaVision: A Hybrid Mamba-Transformer Vision Backbone, arXiv:2407.08083.
+Official weights: NVlabs/MambaVision, CC-BY-NC-SA-4.0. The code there is non-commercial too and no part of this file,
+which was written from the paper, the layout of the weights and the outputs of the official models.
+
+    image -> stem (1/4) -> Stage of ConvBlock -> Stage of ConvBlock -> WindowStage of Block(ConcatMixer or attention)
+          -> WindowStage of Block(ConcatMixer or attention) -> BatchNorm -> mean -> head
+"""
+
+from typing import Any
+
+import torch
+from timm.layers import Attention, DropPath, Mlp, calculate_drop_path_rates
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoint import model_weights
+from vimamba.errors import bad_argument, check_integers
+from vimamba.layers import Block
+from vimamba.layers.maps import BatchNorm, ChannelsLast, Conv2d, ToMap
+from vimamba.layers.norm import BatchNorm2d
+from vimamba.layers.windows import from_windows, to_windows
+from vimamba.mixers import ConcatMixer
+from vimamba.scans import create_order
+
+from .backbone import Backbone, Stage
+from .builder import build_model, rename
+
+__all__ = ['MambaVision']
+
+
+class ConvBlock(nn.Module):
+    """x + drop_path(norm2(conv2(gelu(norm1(conv1(x)))))), 3x3 convolutions. Shape: (b, h, w, dim), kept."""
+
+    def __init__(self, dim: int, drop_path: float = 0.0, device=None, dtype=None):
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        self.conv1 = nn.Conv2d(dim, dim, 3, padding=1, **dd)
+        self.norm1 = BatchNorm2d(dim, **dd)
+        self.act = nn.GELU(approximate='tanh')
+        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, **dd)
+        self.norm2 = BatchNorm2d(dim, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm1(self.conv1(x.permute(0, 3, 1, 2))))
+        return x + self.drop_path(self.norm2(self.conv2(y))).permute(0, 2, 3, 1)
+
+
+class WindowStage(Stage):
+    """A stage whose blocks see the tokens of one window each, ``window_size`` squared; the map is padded to whole ones.
+
+    Shape: (b, h, w, c) -> (b, h', w', c').
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], window_size: int):
+        super().__init__(downsample, blocks)
+        self.window_size = window_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        height, width = x.shape[1], x.shape[2]
+        x = self.run(to_windows(x, self.window_size))
+        return from_windows(x, self.window_size, height, width)
+
+
+class MambaVision(Backbone):
+    """MambaVision (arXiv:2407.08083), on images of any size.
+
+    The windows are those of the variant, whatever the image; `set_input_size` changes them.
+
+    Args:
+        img_size, in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        stem_dim: channels between the two convolutions of the stem.
+        embed_dim: channels of the first stage; each further stage has twice as many.
+        depths: blocks of the four stages; in the last two the first half, rounded up, are mixers, the others attention.
+        num_heads: attention heads of the last two stages.
+        window_size: side of the windows of the last two stages, in tokens.
+        d_state: states a channel.
+        scan: name of the scan order in a window, or names of several; see `vimamba.scans.list_orders`.
+        mlp_ratio: width of the MLPs relative to that of the tokens.
+        layer_scale: initial value of a learned scale of each token branch; none if None.
+        drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+
+    | initial values | |
+    |---|---|
+    | dense layers, dt_proj included | truncated normal, std 0.02; bias 0 |
+    | convolutions | PyTorch's: uniform, bound fan_in^-1/2 |
+    | A_log | log(1 ... d_state) on every channel; D = 1 |
+    | norms, layer scale | 1 and 0; ``layer_scale`` |
+
+    As in the official code: with dt_proj.bias at 0, steps start at softplus(0) = 0.69, not in Mamba's 0.001 to 0.1.
+
+    Shape: (b, in_chans, H, W) -> (b, num_classes).
+
+    >>> model = MambaVision(embed_dim=16, depths=(1, 1, 2, 2), num_heads=(2, 4), num_classes=10)
+    >>> model(torch.zeros(1, 3, 64, 96)).shape
+    torch.Size([1, 10])
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        stem_dim: int = 32,
+        embed_dim: int = 80,
+        depths: tuple[int, int, int, int] = (1, 3, 8, 4),
+        num_heads: tuple[int, int] = (8, 16),
+        window_size: tuple[int, int] = (14, 7),
+        d_state: int = 8,
+        scan: str | tuple[str, ...] = 'raster',
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        feature_norm: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        check_integers(1, in_chans=in_chans, stem_dim=stem_dim, embed_dim=embed_dim)
+        lengths = _several('depths', depths, 4)
+        heads, windows = _several('num_heads', num_heads, 2), _several('window_size', window_size, 2)
+        dd = {'device': device, 'dtype': dtype}
+        widths = [embed_dim << i for i in range(4)]
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(lengths)))
+        stages: list[Stage] = []
+        for i, dim in enumerate(widths):
+            down = Conv2d(dim // 2, dim, 3, 2, 1, bias=False, **dd) if i else nn.Identity()
+            if i < 2:
+                stages.append(Stage(down, [ConvBlock(dim, next(rates), **dd) for _ in range(lengths[i])]))
+                continue
+            if dim % heads[i - 2]:
+                raise bad_argument('num_heads', f'a divisor of {dim} in stage {i}', heads[i - 2])
+            order = create_order(scan, (windows[i - 2],) * 2)
+            scans, attends = (lengths[i] + 1) // 2, lengths[i] // 2
+            mixers: list[nn.Module] = [ConcatMixer(dim, order, d_state, **dd) for _ in range(scans)]
+            mixers += [Attention(dim, heads[i - 2], qkv_bias=True, **dd) for _ in range(attends)]
+            blocks = [
+                Block(
+                    nn.LayerNorm(dim, **dd),
+                    mixer,
+                    dim,
+                    norm2=nn.LayerNorm(dim, **dd),
+                    mlp=Mlp(dim, int(dim * mlp_ratio), **dd),
+                    drop_path=next(rates),
+                    layer_scale=layer_scale,
+                    **dd,
+                )
+                for mixer in mixers
+            ]
+            stages.append(WindowStage(down, blocks, windows[i - 2]))
+        super().__init__(
+            nn.Sequential(
+                ChannelsLast(),
+                *(nn.Conv2d(in_chans, stem_dim, 3, 2, 1, bias=False, **dd), BatchNorm2d(stem_dim, 1e-4, **dd)),
+                nn.ReLU(),
+                *(nn.Conv2d(stem_dim, embed_dim, 3, 2, 1, bias=False, **dd), BatchNorm2d(embed_dim, 1e-4, **dd)),
+                nn.ReLU(),
+                ToMap(),
+            ),
+            stages,
+            widths,
+            [4, 8, 16, 32],
+            BatchNorm(widths[-1], **dd),
+            img_size,
+            in_chans,
+            num_classes,
+            global_pool,
+            drop_rate,
+            feature_norm,
+            **dd,
+        )
+        self.scan = scan
+        self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        self.init_non_persistent_buffers()
+        super().init_weights()
+
+    @torch.jit.ignore
+    def set_input_size(self, img_size: int | tuple[int, int], window_size: tuple[int, int] | None = None) -> None:
+        """Changes the nominal image size, in pixels, and the windows if they are given.
+
+        Dense tasks want windows that cover the maps, ceil(size / 16) and ceil(size / 32): no weight depends on them.
+        """
+        if window_size is not None:
+            for stage, size in zip(self.layers[2:], _several('window_size', window_size, 2)):
+                stage.window_size = size
+            self.init_non_persistent_buffers()
+        super().set_input_size(img_size, **({} if window_size is None else {'window_size': window_size}))
+
+    @torch.jit.ignore
+    def init_non_persistent_buffers(self) -> None:
+        """Lays the routes, on the device of the parameters; after they came from the meta device, say."""
+        for stage in self.layers[2:]:
+            for block in stage.blocks:
+                if isinstance(block.mixer, ConcatMixer):
+                    block.mixer.set_order(create_order(self.scan, (stage.window_size,) * 2))
+
+
+def _several(name: str, values: Any, length: int) -> list[int]:
+    """The values as a list, if they are so many positive integers."""
+    if not isinstance(values, (tuple, list)) or len(values) != length:
+        raise bad_argument(name, f'{length} integers', repr(values))
+    for value in values:
+        check_integers(1, **{name: value})
+    return list(values)
+
+
+_RENAMED = (  # official -> here, in this order
+    (r'^patch_embed\.conv_down\.(\d)\.', lambda m: f'stem.{int(m[1]) + 1}.'),
+    (r'^levels\.(\d)\.downsample\.reduction\.0\.', lambda m: f'layers.{int(m[1]) + 1}.downsample.'),
+    (r'^levels\.', 'layers.'),
+    (r'(?<=^layers\.[23]\.blocks\.)(\d+)\.norm1\.', r'\1.norm.'),
+    (r'\.gamma_1$', '.ls.gamma'),
+    (r'\.gamma_2$', '.ls2.gamma'),
+    (r'^outnorm(\d)\.', r'feature_norms.\1.'),
+    (r'^norm\.', 'norm.bn.'),
+    (r'^head\.', 'head.fc.'),
+)
+_WRAPPERS = ('module.', 'encoder.', 'backbone.', 'model.')  # prefixes in some files; what lacks them is no weight
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``."""
+    weights = model_weights(state_dict, 'the checkpoint')
+    for prefix in _WRAPPERS:
+        inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        weights = inside or weights
+    if not any(key.startswith('levels.') for key in weights):
+        return weights
+    renamed = rename(weights, _RENAMED)
+    for x in [key for key in renamed if key.endswith('.conv1d_x.weight')]:
+        z = x.replace('conv1d_x', 'conv1d_z')
+        if z in renamed:  # else loading says what is missing
+            renamed[x.replace('conv1d_x', 'conv1d')] = torch.cat((renamed.pop(x), renamed.pop(z)))
+    return renamed
+
+
+def _cfg(file: str = '', top1: float = 0, top5: float = 0, size: int = 224, **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': f'https://huggingface.co/nvidia/{file}' if file else '',
+        'num_classes': 1000,
+        'input_size': (3, size, size),
+        'pool_size': (size // 32, size // 32),
+        'crop_pct': 1.0,
+        'interpolation': 'bicubic',
+        'mean': (0.485, 0.456, 0.406),
+        'std': (0.229, 0.224, 0.225),
+        'first_conv': 'stem.1',
+        'classifier': 'head.fc',
+        'license': 'cc-by-nc-sa-4.0' if file else 'apache-2.0',
+        'origin_url': 'https://github.com/NVlabs/MambaVision',
+        'paper_ids': 'arXiv:2407.08083',
+        'notes': (f'published ImageNet-1k top-1 {top1}, top-5 {top5}',) if file else (),
+        **kwargs,
+    }
+
+
+_512 = {'size': 512, 'crop_pct': 0.93, 'crop_mode': 'squash'}
+_HUB = 'MambaVision-{}/resolve/main/mambavision_{}.pth.tar'
+
+default_cfgs = generate_default_cfgs(
+    {
+        'test_mambavision.untrained': _cfg(size=160),
+        'mambavision_tiny.nvidia_in1k': _cfg(_HUB.format('T-1K', 'tiny_1k'), 82.3, 96.2),
+        'mambavision_tiny2.nvidia_in1k': _cfg(_HUB.format('T2-1K', 'tiny2_1k'), 82.7, 96.3, crop_pct=0.98),
+        'mambavision_small.nvidia_in1k': _cfg(_HUB.format('S-1K', 'small_1k'), 83.3, 96.5, crop_pct=0.93),
+        'mambavision_base.nvidia_in1k': _cfg(_HUB.format('B-1K', 'base_1k'), 84.2, 96.9),
+        'mambavision_base.nvidia_in21k_ft_in1k': _cfg(_HUB.format('B-21K', 'base_21k'), 84.9, 97.5),
+        'mambavision_large.nvidia_in1k': _cfg(_HUB.format('L-1K', 'large_1k'), 85.0, 97.1),
+        'mambavision_large.nvidia_in21k_ft_in1k': _cfg(_HUB.format('L-21K', 'large_21k'), 86.1, 97.9),
+        'mambavision_large2.nvidia_in1k': _cfg(_HUB.format('L2-1K', 'large2_1k'), 85.3, 97.2),
+        'mambavision_large2_512.nvidia_in21k_ft_in1k': _cfg(
+            _HUB.format('L2-512-21K', 'L2_21k_240m_512'), 87.3, 98.4, **_512
+        ),
+        'mambavision_large3.nvidia_in21k_ft_in1k': _cfg(
+            _HUB.format('L3-256-21K', 'L3_21k_740m_256'), 87.3, 98.3, size=256
+        ),
+        'mambavision_large3_512.nvidia_in21k_ft_in1k': _cfg(
+            _HUB.format('L3-512-21K', 'L3_21k_740m_512'), 88.1, 98.6, **_512
+        ),
+    }
+)
+
+_SMALL = {'stem_dim': 64, 'embed_dim': 96, 'depths': (3, 3, 7, 5)}  # MambaVision-T is what the class does by itself
+_BASE = {'stem_dim': 64, 'embed_dim': 128, 'depths': (3, 3, 10, 5), 'layer_scale': 1e-5}
+_LARGE = {**_BASE, 'embed_dim': 196, 'num_heads': (16, 32)}
+_LARGE2 = {**_LARGE, 'depths': (3, 3, 12, 5)}
+_LARGE3 = {**_LARGE, 'embed_dim': 256, 'depths': (3, 3, 20, 10)}
+
+
+def _create_mambavision(variant: str, pretrained: bool, args: dict[str, Any], **kwargs: Any) -> MambaVision:
+    return build_model(
+        MambaVision, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **{**args, **kwargs}
+    )
+
+
+@register_model
+def test_mambavision(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """A model for tests, 0.75 M parameters; no published weights."""
+    args = {'stem_dim': 8, 'embed_dim': 16, 'depths': (1, 1, 3, 2), 'num_heads': (2, 4), 'window_size': (10, 5)}
+    return _create_mambavision('test_mambavision', pretrained, args, **kwargs)
+
+
+@register_model
+def mambavision_tiny(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-T, 32 M parameters."""
+    return _create_mambavision('mambavision_tiny', pretrained, {}, **kwargs)
+
+
+@register_model
+def mambavision_tiny2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-T2, 35 M parameters."""
+    return _create_mambavision('mambavision_tiny2', pretrained, {'depths': (1, 3, 11, 4)}, **kwargs)
+
+
+@register_model
+def mambavision_small(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-S, 50 M parameters."""
+    return _create_mambavision('mambavision_small', pretrained, _SMALL, **kwargs)
+
+
+@register_model
+def mambavision_base(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-B, 98 M parameters."""
+    return _create_mambavision('mambavision_base', pretrained, _BASE, **kwargs)
+
+
+@register_model
+def mambavision_large(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L, 228 M parameters."""
+    return _create_mambavision('mambavision_large', pretrained, _LARGE, **kwargs)
+
+
+@register_model
+def mambavision_large2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L2, 242 M parameters."""
+    return _create_mambavision('mambavision_large2', pretrained, _LARGE2, **kwargs)
+
+
+@register_model
+def mambavision_large2_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L2 with the windows of 512 pixels."""
+    return _create_mambavision('mambavision_large2_512', pretrained, {**_LARGE2, 'window_size': (32, 16)}, **kwargs)
+
+
+@register_model
+def mambavision_large3(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L3, 740 M parameters, with the windows of 256 pixels."""
+    return _create_mambavision('mambavision_large3', pretrained, {**_LARGE3, 'window_size': (16, 8)}, **kwargs)
+
+
+@register_model
+def mambavision_large3_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L3 with the windows of 512 pixels."""
+    return _create_mambavision('mambavision_large3_512', pretrained, {**_LARGE3, 'window_size': (32, 16)}, **kwargs)
