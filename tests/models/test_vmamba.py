@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from tests.models.official import Case, assert_stages
 from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import selective_scan
+from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.mixers import RouteSSD, RouteSSM
 from vimamba.models.vmamba import VMamba, checkpoint_filter_fn
 from vimamba.scans import create_order
@@ -144,16 +145,16 @@ def plain_routes(ssm, x):
     b, height, width, d = x.shape
     order = create_order(ssm.scan, (height, width))
     tokens = F.pad(x.reshape(b, -1, d), (0, 0, 0, order.pads))
-    out = torch.zeros(b, order.length, d, dtype=x.dtype)
+    out = 0
     for k, route in enumerate(order.index):
         u = tokens[:, route]
         dt, B, C = (u @ ssm.x_proj[k].T).split(ssm.splits, -1)
         sequence = (t.transpose(1, 2) for t in (u, dt @ ssm.dt_proj[k].T))
         weights = -ssm.A_log[k].exp(), B.transpose(1, 2), C.transpose(1, 2), ssm.D[k]
         y = selective_scan(*sequence, *weights, None, ssm.dt_bias[k], True, backend='reference').transpose(1, 2)
-        y = y if ssm.merge is None else ssm.merge(y)
-        out[:, route] += y
-    return out[:, : height * width].view(b, height, width, d)
+        placed = torch.zeros(b, order.length, d, dtype=x.dtype).index_copy(1, route, y)[:, : height * width]
+        out = out + (placed if ssm.merge is None else ssm.merge(placed))
+    return out.view(b, height, width, d)
 
 
 @pytest.mark.parametrize('merge', [False, True], ids=['sum', 'merge'])
@@ -161,7 +162,7 @@ def plain_routes(ssm, x):
 @pytest.mark.parametrize('grid', [(4, 4), (5, 9), (1, 7), (9, 8)], ids=str)
 def test_routes_over_maps_of_any_size(grid, scan, merge):
     torch.manual_seed(0)
-    ssm = RouteSSM(8, scan, d_state=3, dt_rank=2, merge=torch.nn.Tanh() if merge else None)
+    ssm = RouteSSM(8, scan, d_state=3, dt_rank=2, merge=ChannelAttention(8) if merge else None)
     ssm.reset_parameters()
     x = torch.randn(2, *grid, 8, requires_grad=True)
     want, got = plain_routes(ssm, x), ssm(x)

@@ -141,15 +141,15 @@ class RouteSSM(nn.Module):
         delta, B, C = self.project(u)
         A, D, bias = -torch.exp(widen(self.A_log)), widen(self.D), widen(self.dt_bias)
         if self.merge is None:
-            y = scan(u, delta, A, B, C, D, bias, rows, steps)
+            y = scan(u, delta, A, B, C, D, bias, rows, steps)[:, : height * width]
         else:
-            y = torch.zeros_like(u)
+            y = torch.zeros_like(u[:, : height * width])
             for k in range(len(steps)):
                 own = slice(k, k + 1)
                 rows_k = None if rows is None else rows[own]
                 y_k = scan(u, delta[:, own], A[own], B[:, own], C[:, own], D[own], bias[own], rows_k, steps[own])
-                y = y + self.merge(y_k)
-        return y[:, : height * width].view(b, height, width, d)
+                y = y + self.merge(y_k[:, : height * width])
+        return y.view(b, height, width, d)
 
     def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """delta (b, k, d, l), before bias and softplus, B and C (b, k, 1, n, l) of tokens (b, l, d)."""

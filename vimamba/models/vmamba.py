@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
+from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.maps import Conv2d, ToMap
 from vimamba.mixers import GridMixer, RouteSSD, RouteSSM
+from vimamba.scans import schedule
+from vimamba.scans.hybrid import Schedule
 
 from .backbone import Backbone, Stage
 from .builder import build_model, rename, reshape_like
@@ -37,7 +40,8 @@ class VMamba(Backbone):
         embed_dim: width of the first stage; each stage doubles it.
         depths: blocks of each stage.
         mixer: 'mamba1' (selective scan) or 'mamba2' (SSD).
-        scan: name of a scan order, or names of several whose routes are taken together.
+        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
+        merge: 'sum' of the routes, or 'attention' over the channels of each before it (LocalVMamba).
         d_state: states a channel.
         expand: channels of the scan, over those of the stage.
         conv_bias: whether the depthwise convolution has a bias.
@@ -70,7 +74,8 @@ class VMamba(Backbone):
         embed_dim: int = 96,
         depths: Sequence[int] = (2, 2, 8, 2),
         mixer: str = 'mamba1',
-        scan: str | Sequence[str] = 'cross',
+        scan: Schedule = 'cross',
+        merge: str = 'sum',
         d_state: int = 1,
         expand: float = 1.0,
         conv_bias: bool = False,
@@ -87,14 +92,21 @@ class VMamba(Backbone):
         check_integers(1, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state)
         if mixer not in ('mamba1', 'mamba2'):
             raise bad_argument('mixer', "'mamba1' or 'mamba2'", repr(mixer))
+        if merge not in ('sum', 'attention') or (mixer, merge) == ('mamba2', 'attention'):
+            raise bad_argument('merge', "'sum', or with the mixer 'mamba1' 'attention'", repr(merge))
         dd = {'device': device, 'dtype': dtype}
+        scans, rates = (
+            iter(values)
+            for values in (schedule(scan, sum(depths)), calculate_drop_path_rates(drop_path_rate, sum(depths)))
+        )
         widths = [embed_dim * 2**i for i in range(len(depths))]
 
-        def block(dim: int, drop_path: float) -> Block:
+        def block(dim: int) -> Block:
             if mixer == 'mamba1':
-                ssm = partial(RouteSSM, scan=scan, d_state=d_state, dt_rank=-(-dim // 16))
+                attention = ChannelAttention(int(expand * dim), **dd) if merge == 'attention' else None
+                ssm = partial(RouteSSM, scan=next(scans), d_state=d_state, dt_rank=-(-dim // 16), merge=attention)
             else:
-                ssm = partial(RouteSSD, scan=scan, d_state=d_state)
+                ssm = partial(RouteSSD, scan=next(scans), d_state=d_state)
             act = nn.SiLU if mixer == 'mamba1' else nn.GELU
             return Block(
                 _NORM(dim, **dd),
@@ -102,14 +114,13 @@ class VMamba(Backbone):
                 dim,
                 norm2=_NORM(dim, **dd) if mlp_ratio else None,
                 mlp=Mlp(dim, int(dim * mlp_ratio), **dd) if mlp_ratio else None,
-                drop_path=drop_path,
+                drop_path=next(rates),
             )
 
-        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         stages = [
             Stage(
                 nn.Identity() if i == 0 else _downsample(downsample, widths[i - 1], width, dd),
-                [block(width, next(rates)) for _ in range(depths[i])],
+                [block(width) for _ in range(depths[i])],
             )
             for i, width in enumerate(widths)
         ]
@@ -169,6 +180,9 @@ _RENAMED = (  # official -> here, in this order; the first four are names of 202
     (r'\.mixer\.Ds', '.mixer.ssm.D'),
     (r'\.mixer\.out_norm\.', '.mixer.norm.'),
     (r'\.mixer\.conv2d\.1\.', '.mixer.conv2d.'),
+    (r'\.mixer\.multi_scan\.attn\.', '.mixer.ssm.merge.'),
+    (r'\.merge\.global_reduce\.', '.merge.reduce.'),
+    (r'\.merge\.channel_select\.', '.merge.expand.'),
 )
 _LATER = (r'(?<=^layers\.)\d(?=\.downsample\.)', lambda m: str(int(m[0]) + 1))  # of the next stage, here
 _MERGE = ((r'\.downsample\.1\.', '.downsample.norm.'), (r'\.downsample\.2\.', '.downsample.reduction.'))
@@ -178,8 +192,8 @@ _CONV = ((r'\.downsample\.1\.', '.downsample.0.'), (r'\.downsample\.3\.', '.down
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """An official file in any of its layouts, or a state dict of ours -> the state dict of ``model``.
 
-    The layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, and the backbones of
-    detection and segmentation (`feature_norm`).
+    The layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, LocalVMamba's, and the
+    backbones of detection and segmentation (`feature_norm`).
     """
     weights = model_weights(state_dict, 'the checkpoint')
     if 'stem.1.weight' in weights:

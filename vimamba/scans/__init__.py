@@ -24,8 +24,10 @@ from vimamba.scans.flat import (
     zigzag_bidirectional,
 )
 from vimamba.scans.hierarchical import pyramid, windows, windows2, windows7
+from vimamba.scans.hybrid import SCHEDULES, schedule
 
 __all__ = [
+    'SCHEDULES',
     'Affine',
     'Grid',
     'ScanOrder',
@@ -41,6 +43,7 @@ __all__ = [
     'pyramid',
     'raster',
     'register_order',
+    'schedule',
     'snake',
     'snake_bidirectional',
     'strided',
