@@ -200,7 +200,7 @@ def test_dynamic_sizes_equal_fixed_ones():
 def test_reading_backwards_equals_reading_by_the_table(class_token, img_size):
     """The reversed route, which the kernels walk from the end, against its explicit table of rows."""
     model = mini(img_size=img_size, class_token=class_token)
-    mixer, order = model.blocks[0].mixer, model._order()
+    mixer, order = model.blocks[0].mixer, model._order(model.scans[0])
     assert (mixer.rows, mixer.steps) == (None, [1, -1])
     x = torch.randn(2, order.length, 32)
     want = mixer(x)

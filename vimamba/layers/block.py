@@ -7,8 +7,9 @@ from torch import Tensor, nn
 class Block(nn.Module):
     """x + drop_path(scale * mixer(norm(x))), and where there is an MLP the same again with norm2 and it.
 
-    The sum has the dtype of the residual stream. Official Vim code delays the addition to the next block so as to fuse
-    it with the norm there; it is the same function, and what a block returns here is the sum.
+    What stands ``before`` changes the stream itself. The sum has the dtype of the residual stream. Official Vim code
+    delays the addition to the next block so as to fuse it with the norm there; it is the same function, and what a
+    block returns here is the sum.
 
     Shape: (..., dim) -> (..., dim).
     """
@@ -20,6 +21,7 @@ class Block(nn.Module):
         dim: int,
         norm2: nn.Module | None = None,
         mlp: nn.Module | None = None,
+        before: nn.Module | None = None,
         drop_path: float = 0.0,
         layer_scale: float | None = None,
         device=None,
@@ -30,6 +32,7 @@ class Block(nn.Module):
         def scale() -> nn.Module:
             return nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale, device=device, dtype=dtype)
 
+        self.before = before
         self.norm = norm
         self.mixer = mixer
         self.ls = scale()
@@ -39,6 +42,8 @@ class Block(nn.Module):
         self.ls2 = None if mlp is None else scale()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.before is not None:
+            x = self.before(x)
         x = x + self.drop_path(self.ls(self.mixer(self.norm(x))))
         if self.mlp is not None and self.norm2 is not None and self.ls2 is not None:
             x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

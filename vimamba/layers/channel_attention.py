@@ -20,7 +20,12 @@ class ChannelAttention(nn.Module):
         self.act = nn.GELU()
         self.expand = nn.Linear(dim // reduction, dim, **dd)
 
+    def reset_parameters(self) -> None:
+        """PyTorch's initial values."""
+        for module in (self.norm, self.reduce, self.expand):
+            module.reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         mean = self.norm(x).flatten(1, -2).mean(1)
         gate = torch.sigmoid(self.expand(self.act(self.reduce(mean))))
-        return x * gate.view(gate.shape[0], *([1] * (x.ndim - 2)), gate.shape[1])
+        return (x.flatten(1, -2) * gate.unsqueeze(1)).view(x.shape)

@@ -1,6 +1,7 @@
 """Image to tokens."""
 
 import torch
+import torch.nn.functional as F
 from timm.layers import to_2tuple
 from timm.models import register_notrace_function
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ def check_img_size(height: int, width: int, img_size: tuple[int, int]) -> None:
 class PatchEmbed(nn.Module):
     """Patches to tokens by a strided convolution; overlapping patches if stride < patch_size.
 
-    The grid is ((H - patch) // stride + 1, (W - patch) // stride + 1): pixels beyond the last whole patch are not read.
+    The grid is ((H - patch) // stride + 1, (W - patch) // stride + 1): pixels beyond the last whole patch are not read,
+    or, with ``pad``, zeros at the bottom and on the right make the patch whole.
 
     Shape: (b, in_chans, H, W) -> (b, grid height * grid width, dim), tokens in raster order.
 
@@ -36,12 +38,13 @@ class PatchEmbed(nn.Module):
         in_chans: int,
         dim: int,
         strict_img_size: bool = True,
+        pad: bool = False,
         device=None,
         dtype=None,
     ):
         super().__init__()
         check_integers(1, patch_size=patch_size, stride=stride, in_chans=in_chans, embed_dim=dim)
-        self.patch_size, self.stride, self.strict_img_size = patch_size, stride, strict_img_size
+        self.patch_size, self.stride, self.strict_img_size, self.pad = patch_size, stride, strict_img_size, pad
         self.proj = nn.Conv2d(in_chans, dim, patch_size, stride, device=device, dtype=dtype)
         self.set_input_size(img_size)
 
@@ -51,7 +54,7 @@ class PatchEmbed(nn.Module):
         if len(sizes) != 2 or not all(isinstance(size, int) for size in sizes):
             raise bad_argument('img_size', 'an integer or (height, width), in pixels', repr(img_size))
         height, width = sizes
-        if min(height, width) < self.patch_size:
+        if min(height, width) < (1 if self.pad else self.patch_size):
             expected = f'at least one patch, {self.patch_size}x{self.patch_size} pixels'
             raise bad_argument('img_size', expected, f'{height}x{width}')
         self.img_size = (int(height), int(width))
@@ -60,10 +63,18 @@ class PatchEmbed(nn.Module):
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """The grid, in tokens, of an image of ``img_size`` pixels."""
-        height, width = img_size
+        height, width = (side + self._missing(side) for side in img_size)
         return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
+
+    def _missing(self, side: int) -> int:
+        """Pixels to add to a side."""
+        if not self.pad:
+            return 0
+        return max(self.patch_size - side, (self.patch_size - side) % self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.strict_img_size:
             check_img_size(x.shape[2], x.shape[3], self.img_size)
+        if self.pad:
+            x = F.pad(x, (0, self._missing(x.shape[3]), 0, self._missing(x.shape[2])))
         return self.proj(x).flatten(2).transpose(1, 2)

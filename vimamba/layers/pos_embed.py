@@ -27,7 +27,7 @@ def resize_pos_embed(
         new_rows: rows of the class tokens in the result, ascending.
 
     Returns:
-        (1, new height * new width + class tokens, dim), bicubic, antialiased, same dtype.
+        (1, new height * new width + class tokens, dim), same dtype; bicubic as official code does it, not antialiased.
 
     >>> table = torch.arange(5.0).view(1, 5, 1)
     >>> resize_pos_embed(table, (2, 2), (1, 1), [2], [0]).flatten().tolist()
@@ -38,7 +38,7 @@ def resize_pos_embed(
     extra = [pos_embed[:, row : row + 1] for row in old_rows]
     if old_grid != new_grid:
         grid = cells.float().transpose(1, 2).unflatten(2, old_grid)
-        grid = F.interpolate(grid, new_grid, mode='bicubic', antialias=True)
+        grid = F.interpolate(grid, new_grid, mode='bicubic')
         cells = grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
     for row, token in zip(new_rows, extra):
         cells = torch.cat((cells[:, :row], token, cells[:, row:]), 1)

@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import vimamba.kernels.selective_scan  # noqa: F401  (registers its operator in torch.ops.vimamba)
 from vimamba.errors import bad_argument, check_integers
-from vimamba.kernels.routes import walk_of
 from vimamba.layers.norm import widen
 from vimamba.scans import ScanOrder
 
+from .scan import scan
+from .walk import Walker
 
-class ConcatMixer(nn.Module):
+
+class ConcatMixer(Walker):
     """A scan beside a branch without one, concatenated in place of a gate (arXiv:2407.08083, Eq. 6 and Fig. 3).
 
         x, z = silu(conv1d(in_proj(tokens)))
@@ -50,13 +51,7 @@ class ConcatMixer(nn.Module):
         self.A_log = nn.Parameter(torch.empty(d_inner, d_state, **dd))
         self.D = nn.Parameter(torch.empty(d_inner, **dd))
         self.out_proj = nn.Linear(d_model, d_model, bias=False, **dd)
-        self.register_buffer('rows', None, persistent=False)
         self.set_order(order)
-
-    def set_order(self, order: ScanOrder) -> None:
-        """Changes the tokens or the routes that are read."""
-        rows, self.steps = walk_of(order.index)
-        self.rows = None if rows is None else rows.to(self.in_proj.weight.device)
 
     def reset_parameters(self) -> None:
         """A = -(1 ... d_state) for every channel, D = 1, the rest PyTorch's."""
@@ -72,7 +67,7 @@ class ConcatMixer(nn.Module):
         dt, B, C = self.x_proj(x).split(self.splits, -1)
         delta = F.linear(dt, self.dt_proj.weight)  # its bias goes into the softplus
         delta, B, C = [t.transpose(1, 2).unsqueeze(1).expand(-1, k, -1, -1) for t in (delta, B, C)]  # (b, k, ., l)
-        y = torch.ops.vimamba.route_scan(
+        y = scan(
             x.transpose(1, 2),
             delta,
             -torch.exp(widen(self.A_log)).expand(k, -1, -1),
@@ -81,11 +76,7 @@ class ConcatMixer(nn.Module):
             widen(self.D).expand(k, -1),
             None,
             2 * widen(self.dt_proj.bias).expand(k, -1),
-            None,
             self.rows,
             self.steps,
-            True,
-            torch.is_grad_enabled(),
-            'auto',
-        )[0]
-        return self.out_proj(torch.cat((y.transpose(1, 2) / k, z), -1))
+        )
+        return self.out_proj(torch.cat((y / k, z), -1))

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-import vimamba.kernels.selective_scan  # noqa: F401  (registers the operator in torch.ops.vimamba)
 from vimamba.errors import bad_argument
 from vimamba.kernels.linear import dense
 from vimamba.kernels.routes import read, unread
@@ -17,6 +16,7 @@ from vimamba.layers.maps import Conv2d
 from vimamba.layers.norm import widen
 
 from .init import init_A_log, init_dt
+from .scan import scan, scan_each
 from .walk import as_scan, count_routes, walk
 
 __all__ = ['GridMixer', 'RouteSSD', 'RouteSSM']
@@ -141,14 +141,11 @@ class RouteSSM(nn.Module):
         delta, B, C = self.project(u)
         A, D, bias = -torch.exp(widen(self.A_log)), widen(self.D), widen(self.dt_bias)
         if self.merge is None:
-            y = scan(u, delta, A, B, C, D, bias, rows, steps)[:, : height * width]
+            y = scan(u.transpose(1, 2), delta, A, B, C, D, None, bias, rows, steps)[:, : height * width]
         else:
             y = torch.zeros_like(u[:, : height * width])
-            for k in range(len(steps)):
-                own = slice(k, k + 1)
-                rows_k = None if rows is None else rows[own]
-                y_k = scan(u, delta[:, own], A[own], B[:, own], C[:, own], D[own], bias[own], rows_k, steps[own])
-                y = y + self.merge(y_k[:, : height * width])
+            for own in scan_each(u.transpose(1, 2), delta, A, B, C, D, None, bias, rows, steps):
+                y = y + self.merge(own[:, : height * width])
         return y.view(b, height, width, d)
 
     def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,22 +223,3 @@ class RouteSSD(nn.Module):
         )
         y = unread(y.reshape(b, -1, k, d).permute(0, 2, 3, 1), rows, steps).sum(1).transpose(1, 2)
         return y[:, : height * width].reshape(b, height, width, d)
-
-
-def scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    rows: Tensor | None,
-    steps: list[int],
-) -> Tensor:
-    """The sum over the routes: (b, l, d) -> (b, l, d)."""
-    save = torch.is_grad_enabled()
-    y = torch.ops.vimamba.route_scan(
-        u.transpose(1, 2), delta, A, B, C, D, None, bias, None, rows, steps, True, save, 'auto'
-    )[0]
-    return y.transpose(1, 2)

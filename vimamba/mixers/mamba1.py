@@ -3,17 +3,19 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-import vimamba.kernels.causal_conv1d
-import vimamba.kernels.selective_scan  # noqa: F401  (both register operators in torch.ops.vimamba)
+import vimamba.kernels.causal_conv1d  # noqa: F401  (registers its operator in torch.ops.vimamba)
 from vimamba.errors import bad_argument
 from vimamba.kernels.linear import linears
-from vimamba.kernels.routes import walk_of
+from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.norm import widen
 from vimamba.scans import ScanOrder
 
 from .init import init_A_log, init_dt
+from .scan import scan, scan_each
+from .walk import Walker
 
 
 class Projections(nn.Module):
@@ -46,7 +48,7 @@ class Route(nn.Module):
         init_A_log(self.A_log)
 
 
-class Mamba1(nn.Module):
+class Mamba1(Walker):
     """Mamba-1 block run along K routes, merged before one output projection (arXiv:2401.09417, Alg. 1).
 
         x, z = in_proj(tokens)
@@ -65,7 +67,7 @@ class Mamba1(nn.Module):
         dt_rank: rank of delta's projection; ceil(d_model / 16) if None.
         share_routes: one convolution, in memory order, and one set of projections for all routes; A stays each
             route's own (Vim's "bimamba v1").
-        merge: 'mean' or 'sum' over the routes.
+        merge: 'mean' or 'sum' over the routes, or their sum behind 'attention' over the channels of each.
     """
 
     def __init__(
@@ -82,8 +84,8 @@ class Mamba1(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        if merge not in ('mean', 'sum'):
-            raise bad_argument('merge', "'mean' or 'sum'", repr(merge))
+        if merge not in ('mean', 'sum', 'attention'):
+            raise bad_argument('merge', "'mean', 'sum' or 'attention'", repr(merge))
         dd = {'device': device, 'dtype': dtype}
         d_inner, dt_rank = expand * d_model, dt_rank or math.ceil(d_model / 16)
         self.splits = [dt_rank, d_state, d_state]
@@ -94,16 +96,15 @@ class Mamba1(nn.Module):
             Projections(d_inner, d_state, d_conv, dt_rank, **dd) for _ in range(1 if share_routes else order.routes)
         )
         self.routes = nn.ModuleList(Route(d_inner, d_state, **dd) for _ in range(order.routes))
+        self.attention = ChannelAttention(d_inner, **dd) if merge == 'attention' else None
         self.out_proj = nn.Linear(d_inner, d_model, bias=False, **dd)
-        self.register_buffer('rows', None, persistent=False)
         self.set_order(order)
 
     def set_order(self, order: ScanOrder) -> None:
         """Changes the tokens or the routes that are read; the number of routes stays."""
         if order.routes != len(self.routes):
             raise bad_argument('order', f'{len(self.routes)} routes', f'{order.routes}')
-        rows, self.steps = walk_of(order.index)
-        self.rows = None if rows is None else rows.to(self.in_proj.weight.device)
+        super().set_order(order)
 
     @property
     def any_length(self) -> bool:
@@ -113,6 +114,8 @@ class Mamba1(nn.Module):
     def reset_parameters(self) -> None:
         for module in (self.in_proj, self.out_proj, *self.projections, *self.routes):
             module.reset_parameters()
+        if self.attention is not None:
+            self.attention.reset_parameters()
 
     def _stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Of each set of projections: conv1d weight and bias, x_proj, dt_proj, its bias, D."""
@@ -135,8 +138,12 @@ class Mamba1(nn.Module):
         return stacked[0], stacked[1], stacked[2], stacked[3], stacked[4], stacked[5]
 
     def forward(self, x: Tensor) -> Tensor:
+        tokens = x.shape[1]
+        x = self.in_proj(x)
+        if self.pads:
+            x = F.pad(x, (0, 0, 0, self.pads))
         b, l, _ = x.shape
-        x, z = self.in_proj(x).chunk(2, -1)
+        x, z = x.chunk(2, -1)
         conv, conv_bias, x_proj, dt_proj, dt_bias, D = self._stacked()
         A_log: list[Tensor] = []
         for route in self.routes:
@@ -147,28 +154,19 @@ class Mamba1(nn.Module):
         if self.share_routes:
             rows, steps = None, [1]
         u = torch.ops.vimamba.route_conv1d(x.transpose(1, 2), conv, conv_bias, rows, steps, True)  # (b, p, d, l)
-        tokens = u.permute(1, 0, 3, 2).reshape(p, b * l, -1)
-        dt, B, C = linears(tokens, x_proj.to(tokens.dtype)).split(self.splits, -1)
+        flat = u.permute(1, 0, 3, 2).reshape(p, b * l, -1)
+        dt, B, C = linears(flat, x_proj.to(flat.dtype)).split(self.splits, -1)
         delta = torch.bmm(dt, dt_proj)  # without the bias, which goes into the softplus, once
         delta, B, C = [t.view(p, b, l, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, p, ., l)
         if self.share_routes:
             u = u.squeeze(1)
             delta, B, C = [t.expand(-1, k, -1, -1) for t in (delta, B, C)]
             D, dt_bias = D.expand(k, -1), dt_bias.expand(k, -1)
-        y = torch.ops.vimamba.route_scan(
-            u,
-            delta,
-            A,
-            B.unsqueeze(2),
-            C.unsqueeze(2),
-            widen(D),
-            z.transpose(1, 2),
-            widen(dt_bias),
-            None,
-            self.rows,
-            self.steps,
-            True,
-            torch.is_grad_enabled(),
-            'auto',
-        )[0]
-        return self.out_proj(y.transpose(1, 2)) * self.scale
+        z, B, C, D, dt_bias = z.transpose(1, 2), B.unsqueeze(2), C.unsqueeze(2), widen(D), widen(dt_bias)
+        if self.attention is None:
+            y = scan(u, delta, A, B, C, D, z, dt_bias, self.rows, self.steps)[:, :tokens]
+        else:
+            y = torch.zeros_like(x[:, :tokens])
+            for own in scan_each(u, delta, A, B, C, D, z, dt_bias, self.rows, self.steps):
+                y = y + self.attention(own[:, :tokens])
+        return self.out_proj(y) * self.scale

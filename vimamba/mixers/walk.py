@@ -1,17 +1,42 @@
-"""The routes over a map of any size, as the kernels take them: laid once for each size and remembered."""
+"""Routes as the kernels take them: of a layer that is made for one size, or of a map of any, laid once for each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vimamba.kernels.routes import walk_of
-from vimamba.scans import create_order
+from vimamba.scans import ScanOrder, create_order
+from vimamba.scans.base import plainly
+from vimamba.scans.hybrid import Scan
 
-__all__ = ['Scan', 'as_scan', 'count_routes', 'walk']
+__all__ = ['Scan', 'Walker', 'as_scan', 'count_routes', 'walk']
 
-Scan = str | tuple[str, ...]
+
+class Walker(nn.Module):
+    """A module over tokens in memory order that reads them along the routes of one scan order.
+
+    The table of rows goes where the parameters go, but is no buffer: it follows from the order, so there is nothing
+    to average, to save or to fill in again after the meta device.
+    """
+
+    rows: Tensor | None
+    steps: list[int]
+    pads: int
+
+    def set_order(self, order: ScanOrder) -> None:
+        """Changes the tokens or the routes that are read."""
+        self.rows, self.steps = walk_of(order.index)
+        self.pads = order.pads
+        self._apply(lambda t: t)  # takes the table to the device of the parameters
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'Walker':
+        super()._apply(fn, recurse)
+        device = next(self.parameters()).device
+        if self.rows is not None and device.type != 'meta':
+            self.rows = self.rows.to(device)
+        return self
 
 
 def as_scan(scan: str | Sequence[str]) -> Scan:
@@ -32,8 +57,8 @@ def walk(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Ten
 
 @lru_cache(maxsize=128)
 def _walk(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor | None, tuple[int, ...]]:
-    rows, steps = walk_of(create_order(scan, (height, width)).index)
-    with torch.inference_mode(False):
+    with plainly():
+        rows, steps = walk_of(create_order(scan, (height, width)).index)
         return None if rows is None else rows.to(device), tuple(steps)
 
 

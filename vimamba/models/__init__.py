@@ -1,5 +1,5 @@
 """Model families; importing this package registers their variants with timm."""
 
-from . import mambavision, vim, vmamba
+from . import local_mamba, mambavision, vim, vmamba
 
-__all__ = ['mambavision', 'vim', 'vmamba']
+__all__ = ['local_mamba', 'mambavision', 'vim', 'vmamba']

@@ -20,14 +20,16 @@ from torch.utils.checkpoint import checkpoint
 from vimamba.checkpoint import FORMAT, model_weights
 from vimamba.errors import UsageError, bad_argument, check_integers
 from vimamba.layers import Block, PatchEmbed, RMSNorm, resize_pos_embed, widen
+from vimamba.layers.class_token import CLASS_TOKENS, class_rows, insert_class, split_class
+from vimamba.layers.rope import RotaryPositions
 from vimamba.mixers import Mamba1
-from vimamba.scans import ScanOrder, create_order
+from vimamba.scans import ScanOrder, create_order, schedule
+from vimamba.scans.hybrid import Scan, Schedule
 
 from .builder import build_model, record_input_size
 
 __all__ = ['Vim']
 
-_CLASS_TOKENS = {'middle': 1, 'first': 1, 'both': 2, 'none': 0}
 _POOLS = ('token', 'avg', 'max', '')
 
 
@@ -45,13 +47,15 @@ class Vim(nn.Module):
         embed_dim: width of the tokens (d_model).
         depth: number of blocks.
         d_state: states a channel.
-        scan: name of the scan order; see `vimamba.scans.list_orders`.
+        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
         share_routes: one convolution and one set of projections for all routes (Vim's "bimamba v1").
-        merge: 'mean' or 'sum' of the routes.
+        merge: 'mean' or 'sum' of the routes, or their sum behind 'attention' over the channels of each (LocalVim).
         class_token: 'middle' (at row M // 2 of the M patches), 'first', 'both' (first and last) or 'none'.
         dynamic_img_size: accept any image size in forward, resizing the positions on the fly; for scan orders that
             follow the memory (raster, bidirectional).
         layer_scale: initial value of a learned scale of each block's output; none if None.
+        rope: rotate the stream by its position before every block (LocalVim); without class tokens.
+        pad_image: zeros at the bottom and on the right to whole patches (LocalVim), not leaving pixels out.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth of the last block, linear in depth from 0.
 
@@ -75,29 +79,33 @@ class Vim(nn.Module):
         embed_dim: int = 192,
         depth: int = 24,
         d_state: int = 16,
-        scan: str = 'bidirectional',
+        scan: Schedule = 'bidirectional',
         share_routes: bool = False,
         merge: str = 'mean',
         class_token: str = 'middle',
         dynamic_img_size: bool = False,
         layer_scale: float | None = None,
+        rope: bool = False,
+        pad_image: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if class_token not in _CLASS_TOKENS:
-            raise bad_argument('class_token', ', '.join(map(repr, _CLASS_TOKENS)), repr(class_token))
+        if class_token not in CLASS_TOKENS:
+            raise bad_argument('class_token', ', '.join(map(repr, CLASS_TOKENS)), repr(class_token))
         check_integers(0, num_classes=num_classes)
         check_integers(1, depth=depth, d_state=d_state)
         dd = {'device': device, 'dtype': dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        self.scan = scan
+        if rope and class_token != 'none':
+            raise bad_argument('rope', "class_token='none'", repr(class_token))
+        self.scans = schedule(scan, depth)
         self.class_token = class_token
-        self.num_class_tokens = _CLASS_TOKENS[class_token]
+        self.num_class_tokens = CLASS_TOKENS[class_token]
         self.dynamic_img_size = dynamic_img_size
         self.grad_checkpointing = False
         self._set_pool(global_pool if global_pool is not None else ('token' if self.num_class_tokens else 'avg'))
@@ -109,24 +117,27 @@ class Vim(nn.Module):
             in_chans,
             embed_dim,
             strict_img_size=not dynamic_img_size,
+            pad=pad_image,
             **dd,
         )
         rows = self.patch_embed.num_patches + self.num_class_tokens
         cls_token = nn.Parameter(torch.empty(1, self.num_class_tokens, embed_dim, **dd))
         self.register_parameter('cls_token', cls_token if self.num_class_tokens else None)
         self.pos_embed = nn.Parameter(torch.empty(1, rows, embed_dim, **dd))
-        order = self._order()
+        self.rope = RotaryPositions(embed_dim, self.patch_embed.grid_size) if rope else None
+        options = {'d_state': d_state, 'share_routes': share_routes, 'merge': merge}
         self.blocks = nn.Sequential(
             *(
                 Block(
                     RMSNorm(embed_dim, **dd),
-                    Mamba1(embed_dim, order, d_state=d_state, share_routes=share_routes, merge=merge, **dd),
+                    Mamba1(embed_dim, self._order(own), **options, **dd),
                     embed_dim,
+                    before=self.rope,
                     drop_path=rate,
                     layer_scale=layer_scale,
                     **dd,
                 )
-                for rate in calculate_drop_path_rates(drop_path_rate, depth)
+                for own, rate in zip(self.scans, calculate_drop_path_rates(drop_path_rate, depth))
             )
         )
         self.feature_info = [
@@ -135,10 +146,10 @@ class Vim(nn.Module):
         self.norm = RMSNorm(embed_dim, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes, **dd) if num_classes else nn.Identity()
-        if dynamic_img_size and not self.blocks[0].mixer.any_length:
+        if dynamic_img_size and (rope or not all(block.mixer.any_length for block in self.blocks)):
             raise UsageError(
-                f'dynamic_img_size: scan order {scan!r} is laid out for one size; use raster or bidirectional, '
-                'or call set_input_size for each size'
+                f'dynamic_img_size: scan {scan!r}{" with rope" * rope} is laid out for one size; use raster or '
+                'bidirectional, or call set_input_size for each size'
             )
         if self.pos_embed.device.type != 'meta':
             self.init_weights()
@@ -188,10 +199,10 @@ class Vim(nn.Module):
     @torch.jit.ignore
     def class_rows(self, num_patches: int) -> list[int]:
         """Rows of the class tokens in the sequence, ascending."""
-        return {'middle': [num_patches // 2], 'first': [0], 'both': [0, num_patches + 1], 'none': []}[self.class_token]
+        return class_rows(self.class_token, num_patches)
 
-    def _order(self) -> ScanOrder:
-        order = create_order(self.scan, self.patch_embed.grid_size)
+    def _order(self, scan: Scan) -> ScanOrder:
+        order = create_order(scan, self.patch_embed.grid_size)
         for row in self.class_rows(self.patch_embed.num_patches):
             order = order.insert(row)
         return order
@@ -211,9 +222,10 @@ class Vim(nn.Module):
     @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
         """Lays the routes, on the device of the parameters; after they came from the meta device, say."""
-        order = self._order()
-        for block in self.blocks:
-            block.mixer.set_order(order)
+        for block, scan in zip(self.blocks, self.scans):
+            block.mixer.set_order(self._order(scan))
+        if self.rope is not None:
+            self.rope.set_grid(self.patch_embed.grid_size, self.pos_embed.device)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -253,14 +265,7 @@ class Vim(nn.Module):
         x = self.patch_embed(x)
         cls_token = self.cls_token
         if cls_token is not None:
-            cls_token = cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
-            if self.class_token == 'middle':
-                row = x.shape[1] // 2
-                x = torch.cat((x[:, :row], cls_token, x[:, row:]), 1)
-            elif self.class_token == 'first':
-                x = torch.cat((cls_token, x), 1)
-            else:
-                x = torch.cat((cls_token[:, :1], x, cls_token[:, 1:]), 1)
+            x = insert_class(x, cls_token, self.class_token)
         pos_embed = self.pos_embed
         if self.dynamic_img_size:
             pos_embed = self._dynamic_pos_embed(height, width)
@@ -271,17 +276,6 @@ class Vim(nn.Module):
         grid = self.patch_embed.dynamic_feat_size((height, width))
         rows = self.class_rows(self.patch_embed.num_patches), self.class_rows(grid[0] * grid[1])
         return resize_pos_embed(self.pos_embed, self.patch_embed.grid_size, grid, *rows)
-
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, l, c) -> class tokens (b, k, c) and patches (b, l - k, c)."""
-        if self.class_token == 'middle':
-            row = (x.shape[1] - 1) // 2
-            return x[:, row : row + 1], torch.cat((x[:, :row], x[:, row + 1 :]), 1)
-        if self.class_token == 'first':
-            return x[:, :1], x[:, 1:]
-        if self.class_token == 'both':
-            return torch.cat((x[:, :1], x[:, -1:]), 1), x[:, 1:-1]
-        return x[:, :0], x
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Normalised tokens of the last block, in sequence order: (b, in_chans, H, W) -> (b, l, embed_dim)."""
@@ -294,7 +288,7 @@ class Vim(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         if self.global_pool:
-            tokens, patches = self._split(x)
+            tokens, patches = split_class(x, self.class_token)
             if self.global_pool == 'token':
                 x = tokens.mean(1)
             elif self.global_pool == 'avg':
@@ -341,7 +335,7 @@ class Vim(nn.Module):
         for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
             x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
             if i in chosen:
-                tokens, patches = self._split(self.norm(x) if norm else x.to(self.pos_embed.dtype))
+                tokens, patches = split_class(self.norm(x) if norm else x.to(self.pos_embed.dtype), self.class_token)
                 if output_fmt == 'NCHW':
                     patches = patches.transpose(1, 2).unflatten(2, grid).contiguous()
                 outputs.append((patches, tokens) if return_prefix_tokens else patches)
@@ -383,7 +377,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Te
     Position tables of another size are resized around their class tokens; one that does not say its image size is
     taken for a square one.
     """
-    img_size, state_dict = _source_size(state_dict, model), model_weights(state_dict, 'the checkpoint')
+    checkpoint, state_dict = state_dict, model_weights(state_dict, 'the checkpoint')
     if 'cls_token_head' in state_dict:
         tokens = [state_dict.pop(f'cls_token_{end}') for end in ('head', 'tail')]
         state_dict['cls_token'] = torch.cat(tokens, 1)
@@ -396,9 +390,15 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Te
         if name in _ROUTE_KEYS:
             key = '.'.join((prefix + '.mixer', _ROUTE_KEYS[name], *parameter))
         renamed[key] = value
-    table, embed = renamed.get('pos_embed'), model.patch_embed
+    return resize_positions(renamed, checkpoint, model)
+
+
+def resize_positions(weights: dict[str, Tensor], checkpoint: dict[str, Any], model: Vim) -> dict[str, Tensor]:
+    """The weights of a checkpoint with the position table of another size resized around its class tokens."""
+    img_size = _source_size(checkpoint, model)
+    table, embed = weights.get('pos_embed'), model.patch_embed
     if table is None or table.ndim != 3:
-        return renamed  # loading says what is missing
+        return weights  # loading says what is missing
     patches = table.shape[1] - model.num_class_tokens
     if img_size:
         grid = embed.dynamic_feat_size(img_size)
@@ -408,8 +408,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Te
         grid = (math.isqrt(max(patches, 0)),) * 2
     if grid != embed.grid_size and grid[0] * grid[1] == patches:
         rows = model.class_rows(patches), model.class_rows(embed.num_patches)
-        renamed['pos_embed'] = resize_pos_embed(table, grid, embed.grid_size, *rows)
-    return renamed
+        weights['pos_embed'] = resize_pos_embed(table, grid, embed.grid_size, *rows)
+    return weights
 
 
 def _source_size(state_dict: dict[str, Any], model: Vim) -> tuple[int, int] | None:

@@ -60,6 +60,7 @@ class VMamba(Backbone):
 
     Shape: (b, in_chans, H, W) -> (b, num_classes).
 
+    >>> import torch
     >>> model = VMamba(embed_dim=16, depths=(1, 1, 1, 1), num_classes=10)
     >>> model(torch.zeros(1, 3, 48, 64)).shape
     torch.Size([1, 10])
@@ -243,7 +244,7 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-_V0_ARGS = {
+V0 = {
     'd_state': 16,
     'expand': 2.0,
     'conv_bias': True,
@@ -299,19 +300,19 @@ def vmamba_base_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
 @register_model
 def vmamba_v0_tiny(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-T of the paper's first version, 23 M parameters: gated, no MLP."""
-    return _create('vmamba_v0_tiny', pretrained, **{**_V0_ARGS, 'depths': (2, 2, 9, 2), **kwargs})
+    return _create('vmamba_v0_tiny', pretrained, **{**V0, 'depths': (2, 2, 9, 2), **kwargs})
 
 
 @register_model
 def vmamba_v0_small(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-S of the paper's first version, 44 M parameters."""
-    return _create('vmamba_v0_small', pretrained, **{**_V0_ARGS, 'depths': (2, 2, 27, 2), **kwargs})
+    return _create('vmamba_v0_small', pretrained, **{**V0, 'depths': (2, 2, 27, 2), **kwargs})
 
 
 @register_model
 def vmamba_v0_base(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-B of the paper's first version, 76 M parameters."""
-    return _create('vmamba_v0_base', pretrained, **{**_V0_ARGS, 'embed_dim': 128, 'depths': (2, 2, 27, 2), **kwargs})
+    return _create('vmamba_v0_base', pretrained, **{**V0, 'embed_dim': 128, 'depths': (2, 2, 27, 2), **kwargs})
 
 
 @register_model

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, reduce, wraps
 
@@ -263,6 +264,13 @@ class ScanOrder:
         return f'ScanOrder(routes={self.routes}, length={self.length}, grid={self.grid}{class_rows}{pads})'
 
 
+@contextmanager
+def plainly() -> Iterator[None]:
+    """What is computed here is remembered: real tensors on the CPU, whatever the caller's default device and modes."""
+    with torch.device('cpu'), torch.inference_mode(False), _disable_current_modes():
+        yield
+
+
 ORDERS: dict[str, Callable[..., ScanOrder]] = {}
 
 
@@ -291,8 +299,7 @@ def register_order(*ndims: int) -> Callable[[Callable[..., ScanOrder]], Callable
 
         @lru_cache(maxsize=32)
         def cached(grid: Grid, *options: int, **named: int) -> ScanOrder:
-            # whatever the caller's default device and modes
-            with torch.device('cpu'), torch.inference_mode(False), _disable_current_modes():
+            with plainly():
                 return build(grid, *options, **named)
 
         @wraps(build)
@@ -322,7 +329,8 @@ def create_order(scan: str | Sequence[str], grid: Iterable[int]) -> ScanOrder:
     if not isinstance(scan, str):
         if not scan:
             raise bad_argument('scan', 'the name of a scan order, or several', repr(scan))
-        return reduce(operator.or_, (create_order(name, grid) for name in scan))
+        with plainly():
+            return reduce(operator.or_, (create_order(name, grid) for name in scan))
     if scan in ORDERS:
         return ORDERS[scan](grid)
     forth = scan.removesuffix('_reversed')
@@ -333,7 +341,7 @@ def create_order(scan: str | Sequence[str], grid: Iterable[int]) -> ScanOrder:
 
 @lru_cache(maxsize=32)
 def _reversed(name: str, grid: Grid) -> ScanOrder:
-    with torch.device('cpu'), torch.inference_mode(False), _disable_current_modes():
+    with plainly():
         return ORDERS[name](grid).reversed()
 
 

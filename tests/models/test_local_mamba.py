@@ -1,0 +1,155 @@
+"""LocalMamba: searched routes, windows with pads and channel attention, as the official models compute them.
+
+Promised: official state dicts of both families give the official logits and features within 2e-5; parameter counts are
+the published ones; every route has its own weights and is put back where it was read on any grid, square or not, with
+windows that do not divide it; positions of other sizes are the trained ones resized; released files load.
+"""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from tests.models.official import Case, assert_stages
+from vimamba.kernels.selective_scan import selective_scan
+from vimamba.layers.rope import RotaryPositions
+from vimamba.mixers import Mamba1
+from vimamba.models.local_mamba import checkpoint_filter_fn
+from vimamba.scans import create_order
+from vimamba.scans.hybrid import _searched, schedule
+from vimamba.testing import assert_parity, relative_l2
+
+VIM = {'local_vim_tiny_224': 'local_vim_tiny', 'local_vim_tiny_middle_cls_token_224': 'local_vim_tiny_midcls'}
+PARAMS = {  # measured on the official classes
+    'local_vim_tiny': 7_994_152,
+    'local_vim_tiny_midcls': 7_994_536,
+    'local_vim_small': 27_783_784,
+    'local_vim_small_searched': 27_783_784,
+    'local_vmamba_tiny': 25_527_160,
+    'local_vmamba_small': 49_748_536,
+}
+
+
+@pytest.mark.parametrize('name', VIM)
+def test_official_outputs_of_local_vim(name):
+    case, model = Case(name), timm.create_model(VIM[name]).eval()
+    model.load_state_dict(checkpoint_filter_fn(case.state_dict(), model))
+    with torch.no_grad():
+        features = model.forward_features(case.input())
+        assert_parity(model.forward_head(features), case.outputs['logits'], 'logits')
+        assert_parity(model.forward_head(features, pre_logits=True), case.outputs['feat'], 'features')
+
+
+def test_official_outputs_of_local_vmamba():
+    assert_stages(Case('local_vmamba_tiny_224'), timm.create_model('local_vmamba_tiny'), checkpoint_filter_fn)
+
+
+@pytest.mark.parametrize('name', PARAMS)
+def test_parameter_counts_are_the_published_ones(name):
+    assert sum(p.numel() for p in timm.create_model(name, device='meta').parameters()) == PARAMS[name]
+
+
+@pytest.mark.parametrize('name', ['local_vim_tiny_224', 'local_vmamba_tiny_224'])
+def test_the_schedules_are_the_official_lists(name):
+    directions = Case(name).info['kwargs']['directions']
+    short = '|'.join(' '.join(layer) for layer in directions)
+    assert list(_searched(short)) == schedule(name.removesuffix('_224'), len(directions))
+
+
+def naive_window(height, width, size):
+    """Cells by window, row by row in each, and None where a window goes beyond the map."""
+    cells = []
+    for top in range(0, height, size):
+        for left in range(0, width, size):
+            for i in range(top, top + size):
+                cells += [(i, j) if i < height and j < width else None for j in range(left, left + size)]
+    return cells
+
+
+@pytest.mark.parametrize('size', [2, 7])
+@pytest.mark.parametrize('grid', [(4, 4), (5, 9), (1, 3), (8, 7)], ids=str)
+def test_windows_read_their_cells_row_by_row(grid, size):
+    order = create_order(f'windows{size}', grid)
+    cells = naive_window(*grid, size)
+    assert order.pads == sum(cell is None for cell in cells)
+    for row, cell in zip(order.index[0].tolist(), cells, strict=True):
+        assert row >= grid[0] * grid[1] if cell is None else row == cell[0] * grid[1] + cell[1]
+
+
+def naive_route(name, grid):
+    """A route as official code makes it: its own padding only, turned round with it."""
+    name, backwards = name.removesuffix('_reversed'), name.endswith('_reversed')
+    height, width = grid
+    if name.startswith('windows'):
+        cells = naive_window(height, width, int(name.removeprefix('windows')))
+    else:
+        cells = [(i, j) for i in range(height) for j in range(width)]
+        cells = sorted(cells, key=lambda cell: cell[::-1]) if name == 'column' else cells
+    rows = [None if cell is None else cell[0] * width + cell[1] for cell in cells]
+    return rows[::-1] if backwards else rows
+
+
+@pytest.mark.parametrize('grid', [(4, 4), (3, 5), (7, 2)], ids=str)
+def test_the_sequence_mixer_is_the_official_one_on_any_grid(grid):
+    torch.manual_seed(0)
+    names = ('raster', 'column_reversed', 'windows2', 'windows7_reversed')
+    mixer = Mamba1(16, create_order(names, grid), d_state=3, merge='attention').double()
+    mixer.reset_parameters()
+    tokens = torch.randn(2, grid[0] * grid[1], 16, dtype=torch.float64)
+    x, z = mixer.in_proj(tokens).chunk(2, -1)
+    out = torch.zeros_like(x)
+    for name, own, route in zip(names, mixer.projections, mixer.routes):
+        rows = naive_route(name, grid)
+        u, gate = (
+            torch.stack([torch.zeros_like(t[:, 0]) if row is None else t[:, row] for row in rows], 2) for t in (x, z)
+        )
+        u = F.silu(own.conv1d(u)[..., : len(rows)])
+        dt, B, C = own.x_proj(u.transpose(1, 2)).split(mixer.splits, -1)
+        delta = (dt @ own.dt_proj.weight.T).transpose(1, 2)
+        weights = -route.A_log.exp(), B.transpose(1, 2), C.transpose(1, 2), own.D, gate, own.dt_proj.bias
+        y = selective_scan(u, delta, *weights, True, backend='reference')
+        back = torch.zeros_like(x)
+        for step, row in enumerate(rows):
+            if row is not None:
+                back[:, row] = y[..., step]
+        out += mixer.attention(back)
+    assert relative_l2(mixer(tokens), mixer.out_proj(out)) < 1e-12
+
+
+def test_rotations_turn_pairs_by_row_and_by_column():
+    rope = RotaryPositions(8, (14, 14))
+    x = torch.randn(2, 196, 8)
+    out = rope(x).view(2, 14, 14, 8)
+    x = x.view(2, 14, 14, 8)
+    for row, column in ((0, 0), (3, 11), (13, 5)):
+        for m, angle in enumerate((row, row / 100, column, column / 100)):
+            a, b = x[:, row, column, 2 * m], x[:, row, column, 2 * m + 1]
+            cos, sin = torch.tensor(float(angle)).cos(), torch.tensor(float(angle)).sin()
+            assert torch.allclose(out[:, row, column, 2 * m], a * cos - b * sin, atol=1e-5)
+            assert torch.allclose(out[:, row, column, 2 * m + 1], b * cos + a * sin, atol=1e-5)
+
+
+def test_positions_of_another_size_are_the_trained_ones_resized(tmp_path):
+    case = Case('local_vim_tiny_224')
+    torch.save({'state_dict': case.state_dict()}, tmp_path / 'local.ckpt')
+    overlay = {'file': str(tmp_path / 'local.ckpt')}
+    model = timm.create_model('local_vim_tiny', pretrained=True, pretrained_cfg_overlay=overlay, img_size=(200, 300))
+    assert model.patch_embed.grid_size == (13, 19)  # padded to whole patches
+    trained = timm.create_model('local_vim_tiny')
+    for ours, table in (
+        (model.pos_embed, case.state_dict()['pos_embed']), (model.rope.cos, trained.rope.cos),
+        (model.rope.sin, trained.rope.sin),
+    ):  # fmt: skip
+        want = F.interpolate(table.view(1, 14, 14, 192).permute(0, 3, 1, 2), (13, 19), mode='bicubic')
+        assert torch.allclose(ours, want.flatten(2).transpose(1, 2), atol=1e-6)
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.randn(1, 3, 200, 300))).all()
+
+
+def test_the_released_pyramid_loads_from_its_wrapper(tmp_path):
+    case = Case('local_vmamba_tiny_224')
+    torch.save({'state_dict': case.state_dict()}, tmp_path / 'local.ckpt')
+    overlay = {'file': str(tmp_path / 'local.ckpt')}
+    model = timm.create_model('local_vmamba_tiny', pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    with torch.no_grad():
+        assert_parity(model(case.input()), case.outputs['logits'], 'logits')

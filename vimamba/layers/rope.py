@@ -1,0 +1,48 @@
+"""Rotary positions of a map, for the residual stream."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RotaryPositions(nn.Module):
+    """Rotates pairs of channels by angles that grow with the row, in the first half, or the column, in the second.
+
+        (x_2m, x_2m+1) -> rotation by p theta_m,    theta_m = 10000^(-2m / (dim / 2))       (EVA-02, arXiv:2303.11331)
+
+    Tables of another grid than the one of training are those of training resized, as LocalVim's authors do it.
+
+    Shape: (b, height * width, dim) -> the same, in its dtype.
+
+    Args:
+        dim: channels, a multiple of 4.
+        grid: (height, width) of the tokens.
+        trained_grid: that of training.
+    """
+
+    def __init__(self, dim: int, grid: tuple[int, int], trained_grid: tuple[int, int] = (14, 14)):
+        super().__init__()
+        self.dim, self.trained_grid = dim, trained_grid
+        self.register_buffer('cos', None, persistent=False)
+        self.register_buffer('sin', None, persistent=False)
+        self.set_grid(grid)
+
+    @torch.jit.ignore
+    def set_grid(self, grid: tuple[int, int], device: torch.device | str = 'cpu') -> None:
+        """Changes the tokens that are rotated."""
+        theta = 10000.0 ** (-torch.arange(0, self.dim // 2, 2, device='cpu').float() / (self.dim // 2))
+        rows, columns = (torch.arange(side, device='cpu').float()[:, None] * theta for side in self.trained_grid)
+        height, width = self.trained_grid
+        angles = torch.cat((rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)), -1)
+        angles = angles.repeat_interleave(2, -1)  # (height, width, dim)
+        self.cos, self.sin = (self._resize(table, grid).to(device) for table in (angles.cos(), angles.sin()))
+
+    def _resize(self, table: Tensor, grid: tuple[int, int]) -> Tensor:
+        if grid != self.trained_grid:
+            table = F.interpolate(table.permute(2, 0, 1)[None], grid, mode='bicubic')[0].permute(1, 2, 0)
+        return table.reshape(1, -1, self.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = x.unflatten(-1, (-1, 2))
+        turned = torch.stack((-pairs[..., 1], pairs[..., 0]), -1).flatten(-2)
+        return (x * self.cos + turned * self.sin).to(x.dtype)

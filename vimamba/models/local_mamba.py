@@ -1,0 +1,159 @@
+"""LocalMamba: Vim and VMamba whose layers read rows, columns and windows, as a search found best for each.
+
+Paper: LocalMamba: Visual State Space Model with Windowed Selective Scan, arXiv:2403.09338.
+Official code and weights: hunto/LocalMamba, Apache-2.0 (of the weights nothing else is said).
+
+    LocalVim = Vim(scan='local_vim_tiny', merge='attention', rope=True)
+    LocalVMamba = VMamba(scan='local_vmamba_tiny', merge='attention')
+
+Official code loses the weights of three of four routes when it loads a file on a CPU, and puts columns back in a wrong
+order where a grid is not square; here every route keeps its own, and every route is put back where it was read.
+"""
+
+from typing import Any
+
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoint import model_weights
+
+from . import vim, vmamba
+from .builder import build_model, rename
+from .vim import Vim
+from .vmamba import V0, VMamba
+
+__all__ = ['checkpoint_filter_fn']
+
+_RENAMED = (  # official LocalVim -> here, in this order
+    (r'^layers\.', 'blocks.'),
+    (r'^norm_f\.', 'norm.'),
+    (r'\.mixer\.A_log_(\d)$', r'.mixer.routes.\1.A_log'),
+    (r'\.mixer\.D_(\d)$', r'.mixer.projections.\1.D'),
+    (r'\.mixer\.(conv1d|x_proj|dt_proj)_(\d)\.', r'.mixer.projections.\2.\1.'),
+    (r'\.mixer\.attn\.', '.mixer.attention.'),
+    (r'\.attention\.global_reduce\.', '.attention.reduce.'),
+    (r'\.attention\.channel_select\.', '.attention.expand.'),
+)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official file of either family, or a state dict of ours -> the state dict of ``model``."""
+    if isinstance(model, VMamba):
+        return vmamba.checkpoint_filter_fn(state_dict, model)
+    weights = model_weights(state_dict, 'the checkpoint')
+    tables = ('rope.freqs_cos', 'rope.freqs_sin')  # computed, here
+    renamed = rename({key: value for key, value in weights.items() if key not in tables}, _RENAMED)
+    return vim.resize_positions(renamed, state_dict, model)
+
+
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': url,
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': None,
+        'crop_pct': 0.875,
+        'interpolation': 'bicubic',
+        'fixed_input_size': True,
+        'mean': (0.485, 0.456, 0.406),
+        'std': (0.229, 0.224, 0.225),
+        'first_conv': 'patch_embed.proj',
+        'classifier': 'head',
+        'license': 'apache-2.0',
+        'origin_url': 'https://github.com/hunto/LocalMamba',
+        'paper_ids': 'arXiv:2403.09338',
+        **kwargs,
+    }
+
+
+def _pyramid(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    map_cfg = {'fixed_input_size': False, 'pool_size': (7, 7), 'first_conv': 'stem.1', 'classifier': 'head.fc'}
+    return _cfg(url, **{**map_cfg, **kwargs})
+
+
+_FILES = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
+
+default_cfgs = generate_default_cfgs(
+    {
+        'local_vim_tiny.hunto_in1k': _cfg(_FILES.format('local_vim_tiny')),
+        'local_vim_tiny_midcls.hunto_in1k': _cfg(_FILES.format('local_vim_tiny_middle_cls_token')),
+        'local_vim_small.untrained': _cfg(),  # the published address holds another model's weights
+        'local_vim_small_searched.untrained': _cfg(),
+        'local_vmamba_tiny.untrained': _pyramid(),  # being trained again, its authors say
+        'local_vmamba_small.hunto_in1k': _pyramid(_FILES.format('local_vssm_small')),
+        'test_local_vim.untrained': _cfg(input_size=(3, 64, 64)),
+        'test_local_vmamba.untrained': _pyramid(input_size=(3, 64, 64), pool_size=(2, 2)),
+    }
+)
+
+_VIM = {
+    'depth': 20,
+    'scan': 'local_vim_tiny',
+    'merge': 'attention',
+    'class_token': 'none',
+    'rope': True,
+    'pad_image': True,
+}
+_VMAMBA = {**V0, 'merge': 'attention'}
+
+
+def _local_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
+    return build_model(Vim, variant, pretrained, checkpoint_filter_fn, **{**_VIM, **kwargs})
+
+
+def _local_vmamba(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
+    args = {**_VMAMBA, **kwargs}
+    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **args)
+
+
+@register_model
+def local_vim_tiny(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """LocalVim-T, 8 M parameters: no class token, rotary positions."""
+    return _local_vim('local_vim_tiny', pretrained, **{'embed_dim': 192, **kwargs})
+
+
+@register_model
+def local_vim_tiny_midcls(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """LocalVim-T with a class token in the middle, 8 M parameters."""
+    args = {'embed_dim': 192, 'class_token': 'middle', 'rope': False}
+    return _local_vim('local_vim_tiny_midcls', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def local_vim_small(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """LocalVim-S, 28 M parameters: rows and 2 x 2 windows in every layer."""
+    return _local_vim('local_vim_small', pretrained, **{'embed_dim': 384, 'scan': 'local', **kwargs})
+
+
+@register_model
+def local_vim_small_searched(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """LocalVim-S with the orders that were found for LocalVim-T, which official code defines and then hides."""
+    return _local_vim('local_vim_small_searched', pretrained, **{'embed_dim': 384, **kwargs})
+
+
+@register_model
+def local_vmamba_tiny(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """LocalVMamba-T, 26 M parameters; no published weights."""
+    args = {'depths': (2, 2, 9, 2), 'scan': 'local_vmamba_tiny'}
+    return _local_vmamba('local_vmamba_tiny', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def local_vmamba_small(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """LocalVMamba-S, 50 M parameters."""
+    args = {'depths': (2, 2, 27, 2), 'scan': 'local_vmamba_small'}
+    return _local_vmamba('local_vmamba_small', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_local_vim(pretrained: bool = False, **kwargs: Any) -> Vim:
+    """LocalVim for tests and small images."""
+    args = {'img_size': 64, 'patch_size': 8, 'embed_dim': 32, 'depth': 4, 'scan': 'local'}
+    return _local_vim('test_local_vim', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_local_vmamba(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """LocalVMamba for tests and small images."""
+    args = {'embed_dim': 32, 'depths': (1, 1, 2, 1), 'd_state': 4, 'scan': 'local'}
+    return _local_vmamba('test_local_vmamba', pretrained, **{**args, **kwargs})
