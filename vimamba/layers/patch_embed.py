@@ -18,6 +18,17 @@ def check_img_size(height: int, width: int, img_size: tuple[int, int]) -> None:
     )
 
 
+def _missing(side: int, patch: int, stride: int) -> int:
+    """Pixels to add to a side so that the last patch is whole."""
+    return patch - side if side < patch else (patch - side) % stride
+
+
+@register_notrace_function
+def pad_image(x: Tensor, patch: int, stride: int) -> Tensor:
+    """Zeros at the bottom and on the right until the last patches are whole: (b, c, h, w) -> (b, c, h', w')."""
+    return F.pad(x, (0, _missing(x.shape[3], patch, stride), 0, _missing(x.shape[2], patch, stride)))
+
+
 class PatchEmbed(nn.Module):
     """Patches to tokens by a strided convolution; overlapping patches if stride < patch_size.
 
@@ -63,18 +74,14 @@ class PatchEmbed(nn.Module):
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """The grid, in tokens, of an image of ``img_size`` pixels."""
-        height, width = (side + self._missing(side) for side in img_size)
+        height, width = img_size
+        if self.pad:
+            height, width = (side + _missing(side, self.patch_size, self.stride) for side in img_size)
         return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
-
-    def _missing(self, side: int) -> int:
-        """Pixels to add to a side."""
-        if not self.pad:
-            return 0
-        return max(self.patch_size - side, (self.patch_size - side) % self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.strict_img_size:
             check_img_size(x.shape[2], x.shape[3], self.img_size)
         if self.pad:
-            x = F.pad(x, (0, self._missing(x.shape[3]), 0, self._missing(x.shape[2])))
+            x = pad_image(x, self.patch_size, self.stride)
         return self.proj(x).flatten(2).transpose(1, 2)

@@ -1,11 +1,13 @@
 """Learned position tables and how they change size."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from timm.models import register_notrace_module
+from torch import Tensor, nn
 
 
 def resize_pos_embed(
@@ -43,3 +45,39 @@ def resize_pos_embed(
     for row, token in zip(new_rows, extra):
         cells = torch.cat((cells[:, :row], token, cells[:, row:]), 1)
     return cells
+
+
+@register_notrace_module
+class PosEmbed(nn.Module):
+    """Adds a learned table to a map; to one of another size the table resized.
+
+    Shape: (b, height, width, dim), kept.
+
+    Args:
+        grid: (height, width) of the table.
+        dim: channels.
+    """
+
+    def __init__(self, grid: tuple[int, int], dim: int, device=None, dtype=None):
+        super().__init__()
+        self.grid = grid
+        self.table = nn.Parameter(torch.empty(1, grid[0] * grid[1], dim, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Truncated normal, std 0.02."""
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1], x.shape[2]
+        table = self.table.view(1, self.grid[0], self.grid[1], -1)
+        if height != self.grid[0] or width != self.grid[1]:
+            image = F.interpolate(table.permute(0, 3, 1, 2).float(), [height, width], mode='bicubic')
+            table = image.permute(0, 2, 3, 1).to(table.dtype)
+        return x + table
+
+    def fit(self, table: Tensor) -> Tensor:
+        """A table of a square grid, or of this one, for this one."""
+        side = math.isqrt(table.shape[1])
+        if table.shape == self.table.shape or side * side != table.shape[1]:
+            return table
+        return resize_pos_embed(table, (side, side), self.grid)

@@ -1,7 +1,8 @@
 """Mixers: what a model computes along its routes (projections, convolution, gate); no indices, no kernel code."""
 
 from .concat import ConcatMixer
-from .grid import GridMixer, RouteSSD, RouteSSM
-from .mamba1 import Mamba1
+from .directional import DirectionalSSM
+from .grid import GridMixer, RouteSSD, RouteSSM, StridedSSM
+from .mamba1 import Mamba1, MapMamba1
 
-__all__ = ['ConcatMixer', 'GridMixer', 'Mamba1', 'RouteSSD', 'RouteSSM']
+__all__ = ['ConcatMixer', 'DirectionalSSM', 'GridMixer', 'Mamba1', 'MapMamba1', 'RouteSSD', 'RouteSSM', 'StridedSSM']

@@ -9,17 +9,17 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument
-from vimamba.kernels.linear import dense
+from vimamba.kernels.linear import dense, linears
 from vimamba.kernels.routes import read, unread
 from vimamba.kernels.ssd import ssd
-from vimamba.layers.maps import Conv2d
+from vimamba.layers.maps import Conv2d, pad_map
 from vimamba.layers.norm import widen
 
 from .init import init_A_log, init_dt
 from .scan import scan, scan_each
 from .walk import as_scan, count_routes, walk
 
-__all__ = ['GridMixer', 'RouteSSD', 'RouteSSM']
+__all__ = ['GridMixer', 'RouteSSD', 'RouteSSM', 'StridedSSM']
 
 
 class GridMixer(nn.Module):
@@ -157,6 +157,50 @@ class RouteSSM(nn.Module):
         delta = torch.bmm(dt, self.dt_proj.transpose(1, 2).to(dt.dtype))  # the bias goes into the softplus, once
         delta, B, C = [t.view(k, b, l, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, k, ., l)
         return delta, B.unsqueeze(2), C.unsqueeze(2)
+
+
+@register_notrace_module
+class StridedSSM(RouteSSM):
+    """`RouteSSM` on sub-grids of tokens that lie ``step`` apart, each token in one of them (arXiv:2403.09977, Fig. 3).
+
+    Sub-grid k, of step * step, starts at row k % step and column k // step; it is read once, forth, by rows where its
+    first row is even, else by columns: the segments of the order `vimamba.scans.strided`. Zeros at the bottom and on
+    the right make the sub-grids equal.
+
+    Shape: (b, h, w, dim) -> (b, h, w, dim).
+
+    Args:
+        dim, d_state, dt_rank: as in `RouteSSM`.
+        step: distance of the tokens of a sub-grid.
+    """
+
+    def __init__(self, dim: int, step: int = 2, d_state: int = 16, dt_rank: int | None = None, device=None, dtype=None):
+        super().__init__(dim, ('raster',) * step**2, d_state, dt_rank, device=device, dtype=dtype)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, height, width, d = x.shape
+        x = pad_map(x, self.step)
+        rows, columns, step = x.shape[1] // self.step, x.shape[2] // self.step, self.step
+        # sub-grids (column offset, row offset), the rows of every second transposed
+        parts = (
+            x.view(b, rows, step, columns, step, d).permute(4, 2, 0, 1, 3, 5).flatten(0, 1)
+        )  # (k, b, rows, columns, d)
+        lines = [part.transpose(1, 2) if k % step % 2 else part for k, part in enumerate(parts)]
+        u = torch.stack([line.reshape(b, rows * columns, d) for line in lines])  # (k, b, l, d)
+        A, D, bias = -torch.exp(widen(self.A_log)), widen(self.D), widen(self.dt_bias)
+        flat = u.flatten(1, 2)
+        dt, B, C = linears(flat, self.x_proj.to(flat.dtype)).split(self.splits, -1)
+        delta = torch.bmm(dt, self.dt_proj.transpose(1, 2).to(dt.dtype))
+        delta, B, C = [t.view(step * step, b, rows * columns, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]
+        steps = [1] * (step * step)
+        outputs = scan_each(u.permute(1, 0, 3, 2), delta, A, B.unsqueeze(2), C.unsqueeze(2), D, None, bias, None, steps)
+        grids = [
+            (y.view(b, columns, rows, d).transpose(1, 2) if k % step % 2 else y.view(b, rows, columns, d))
+            for k, y in enumerate(outputs)
+        ]
+        y = torch.stack(grids).view(step, step, b, rows, columns, d).permute(2, 3, 1, 4, 0, 5)
+        return y.reshape(b, rows * step, columns * step, d)[:, :height, :width]
 
 
 @register_notrace_module

@@ -1,9 +1,11 @@
 """Mamba-1 as a sequence mixer: the convolution and the scan run along each route of a scan order."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 import vimamba.kernels.causal_conv1d  # noqa: F401  (registers its operator in torch.ops.vimamba)
@@ -11,11 +13,12 @@ from vimamba.errors import bad_argument
 from vimamba.kernels.linear import linears
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.norm import widen
-from vimamba.scans import ScanOrder
+from vimamba.scans import ScanOrder, create_order
+from vimamba.scans.hybrid import Scan
 
 from .init import init_A_log, init_dt
 from .scan import scan, scan_each
-from .walk import Walker
+from .walk import Walker, as_scan, walk
 
 
 class Projections(nn.Module):
@@ -138,10 +141,14 @@ class Mamba1(Walker):
         return stacked[0], stacked[1], stacked[2], stacked[3], stacked[4], stacked[5]
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x, self.rows, self.steps, self.pads)
+
+    def mix(self, x: Tensor, rows: Tensor | None, steps: list[int], pads: int) -> Tensor:
+        """`forward` along given routes."""
         tokens = x.shape[1]
         x = self.in_proj(x)
-        if self.pads:
-            x = F.pad(x, (0, 0, 0, self.pads))
+        if pads:
+            x = F.pad(x, (0, 0, 0, pads))
         b, l, _ = x.shape
         x, z = x.chunk(2, -1)
         conv, conv_bias, x_proj, dt_proj, dt_bias, D = self._stacked()
@@ -150,10 +157,11 @@ class Mamba1(Walker):
             A_log.append(route.A_log)
         A = -torch.exp(widen(torch.stack(A_log)))  # (k, d, n)
         k, p = A.shape[0], D.shape[0]  # p sets of projections: k, or 1 that all routes share
-        rows, steps = self.rows, self.steps
+        conv_rows, conv_steps = rows, steps
         if self.share_routes:
-            rows, steps = None, [1]
-        u = torch.ops.vimamba.route_conv1d(x.transpose(1, 2), conv, conv_bias, rows, steps, True)  # (b, p, d, l)
+            conv_rows, conv_steps = None, [1]
+        u = torch.ops.vimamba.route_conv1d(x.transpose(1, 2), conv, conv_bias, conv_rows, conv_steps, True)
+        # (b, p, d, l)
         flat = u.permute(1, 0, 3, 2).reshape(p, b * l, -1)
         dt, B, C = linears(flat, x_proj.to(flat.dtype)).split(self.splits, -1)
         delta = torch.bmm(dt, dt_proj)  # without the bias, which goes into the softplus, once
@@ -164,9 +172,36 @@ class Mamba1(Walker):
             D, dt_bias = D.expand(k, -1), dt_bias.expand(k, -1)
         z, B, C, D, dt_bias = z.transpose(1, 2), B.unsqueeze(2), C.unsqueeze(2), widen(D), widen(dt_bias)
         if self.attention is None:
-            y = scan(u, delta, A, B, C, D, z, dt_bias, self.rows, self.steps)[:, :tokens]
+            y = scan(u, delta, A, B, C, D, z, dt_bias, rows, steps)[:, :tokens]
         else:
             y = torch.zeros_like(x[:, :tokens])
-            for own in scan_each(u, delta, A, B, C, D, z, dt_bias, self.rows, self.steps):
+            for own in scan_each(u, delta, A, B, C, D, z, dt_bias, rows, steps):
                 y = y + self.attention(own[:, :tokens])
         return self.out_proj(y) * self.scale
+
+
+@register_notrace_module
+class MapMamba1(Mamba1):
+    """`Mamba1` over maps of any size: its routes are laid for each.
+
+    Shape: (b, h, w, d_model) -> (b, h, w, d_model).
+
+    Args:
+        d_model: width of the tokens.
+        scan: name of a scan order, or names of several whose routes are taken together.
+        options: as of `Mamba1`.
+    """
+
+    def __init__(self, d_model: int, scan: Scan, **options: Any):
+        self.scan = as_scan(scan)
+        super().__init__(d_model, create_order(self.scan, (1, 1)), **options)
+
+    @torch.jit.ignore
+    def walk(self, height: int, width: int, x: Tensor) -> tuple[Tensor | None, list[int], int]:
+        """The routes over a map as the operators take them, and how many pads they read."""
+        return walk(self.scan, height, width, x.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, height, width, c = x.shape
+        rows, steps, pads = self.walk(height, width, x)
+        return self.mix(x.reshape(b, height * width, c), rows, steps, pads).view(b, height, width, c)

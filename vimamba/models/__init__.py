@@ -1,5 +1,5 @@
 """Model families; importing this package registers their variants with timm."""
 
-from . import local_mamba, mambavision, vim, vmamba
+from . import efficient_vmamba, local_mamba, mamba_nd, mambavision, plain_mamba, vim, vmamba
 
-__all__ = ['local_mamba', 'mambavision', 'vim', 'vmamba']
+__all__ = ['efficient_vmamba', 'local_mamba', 'mamba_nd', 'mambavision', 'plain_mamba', 'vim', 'vmamba']

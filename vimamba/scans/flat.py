@@ -28,6 +28,7 @@ __all__ = [
     'raster',
     'snake',
     'snake_bidirectional',
+    'snake_column',
     'strided',
     'zigzag',
     'zigzag_bidirectional',
@@ -124,6 +125,22 @@ def snake(grid: Grid) -> ScanOrder:
     tensor([[0, 1, 2, 5, 4, 3]])
     """
     cells = _cells(grid)
+    cells[1::2] = cells[1::2].flip(1)
+    return _order(grid, cells)
+
+
+@register_order(2)
+def snake_column(grid: Grid) -> ScanOrder:
+    """Column after column without a jump: the odd ones upwards.
+
+         0  5  6 11
+         1  4  7 10
+         2  3  8  9
+
+    >>> snake_column((2, 3)).index
+    tensor([[0, 3, 4, 1, 2, 5]])
+    """
+    cells = _cells(grid).T.clone()
     cells[1::2] = cells[1::2].flip(1)
     return _order(grid, cells)
 

@@ -1,0 +1,252 @@
+"""EfficientVMamba: two stages that scan every second token of four sub-grids, then two of convolutions.
+
+Paper: EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba, arXiv:2403.09977.
+Official code and weights: TerryPei/EfficientVMamba, Apache-2.0 (says its README).
+
+    image -> stem (1/4) -> 2 x Stage of DualBlock(GridMixer(StridedSSM) | convolutions) -> 2 x Stage of InvertedBlock
+          -> norm -> mean -> head
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import DropPath, SqueezeExcite, calculate_drop_path_rates
+from timm.models import generate_default_cfgs, register_model
+from timm.models.swin_transformer import PatchMerging
+from torch import Tensor, nn
+
+from vimamba.checkpoint import model_weights
+from vimamba.errors import check_integers
+from vimamba.layers.channel_attention import ChannelAttention
+from vimamba.layers.maps import Conv2d, ToMap
+from vimamba.layers.norm import BatchNorm2d
+from vimamba.mixers import GridMixer, StridedSSM
+
+from .backbone import Backbone, Stage
+from .builder import build_model, rename, reshape_like
+
+__all__ = ['EfficientVMamba']
+
+
+class DualBlock(nn.Module):
+    """x + drop_path(attend(mixer(norm(x))) + attend(conv(norm(x)))), one channel attention for both branches.
+
+    Shape: (b, h, w, dim), kept.
+    """
+
+    def __init__(self, dim: int, mixer: nn.Module, drop_path: float = 0.0, device=None, dtype=None):
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        self.norm = nn.LayerNorm(dim, **dd)
+        self.mixer = mixer
+        self.conv = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd),
+            BatchNorm2d(dim, **dd),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 1, **dd),
+        )
+        self.attend = ChannelAttention(dim, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        local = self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.drop_path(self.attend(self.mixer(y)) + self.attend(local.contiguous()))
+
+
+class InvertedBlock(nn.Module):
+    """MobileNet's inverted residual with squeeze and excitation (arXiv:1905.02244, Fig. 4).
+
+    Shape: (b, h, w, dim), kept.
+    """
+
+    def __init__(self, dim: int, ratio: int = 4, device=None, dtype=None):
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        wide = dim * ratio
+        self.conv = nn.Sequential(
+            *(nn.Conv2d(dim, wide, 1, bias=False, **dd), BatchNorm2d(wide, **dd), nn.ReLU()),
+            *(nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False, **dd), BatchNorm2d(wide, **dd), nn.ReLU()),
+            SqueezeExcite(wide, rd_channels=wide // 8, **dd),
+            *(nn.Conv2d(wide, dim, 1, bias=False, **dd), BatchNorm2d(dim, **dd)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class EfficientVMamba(Backbone):
+    """EfficientVMamba (arXiv:2403.09977), on images of any size.
+
+    Args:
+        img_size, in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        embed_dim: width of the first stage; each stage doubles it.
+        depths: blocks of the four stages, of which the first two scan.
+        d_state: states a channel.
+        expand: channels of the scan, over those of the stage.
+        step: distance of the tokens of a sub-grid: step * step sub-grids.
+        drop_path_rate: stochastic depth of the last block, linear in depth from 0, in the stages that scan.
+
+    | initial values | |
+    |---|---|
+    | linear layers (in_proj, out_proj, channel attention, head) | truncated normal, std 0.02; bias 0 |
+    | convolutions | PyTorch's: uniform, bound fan_in^-1/2 |
+    | x_proj, dt_proj, dt_bias, A_log, D | those of `RouteSSM` |
+    | norms | 1; bias 0 |
+
+    Shape: (b, in_chans, H, W) -> (b, num_classes).
+
+    >>> import torch
+    >>> model = EfficientVMamba(embed_dim=16, depths=(1, 1, 1, 1), num_classes=10)
+    >>> model(torch.zeros(2, 3, 48, 72)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        embed_dim: int = 48,
+        depths: Sequence[int] = (2, 2, 4, 2),
+        d_state: int = 16,
+        expand: float = 2.0,
+        step: int = 2,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        feature_norm: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        check_integers(1, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state, step=step)
+        dd = {'device': device, 'dtype': dtype}
+        widths = [embed_dim * 2**i for i in range(len(depths))]
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
+
+        def scanning(dim: int) -> DualBlock:
+            ssm = partial(StridedSSM, step=step, d_state=d_state, dt_rank=-(-dim // 16))
+            return DualBlock(dim, GridMixer(dim, ssm, expand, **dd), next(rates), **dd)
+
+        super().__init__(
+            nn.Sequential(ToMap(), Conv2d(in_chans, embed_dim, 4, 4, **dd), nn.LayerNorm(embed_dim, **dd)),
+            [
+                Stage(
+                    PatchMerging(width // 2, width, **dd) if i else nn.Identity(),
+                    [scanning(width) if i < 2 else InvertedBlock(width, **dd) for _ in range(depths[i])],
+                )
+                for i, width in enumerate(widths)
+            ],
+            widths,
+            [4 * 2**i for i in range(len(depths))],
+            nn.LayerNorm(widths[-1], **dd),
+            img_size,
+            in_chans,
+            num_classes,
+            global_pool,
+            drop_rate,
+            feature_norm,
+            **dd,
+        )
+        self.init_weights()
+
+
+_RENAMED = (  # official -> here, in this order
+    (r'^module\.', ''),
+    (r'^backbone\.', ''),
+    (r'\.ln_1\.', '.norm.'),
+    (r'\.self_attention\.', '.op.'),
+    (r'^patch_embed\.proj\.', 'patch_embed.0.'),
+    (r'^patch_embed\.norm\.', 'patch_embed.2.'),
+    (r'^(classifier\.)?norm\.', 'norm.'),
+    (r'^(classifier\.)?head\.', 'head.fc.'),
+    (r'^outnorm(\d)\.', r'feature_norms.\1.'),
+    (r'^patch_embed\.0\.', 'stem.1.'),
+    (r'^patch_embed\.2\.', 'stem.2.'),
+    (r'\.op\.', '.mixer.'),
+    (r'\.mixer\.x_proj_weight$', '.mixer.ssm.x_proj'),
+    (r'\.mixer\.dt_projs_weight$', '.mixer.ssm.dt_proj'),
+    (r'\.mixer\.dt_projs_bias$', '.mixer.ssm.dt_bias'),
+    (r'\.mixer\.A_logs$', '.mixer.ssm.A_log'),
+    (r'\.mixer\.Ds$', '.mixer.ssm.D'),
+    (r'\.mixer\.out_norm\.', '.mixer.norm.'),
+    (r'\.conv_branch\.', '.conv.'),
+    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.global_reduce\.', '.attend.reduce.'),
+    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.channel_select\.', '.attend.expand.'),
+    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.norm\.', '.attend.norm.'),
+    # stages of convolutions are flat: a permutation at 0, the blocks, a permutation, the merging
+    (r'^layers\.([23])\.(\d+)\.(?=conv_|se)', lambda m: f'layers.{m[1]}.blocks.{int(m[2]) - 1}.'),
+    (r'\.conv_pw\.', '.conv.'),
+    (r'\.conv_dw\.(\d)\.', lambda m: f'.conv.{int(m[1]) + 3}.'),
+    (r'\.se\.conv_reduce\.', '.conv.6.fc1.'),
+    (r'\.se\.conv_expand\.', '.conv.6.fc2.'),
+    (r'\.conv_pw2\.(\d)\.', lambda m: f'.conv.{int(m[1]) + 7}.'),
+    (r'^layers\.(\d)\.(downsample|\d+)\.(?=reduction|norm)', lambda m: f'layers.{int(m[1]) + 1}.downsample.'),
+)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``."""
+    weights = model_weights(state_dict, 'the checkpoint')
+    return weights if 'stem.1.weight' in weights else reshape_like(rename(weights, _RENAMED), model)
+
+
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': url,
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (7, 7),
+        'crop_pct': 0.875,
+        'interpolation': 'bicubic',
+        'mean': (0.485, 0.456, 0.406),
+        'std': (0.229, 0.224, 0.225),
+        'first_conv': 'stem.1',
+        'classifier': 'head.fc',
+        'license': 'apache-2.0',
+        'origin_url': 'https://github.com/TerryPei/EfficientVMamba',
+        'paper_ids': 'arXiv:2403.09977',
+        **kwargs,
+    }
+
+
+_HUB = 'https://huggingface.co/TerryPei/EfficientVMamba-{}/resolve/main/efficient_vmamba_{}.ckpt'
+
+default_cfgs = generate_default_cfgs(
+    {
+        'efficient_vmamba_tiny.terrypei_in1k': _cfg(_HUB.format('Tiny', 'tiny')),
+        'efficient_vmamba_small.terrypei_in1k': _cfg(_HUB.format('Small', 'small')),
+        'efficient_vmamba_base.terrypei_in1k': _cfg(_HUB.format('Base', 'base')),
+        'test_efficient_vmamba.untrained': _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> EfficientVMamba:
+    return build_model(EfficientVMamba, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **kwargs)
+
+
+@register_model
+def efficient_vmamba_tiny(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
+    """EfficientVMamba-T, 6 M parameters."""
+    return _create('efficient_vmamba_tiny', pretrained, **kwargs)
+
+
+@register_model
+def efficient_vmamba_small(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
+    """EfficientVMamba-S, 11 M parameters."""
+    return _create('efficient_vmamba_small', pretrained, **{'embed_dim': 64, **kwargs})
+
+
+@register_model
+def efficient_vmamba_base(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
+    """EfficientVMamba-B, 34 M parameters."""
+    return _create('efficient_vmamba_base', pretrained, **{'embed_dim': 96, 'depths': (2, 2, 9, 2), **kwargs})
+
+
+@register_model
+def test_efficient_vmamba(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
+    """EfficientVMamba for tests and small images."""
+    args = {'embed_dim': 32, 'depths': (1, 1, 2, 1), 'd_state': 4}
+    return _create('test_efficient_vmamba', pretrained, **{**args, **kwargs})

@@ -1,0 +1,238 @@
+"""Mamba-ND in two dimensions: a stack of one-way Mamba-1 blocks, each along another axis or the other way.
+
+Paper: Mamba-ND: Selective State Space Modeling for Multi-Dimensional Data, arXiv:2402.05892.
+Official code and weights: jacklishufan/Mamba-ND, which states no licence; this file was written from the paper, the
+layout of the weights and the outputs of the official model.
+
+    image -> patches (1/8) -> positions -> 10 x SkipBlock -> merging (1/16) -> 14 x SkipBlock -> norm -> mean -> norm
+          -> head
+
+Official code takes every grid for a square one; here columns are columns on any.
+"""
+
+from typing import Any
+
+import torch
+from timm.layers import DropPath, calculate_drop_path_rates
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoint import model_weights
+from vimamba.errors import bad_argument, check_integers
+from vimamba.layers.maps import Conv2d, ToMap, pad_map
+from vimamba.layers.pos_embed import PosEmbed
+from vimamba.mixers import MapMamba1
+from vimamba.scans import schedule
+from vimamba.scans.hybrid import Schedule
+
+from .backbone import Backbone, check_img_size
+from .builder import build_model, rename
+
+__all__ = ['MambaND']
+
+
+class SkipBlock(nn.Module):
+    """n + drop_path(mixer(n)), n = norm(x): the stream itself is normalised. Shape: (b, h, w, dim), kept."""
+
+    def __init__(self, norm: nn.Module, mixer: nn.Module, drop_path: float = 0.0):
+        super().__init__()
+        self.norm = norm
+        self.mixer = mixer
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return x + self.drop_path(self.mixer(x))
+
+
+class Merging(nn.Module):
+    """2 x 2 tokens to one, the channels of a token apart: (b, h, w, dim) -> (b, ceil(h / 2), ceil(w / 2), dim)."""
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, device=device, dtype=dtype)
+        self.reduction = nn.Linear(4 * dim, dim, bias=False, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_map(x, 2)
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (b, h / 2, 2, w / 2, 2, c)
+        return self.reduction(self.norm(x.permute(0, 1, 3, 5, 2, 4).flatten(3)))
+
+
+class MambaND(Backbone):
+    """Mamba-ND (arXiv:2402.05892) on images of any size.
+
+    Args:
+        img_size: pixels, one integer or (height, width), that the table of positions is made for; for any other it is
+            resized on the fly.
+        in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        patch_size: patch size in pixels.
+        embed_dim: width of the tokens.
+        depth: number of blocks.
+        merge_at: the block in front of which 2 x 2 tokens become one; none if None.
+        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
+        d_state: states a channel.
+        pos_drop_rate: dropout behind the positions.
+        drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+
+    | initial values | |
+    |---|---|
+    | merging, positions, head | truncated normal, std 0.02; bias 0 |
+    | patches | PyTorch's: uniform, bound fan_in^-1/2 |
+    | mixers | those of `Mamba1` |
+    | norms | 1; bias 0 |
+
+    Shape: (b, in_chans, H, W) -> (b, num_classes).
+
+    >>> model = MambaND(embed_dim=16, depth=2, merge_at=1, num_classes=10)
+    >>> model(torch.zeros(2, 3, 48, 72)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        patch_size: int = 8,
+        embed_dim: int = 384,
+        depth: int = 24,
+        merge_at: int | None = 10,
+        scan: Schedule = 'axes',
+        d_state: int = 16,
+        drop_rate: float = 0.0,
+        pos_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        feature_norm: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        check_integers(1, in_chans=in_chans, patch_size=patch_size, embed_dim=embed_dim, depth=depth, d_state=d_state)
+        if merge_at is not None and not 0 < merge_at < depth:
+            raise bad_argument('merge_at', f'a block from 1 to {depth - 1}, or None', merge_at)
+        dd = {'device': device, 'dtype': dtype}
+        grid = tuple(max(1, side // patch_size) for side in check_img_size(img_size))
+
+        def layer(i: int, scan: Any, drop_path: float) -> nn.Module:
+            mixer = MapMamba1(embed_dim, scan, d_state=d_state, merge='sum', **dd)
+            block = SkipBlock(nn.LayerNorm(embed_dim, **dd), mixer, drop_path)
+            return nn.Sequential(Merging(embed_dim, **dd), block) if i == merge_at else block
+
+        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        super().__init__(
+            nn.Sequential(
+                ToMap(),
+                Conv2d(in_chans, embed_dim, patch_size, patch_size, **dd),
+                PosEmbed(grid, embed_dim, **dd),
+                nn.Dropout(pos_drop_rate),
+            ),
+            [layer(i, *own) for i, own in enumerate(zip(schedule(scan, depth), rates))],
+            [embed_dim] * depth,
+            [patch_size * (1 if merge_at is None or i < merge_at else 2) for i in range(depth)],
+            nn.LayerNorm(embed_dim, eps=1e-6, **dd),
+            img_size,
+            in_chans,
+            num_classes,
+            global_pool,
+            drop_rate,
+            feature_norm,
+            **dd,
+        )
+        # a second norm, of the pooled features, which are the classifier's input
+        self.head.drop = nn.Sequential(nn.LayerNorm(self.head.num_features, eps=1e-6, **dd), self.head.drop)
+        self.init_weights()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        super().init_weights()
+        for module in self.modules():
+            if isinstance(module, MapMamba1):
+                module.reset_parameters()  # its steps are not those of a linear layer with bias 0
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """As in `Backbone`; the norm of the pooled features goes with the head."""
+        chosen = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if self.num_classes == 0:
+            self.head.drop = nn.Identity()
+        return chosen
+
+
+_RENAMED = (  # official -> here, in this order
+    (r'^backbone\.', ''),
+    (r'^pos_embed$', 'stem.2.table'),
+    (r'^patch_embed\.projection\.', 'stem.1.'),
+    (r'\.mixer\.A_log$', '.mixer.routes.0.A_log'),
+    (r'\.mixer\.(D$|conv1d\.|x_proj\.|dt_proj\.)', r'.mixer.projections.0.\1'),
+    (r'^ln1\.', 'norm.'),
+    (r'^ln2\.', 'head.drop.0.'),
+)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``."""
+    weights = model_weights(state_dict, 'the checkpoint')
+    if 'stem.1.weight' not in weights:
+        weights = rename(weights, _RENAMED)
+        merged = next((i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Sequential)), None)
+        if merged is not None:
+            at = (rf'^layers\.{merged}\.', f'layers.{merged}.1.')
+            weights = rename(weights, (at, (r'^layers\.\d+\.down_sample_layer\.', f'layers.{merged}.0.')))
+    if 'stem.2.table' in weights:
+        weights['stem.2.table'] = model.stem[2].fit(weights['stem.2.table'])
+    return weights
+
+
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': url,
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (14, 14),
+        'crop_pct': 0.875,
+        'interpolation': 'bicubic',
+        'mean': (0.485, 0.456, 0.406),
+        'std': (0.229, 0.224, 0.225),
+        'first_conv': 'stem.1',
+        'classifier': 'head.fc',
+        'license': 'unknown',
+        'origin_url': 'https://github.com/jacklishufan/Mamba-ND',
+        'paper_ids': 'arXiv:2402.05892',
+        **kwargs,
+    }
+
+
+_HUB = 'https://huggingface.co/jacklishufan/Mamba-ND/resolve/main/in1k/mamba2d_{}.pth'
+
+default_cfgs = generate_default_cfgs(
+    {
+        'mamba_nd_2d_small.jacklishufan_in1k': _cfg(_HUB.format('s')),
+        'mamba_nd_2d_base.jacklishufan_in1k': _cfg(_HUB.format('b')),
+        'test_mamba_nd_2d.untrained': _cfg(input_size=(3, 64, 64), pool_size=(4, 4), license='apache-2.0'),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaND:
+    return build_model(MambaND, variant, pretrained, checkpoint_filter_fn, **kwargs)
+
+
+@register_model
+def mamba_nd_2d_small(pretrained: bool = False, **kwargs: Any) -> MambaND:
+    """Mamba2D-S, patches of 8, 25 M parameters."""
+    return _create('mamba_nd_2d_small', pretrained, **kwargs)
+
+
+@register_model
+def mamba_nd_2d_base(pretrained: bool = False, **kwargs: Any) -> MambaND:
+    """Mamba2D-B, patches of 8, 94 M parameters."""
+    return _create('mamba_nd_2d_base', pretrained, **{'embed_dim': 768, **kwargs})
+
+
+@register_model
+def test_mamba_nd_2d(pretrained: bool = False, **kwargs: Any) -> MambaND:
+    """Mamba-ND for tests and small images."""
+    args = {'img_size': 64, 'embed_dim': 32, 'depth': 4, 'merge_at': 2, 'd_state': 4}
+    return _create('test_mamba_nd_2d', pretrained, **{**args, **kwargs})

@@ -1,0 +1,231 @@
+"""PlainMamba: a flat stack of blocks that scan the map along four snakes which know where they come from.
+
+Paper: PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition, arXiv:2403.17695.
+Official code: ChenhongyiYang/PlainMamba, Apache-2.0; of the weights no licence is stated.
+
+    image -> stem (1/16) -> positions -> depth x Block(norm, GridMixer(DirectionalSSM on snakes)) -> norm -> mean
+          -> head
+"""
+
+from functools import partial
+from typing import Any
+
+from timm.layers import calculate_drop_path_rates
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoint import model_weights
+from vimamba.errors import check_integers
+from vimamba.layers import Block
+from vimamba.layers.maps import ChannelsLast, Conv2d, ToMap, pad_map
+from vimamba.layers.norm import BatchNorm2d
+from vimamba.layers.pos_embed import PosEmbed
+from vimamba.mixers import DirectionalSSM, GridMixer
+from vimamba.mixers.directional import SNAKES
+from vimamba.scans import schedule
+from vimamba.scans.hybrid import Schedule
+
+from .backbone import Backbone, check_img_size
+from .builder import build_model, rename, reshape_like
+
+__all__ = ['PlainMamba']
+
+
+class Patches(Conv2d):
+    """Patches that do not overlap, the last of each row and column made whole by zeros: (b, h, w, c) maps."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = pad_map(input, self.kernel_size[0])
+        return self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
+
+
+class LocalConv(nn.Module):
+    """gelu(batch norm(depthwise 3 x 3 convolution)). Shape: (b, h, w, dim), kept."""
+
+    def __init__(self, dim: int, device=None, dtype=None):
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, device=device, dtype=dtype)
+        self.bn = BatchNorm2d(dim, device=device, dtype=dtype)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
+
+
+class PlainMamba(Backbone):
+    """PlainMamba (arXiv:2403.17695), on images of any size.
+
+    Args:
+        img_size: pixels, one integer or (height, width), that the table of positions is made for; for any other it is
+            resized on the fly.
+        in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        embed_dim: width of the tokens.
+        depth: number of blocks.
+        stem_convs: 3 x 3 convolutions of the stem, between its 7 x 7 one and the patches of 8 x 8.
+        local_layers: blocks behind which a depthwise convolution follows, without a residual.
+        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
+        d_state: states a channel.
+        drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+
+    | initial values | |
+    |---|---|
+    | in_proj, out_proj, head | truncated normal, std 0.02; bias 0 |
+    | positions | truncated normal, std 0.02 |
+    | convolutions | PyTorch's: uniform, bound fan_in^-1/2 |
+    | x_proj, dt_proj, dt_bias, A_log, D, directions | those of `DirectionalSSM` |
+    | norms | 1; bias 0 |
+
+    Shape: (b, in_chans, H, W) -> (b, num_classes).
+
+    >>> import torch
+    >>> model = PlainMamba(embed_dim=16, depth=2, num_classes=10)
+    >>> model(torch.zeros(2, 3, 48, 70)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        embed_dim: int = 192,
+        depth: int = 24,
+        stem_convs: int = 1,
+        local_layers: tuple[int, ...] = (),
+        scan: Schedule = SNAKES,
+        d_state: int = 16,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        feature_norm: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        check_integers(1, in_chans=in_chans, embed_dim=embed_dim, depth=depth, d_state=d_state)
+        check_integers(0, stem_convs=stem_convs)
+        dd = {'device': device, 'dtype': dtype}
+        height, width = check_img_size(img_size)
+        convs = [nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False, **dd), BatchNorm2d(64, **dd), nn.ReLU()]
+        for _ in range(stem_convs):
+            convs += [nn.Conv2d(64, 64, 3, 1, 1, bias=False, **dd), BatchNorm2d(64, **dd), nn.ReLU()]
+        stem = {
+            'convs': nn.Sequential(ChannelsLast(), *convs, ToMap()),
+            'patches': Patches(64, embed_dim, 8, 8, **dd),
+            'pos_embed': PosEmbed((-(-height // 16), -(-width // 16)), embed_dim, **dd),
+        }
+
+        def layer(i: int, scan: Any, drop_path: float) -> nn.Module:
+            ssm = partial(DirectionalSSM, scan=scan, d_state=d_state, dt_rank=-(-embed_dim // 16))
+            mixer = GridMixer(embed_dim, ssm, d_conv=7, bias=True, norm=False, **dd)
+            block = Block(nn.LayerNorm(embed_dim, **dd), mixer, embed_dim, drop_path=drop_path)
+            return nn.Sequential(block, LocalConv(embed_dim, **dd)) if i in local_layers else block
+
+        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        super().__init__(
+            nn.Sequential(*stem.values()),
+            [layer(i, *own) for i, own in enumerate(zip(schedule(scan, depth), rates))],
+            [embed_dim] * depth,
+            [16] * depth,
+            nn.LayerNorm(embed_dim, eps=1e-6, **dd),
+            img_size,
+            in_chans,
+            num_classes,
+            global_pool,
+            drop_rate,
+            feature_norm,
+            **dd,
+        )
+        self.init_weights()
+
+
+_RENAMED = (  # official -> here, in this order
+    (r'^backbone\.', ''),
+    (r'^pos_embed$', 'stem.2.table'),
+    (r'^patch_embed\.stem\.(\d)\.', lambda m: f'stem.0.{int(m[1]) + 1}.'),
+    (r'^patch_embed\.convs\.(\d)\.', lambda m: f'stem.0.{int(m[1]) + 4}.'),
+    (r'^patch_embed\.projection\.', 'stem.1.'),
+    (r'\.mamba\.', '.mixer.'),
+    (r'\.mixer\.(A_log|D)$', r'.mixer.ssm.\1'),
+    (r'\.mixer\.direction_Bs$', '.mixer.ssm.directions'),
+    (r'\.mixer\.(x_proj|dt_proj)\.weight$', r'.mixer.ssm.\1'),
+    (r'\.mixer\.dt_proj\.bias$', '.mixer.ssm.dt_bias'),
+    (r'\.dw\.0\.', '.1.conv.'),
+    (r'\.dw\.1\.', '.1.bn.'),
+    (r'^ln1\.', 'norm.'),
+)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``.
+
+    Buffers ``ema_*``, which training leaves beside the parameters, are copies and are left out.
+    """
+    weights = model_weights(state_dict, 'the checkpoint')
+    if 'stem.1.weight' not in weights:
+        weights = rename({key: value for key, value in weights.items() if not key.startswith('ema_')}, _RENAMED)
+        followed = {i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Sequential)}
+        inner = tuple((rf'^layers\.{i}\.(?=norm|mixer)', f'layers.{i}.0.') for i in followed)
+        weights = reshape_like(rename(weights, inner), model)
+    if 'stem.2.table' in weights:
+        weights['stem.2.table'] = model.stem[2].fit(weights['stem.2.table'])
+    return weights
+
+
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': url,
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (14, 14),
+        'crop_pct': 0.875,
+        'interpolation': 'bicubic',
+        'mean': (0.485, 0.456, 0.406),
+        'std': (0.229, 0.224, 0.225),
+        'first_conv': 'stem.0.1',
+        'classifier': 'head.fc',
+        'license': 'unknown',
+        'origin_url': 'https://github.com/ChenhongyiYang/PlainMamba',
+        'paper_ids': 'arXiv:2403.17695',
+        **kwargs,
+    }
+
+
+_HUB = 'https://huggingface.co/ChenhongyiYang/PlainMamba/resolve/main/{}.pth'
+
+default_cfgs = generate_default_cfgs(
+    {
+        'plain_mamba_l1.chenhongyi_in1k': _cfg(_HUB.format('l1')),
+        'plain_mamba_l2.chenhongyi_in1k': _cfg(_HUB.format('l2')),
+        'plain_mamba_l3.chenhongyi_in1k': _cfg(_HUB.format('l3')),
+        'test_plain_mamba.untrained': _cfg(input_size=(3, 96, 96), pool_size=(6, 6), license='apache-2.0'),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> PlainMamba:
+    return build_model(PlainMamba, variant, pretrained, checkpoint_filter_fn, **kwargs)
+
+
+@register_model
+def plain_mamba_l1(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
+    """PlainMamba-L1, 8 M parameters."""
+    return _create('plain_mamba_l1', pretrained, **{'local_layers': (0,), **kwargs})
+
+
+@register_model
+def plain_mamba_l2(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
+    """PlainMamba-L2, 26 M parameters."""
+    return _create('plain_mamba_l2', pretrained, **{'embed_dim': 384, 'stem_convs': 2, **kwargs})
+
+
+@register_model
+def plain_mamba_l3(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
+    """PlainMamba-L3, 51 M parameters."""
+    return _create('plain_mamba_l3', pretrained, **{'embed_dim': 448, 'depth': 36, 'stem_convs': 2, **kwargs})
+
+
+@register_model
+def test_plain_mamba(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
+    """PlainMamba for tests and small images."""
+    args = {'img_size': 96, 'embed_dim': 32, 'depth': 3, 'local_layers': (1,), 'd_state': 4}
+    return _create('test_plain_mamba', pretrained, **{**args, **kwargs})
