@@ -20,12 +20,12 @@ class RotaryPositions(nn.Module):
         trained_grid: that of training.
     """
 
-    def __init__(self, dim: int, grid: tuple[int, int], trained_grid: tuple[int, int] = (14, 14)):
+    def __init__(self, dim: int, grid: tuple[int, int], trained_grid: tuple[int, int] = (14, 14), device=None):
         super().__init__()
         self.dim, self.trained_grid = dim, trained_grid
         self.register_buffer('cos', None, persistent=False)
         self.register_buffer('sin', None, persistent=False)
-        self.set_grid(grid)
+        self.set_grid(grid, device or 'cpu')
 
     @torch.jit.ignore
     def set_grid(self, grid: tuple[int, int], device: torch.device | str = 'cpu') -> None:

@@ -144,7 +144,7 @@ class RouteSSM(nn.Module):
             y = scan(u.transpose(1, 2), delta, A, B, C, D, None, bias, rows, steps)[:, : height * width]
         else:
             y = torch.zeros_like(u[:, : height * width])
-            for own in scan_each(u.transpose(1, 2), delta, A, B, C, D, None, bias, rows, steps):
+            for own in scan_each(u.transpose(1, 2), delta, A, B, C, D, None, bias, rows, steps, True):
                 y = y + self.merge(own[:, : height * width])
         return y.view(b, height, width, d)
 
@@ -194,7 +194,9 @@ class StridedSSM(RouteSSM):
         delta = torch.bmm(dt, self.dt_proj.transpose(1, 2).to(dt.dtype))
         delta, B, C = [t.view(step * step, b, rows * columns, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]
         steps = [1] * (step * step)
-        outputs = scan_each(u.permute(1, 0, 3, 2), delta, A, B.unsqueeze(2), C.unsqueeze(2), D, None, bias, None, steps)
+        outputs = scan_each(
+            u.permute(1, 0, 3, 2), delta, A, B.unsqueeze(2), C.unsqueeze(2), D, None, bias, None, steps, False
+        )
         grids = [
             (y.view(b, columns, rows, d).transpose(1, 2) if k % step % 2 else y.view(b, rows, columns, d))
             for k, y in enumerate(outputs)

@@ -175,7 +175,7 @@ class Mamba1(Walker):
             y = scan(u, delta, A, B, C, D, z, dt_bias, rows, steps)[:, :tokens]
         else:
             y = torch.zeros_like(x[:, :tokens])
-            for own in scan_each(u, delta, A, B, C, D, z, dt_bias, rows, steps):
+            for own in scan_each(u, delta, A, B, C, D, z, dt_bias, rows, steps, self.share_routes):
                 y = y + self.attention(own[:, :tokens])
         return self.out_proj(y) * self.scale
 

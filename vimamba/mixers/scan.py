@@ -37,15 +37,19 @@ def scan_each(
     delta_bias: Tensor,
     rows: Tensor | None,
     steps: list[int],
+    shared: bool,
 ) -> list[Tensor]:
-    """`scan` without the sum: of every route (b, l, d), for what stands between the routes and their sum."""
+    """`scan` without the sum: of every route (b, l, d), for what stands between the routes and their sum.
+
+    ``shared``: every route reads the same u, (b, d, l), instead of its own of (b, k, d, l).
+    """
     outputs: list[Tensor] = []
     for k in range(len(steps)):
         one = slice(k, k + 1)
         own: Tensor | None = None
         if rows is not None:
             own = rows[one]
-        u_k = u if u.ndim == 3 else u[:, k]
+        u_k = u if shared else u[:, k]
         y = scan(u_k, delta[:, one], A[one], B[:, one], C[:, one], D[one], z, delta_bias[one], own, steps[one])
         outputs.append(y)
     return outputs

@@ -124,7 +124,7 @@ class Vim(nn.Module):
         cls_token = nn.Parameter(torch.empty(1, self.num_class_tokens, embed_dim, **dd))
         self.register_parameter('cls_token', cls_token if self.num_class_tokens else None)
         self.pos_embed = nn.Parameter(torch.empty(1, rows, embed_dim, **dd))
-        self.rope = RotaryPositions(embed_dim, self.patch_embed.grid_size) if rope else None
+        self.rope = RotaryPositions(embed_dim, self.patch_embed.grid_size, device=device) if rope else None
         options = {'d_state': d_state, 'share_routes': share_routes, 'merge': merge}
         self.blocks = nn.Sequential(
             *(

@@ -1,0 +1,99 @@
+"""PlainMamba: the official function, with snakes and directions on maps of any size.
+
+Promised: official state dicts give the official logits and features within 2e-5; parameter counts are the published
+ones; routes and step codes are the paper's on any grid; delta, B and C stay in memory order as in official code;
+positions of other sizes are the trained ones resized; files with buffers of averages load.
+"""
+
+import itertools
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from tests.models.official import Case, assert_stages
+from vimamba.kernels.selective_scan import selective_scan
+from vimamba.mixers import DirectionalSSM
+from vimamba.mixers.directional import SNAKES, find_directions
+from vimamba.models.plain_mamba import checkpoint_filter_fn
+from vimamba.scans import create_order
+from vimamba.testing import assert_parity, relative_l2
+
+CASE = Case('plain_mamba_l1_224')
+PARAMS = {  # measured on the official classes
+    'plain_mamba_l1': 7_551_656,
+    'plain_mamba_l2': 26_145_832,
+    'plain_mamba_l3': 50_956_456,
+}
+
+
+def test_official_outputs():
+    assert_stages(CASE, timm.create_model('plain_mamba_l1'), checkpoint_filter_fn)
+
+
+@pytest.mark.parametrize('name', PARAMS)
+def test_parameter_counts_are_the_published_ones(name):
+    assert sum(p.numel() for p in timm.create_model(name, device='meta').parameters()) == PARAMS[name]
+
+
+def naive_snakes(height, width):
+    """The four paths as lists of cells, walked step by step."""
+    rows = [(i, j if i % 2 == 0 else width - 1 - j) for i in range(height) for j in range(width)]
+    columns = [(i if j % 2 == 0 else height - 1 - i, j) for j in range(width) for i in range(height)]
+    return [rows, rows[::-1], columns, columns[::-1]]
+
+
+CODES = {(0, 1): 1, (0, -1): 2, (-1, 0): 3, (1, 0): 4}
+
+
+@pytest.mark.parametrize('grid', [(4, 4), (3, 5), (4, 3), (1, 4), (5, 1)], ids=str)
+def test_snakes_and_their_directions(grid):
+    order = create_order(SNAKES, grid)
+    for route, codes, cells in zip(order.index, find_directions(order), naive_snakes(*grid), strict=True):
+        assert route.tolist() == [i * grid[1] + j for i, j in cells]
+        moves = [CODES[b[0] - a[0], b[1] - a[1]] for a, b in itertools.pairwise(cells)]
+        assert codes.tolist() == [0, *moves]
+
+
+@pytest.mark.parametrize('grid', [(4, 4), (3, 5), (6, 3)], ids=str)
+def test_only_the_input_follows_the_route(grid):
+    torch.manual_seed(0)
+    ssm = DirectionalSSM(8, d_state=3, dt_rank=2).double()
+    ssm.reset_parameters()
+    x = torch.randn(2, *grid, 8, dtype=torch.float64)
+    tokens = x.flatten(1, 2)
+    dt, B, C = (tokens @ ssm.x_proj.T).split(ssm.splits, -1)
+    delta = dt @ ssm.dt_proj.T + ssm.dt_bias
+    want = torch.zeros_like(tokens)
+    for cells in naive_snakes(*grid):
+        rows = [i * grid[1] + j for i, j in cells]
+        codes = [0, *(CODES[b[0] - a[0], b[1] - a[1]] for a, b in itertools.pairwise(cells))]
+        sequence = (t.transpose(1, 2) for t in (tokens[:, rows], delta))
+        weights = -ssm.A_log.exp(), (B + ssm.directions[codes]).transpose(1, 2), C.transpose(1, 2), ssm.D
+        y = selective_scan(*sequence, *weights, None, ssm.dt_bias, True, backend='reference')
+        want[:, rows] += y.transpose(1, 2)
+    assert relative_l2(ssm(x), want.view_as(x)) < 1e-12
+
+
+def test_positions_of_another_size_are_the_trained_ones_resized():
+    model = timm.create_model('plain_mamba_l1').eval()
+    model.load_state_dict(checkpoint_filter_fn(CASE.state_dict(), model))
+    table = CASE.state_dict()['backbone.pos_embed'].view(1, 14, 14, 192).permute(0, 3, 1, 2)
+    want = F.interpolate(table, (16, 13), mode='bicubic').permute(0, 2, 3, 1)
+    assert torch.allclose(model.stem[2](torch.zeros(1, 16, 13, 192)), want, atol=1e-6)
+    larger = timm.create_model('plain_mamba_l1', img_size=(256, 200)).eval()  # its table is resized once, on loading
+    larger.load_state_dict(checkpoint_filter_fn(CASE.state_dict(), larger))
+    x = torch.randn(1, 3, 256, 200)
+    with torch.no_grad():
+        assert relative_l2(larger(x), model(x)) < 1e-5
+
+
+def test_a_file_with_averages_beside_the_weights_loads(tmp_path):
+    weights = CASE.state_dict()
+    averages = {f'ema_{key.replace(".", "_")}': torch.zeros_like(value) for key, value in weights.items()}
+    torch.save({'meta': {'epoch': 300}, 'state_dict': {**weights, **averages}}, tmp_path / 'l1.pth')
+    overlay = {'file': str(tmp_path / 'l1.pth')}
+    model = timm.create_model('plain_mamba_l1', pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    with torch.no_grad():
+        assert_parity(model(CASE.input()), CASE.outputs['logits'], 'logits')
