@@ -1,4 +1,4 @@
-"""Initial values that every Mamba-1 mixer shares."""
+"""Initial values that mixers share."""
 
 import math
 
@@ -6,10 +6,15 @@ import torch
 from torch import Tensor, nn
 
 
-def init_dt(weight: Tensor, bias: Tensor, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
-    """weight (..., d, dt_rank) uniform in dt_rank^-1/2; softplus of bias (..., d) log-uniform in [dt_min, dt_max]."""
+def init_dt(weight: Tensor, bias: Tensor) -> None:
+    """weight (..., d, dt_rank) uniform in dt_rank^-1/2; bias (..., d) by `init_dt_bias`."""
     bound = weight.shape[-1] ** -0.5
     nn.init.uniform_(weight, -bound, bound)
+    init_dt_bias(bias)
+
+
+def init_dt_bias(bias: Tensor, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
+    """softplus of bias log-uniform in [dt_min, dt_max]."""
     with torch.no_grad():
         log_dt = torch.empty_like(bias).uniform_(math.log(dt_min), math.log(dt_max))
         dt = log_dt.exp().clamp(min=dt_floor)

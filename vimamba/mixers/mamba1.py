@@ -109,11 +109,6 @@ class Mamba1(Walker):
             raise bad_argument('order', f'{len(self.routes)} routes', f'{order.routes}')
         super().set_order(order)
 
-    @property
-    def any_length(self) -> bool:
-        """Whether the routes are laid out for any number of tokens: in memory order, forth or back."""
-        return self.rows is None and all(abs(step) == 1 for step in self.steps)
-
     def reset_parameters(self) -> None:
         for module in (self.in_proj, self.out_proj, *self.projections, *self.routes):
             module.reset_parameters()

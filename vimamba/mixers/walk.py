@@ -31,6 +31,11 @@ class Walker(nn.Module):
         self.pads = order.pads
         self._apply(lambda t: t)  # takes the table to the device of the parameters
 
+    @property
+    def any_length(self) -> bool:
+        """Whether the routes are laid out for any number of tokens: in memory order, forth or back."""
+        return self.rows is None and all(abs(step) == 1 for step in self.steps)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'Walker':
         super()._apply(fn, recurse)
         device = next(self.parameters()).device

@@ -113,6 +113,7 @@ def rename(
 ) -> dict[str, Tensor]:
     """Every key with every pattern (a regular expression, and what replaces it) applied, in their order.
 
+    >>> import torch
     >>> list(rename({'layers.3.op.D': torch.ones(1)}, [(r'\\.op\\.', '.mixer.'), ('layers', 'blocks')]))
     ['blocks.3.mixer.D']
     """

@@ -22,7 +22,7 @@ from vimamba.errors import UsageError, bad_argument, check_integers
 from vimamba.layers import Block, PatchEmbed, RMSNorm, resize_pos_embed, widen
 from vimamba.layers.class_token import CLASS_TOKENS, class_rows, insert_class, split_class
 from vimamba.layers.rope import RotaryPositions
-from vimamba.mixers import Mamba1
+from vimamba.mixers import Mamba1, Mamba2
 from vimamba.scans import ScanOrder, create_order, schedule
 from vimamba.scans.hybrid import Scan, Schedule
 
@@ -30,6 +30,7 @@ from .builder import build_model, record_input_size
 
 __all__ = ['Vim']
 
+_MIXERS = {'mamba1': Mamba1, 'mamba2': Mamba2}
 _POOLS = ('token', 'avg', 'max', '')
 
 
@@ -47,6 +48,7 @@ class Vim(nn.Module):
         embed_dim: width of the tokens (d_model).
         depth: number of blocks.
         d_state: states a channel.
+        mixer: 'mamba1' (selective scan) or 'mamba2' (SSD, heads of 64 channels).
         scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
         share_routes: one convolution and one set of projections for all routes (Vim's "bimamba v1").
         merge: 'mean' or 'sum' of the routes, or their sum behind 'attention' over the channels of each (LocalVim).
@@ -79,6 +81,7 @@ class Vim(nn.Module):
         embed_dim: int = 192,
         depth: int = 24,
         d_state: int = 16,
+        mixer: str = 'mamba1',
         scan: Schedule = 'bidirectional',
         share_routes: bool = False,
         merge: str = 'mean',
@@ -125,12 +128,14 @@ class Vim(nn.Module):
         self.register_parameter('cls_token', cls_token if self.num_class_tokens else None)
         self.pos_embed = nn.Parameter(torch.empty(1, rows, embed_dim, **dd))
         self.rope = RotaryPositions(embed_dim, self.patch_embed.grid_size, device=device) if rope else None
-        options = {'d_state': d_state, 'share_routes': share_routes, 'merge': merge}
+        if mixer not in _MIXERS or (mixer == 'mamba2' and share_routes):
+            raise bad_argument('mixer', "'mamba1', or without share_routes 'mamba2'", repr(mixer))
+        options = {'d_state': d_state, 'merge': merge, **({'share_routes': True} if share_routes else {})}
         self.blocks = nn.Sequential(
             *(
                 Block(
                     RMSNorm(embed_dim, **dd),
-                    Mamba1(embed_dim, self._order(own), **options, **dd),
+                    _MIXERS[mixer](embed_dim, self._order(own), **options, **dd),
                     embed_dim,
                     before=self.rope,
                     drop_path=rate,
@@ -166,6 +171,7 @@ class Vim(nn.Module):
         | out_proj | the same divided by sqrt(depth) |
         | A_log | log(1 ... d_state) on every channel; D = 1 |
         | dt_proj | weight uniform, bound dt_rank^-1/2; softplus(bias) log-uniform in [0.001, 0.1] |
+        | of Mamba-2 | dt_bias likewise; -A uniform in [1, 16] |
         | norms, layer scale | 1; ``layer_scale`` |
 
         Official code leaves the reversed route's dt_proj.bias at 0 (softplus: 0.69); here both routes start alike.
@@ -354,11 +360,7 @@ class Vim(nn.Module):
         return chosen
 
 
-_RENAMED = (  # official -> here, in this order
-    ('layers.', 'blocks.'),
-    ('norm_f.', 'norm.'),
-    ('.mixer.gamma', '.ls.gamma'),
-)
+_RENAMED = (('layers.', 'blocks.'), ('norm_f.', 'norm.'), ('.mixer.gamma', '.ls.gamma'))  # official -> here
 _ROUTE_KEYS = {  # of a mixer, by route
     'A_log': 'routes.0.A_log',
     'A_b_log': 'routes.1.A_log',
