@@ -35,21 +35,89 @@ def latest(results: list[dict[str, str]], *keys: str) -> list[dict[str, str]]:
     return list({tuple(row[key] for key in keys): row for row in results}.values())
 
 
-def models() -> str:
+def models(*patterns: str) -> str:
+    """Every variant whose name fits, with what its authors publish and what was measured here."""
+    import timm
+    from timm.layers import to_2tuple
+
+    import vimamba  # noqa: F401  (registers the models)
+    from vimamba.insight.flops import count_gflops
+
+    published = {row['model']: row for row in rows('published.csv')}
+    timed = {row['implementation']: row for row in measured('model') if row['case'] == '224 px' and row['batch'] == '1'}
+    body = []
+    for name in sorted({name for pattern in patterns for name in timm.list_models(pattern)}):
+        model = timm.create_model(name, device='meta')
+        cfg = model.pretrained_cfg
+        height, width = to_2tuple(cfg['input_size'][1:])
+        row = published.get(name, defaultdict(str))
+        accuracy = ' / '.join(filter(None, (row['top1'], row['top5'])))
+        parameters = sum(p.numel() for p in model.parameters())
+        gflops = f'{count_gflops(model, (1, *cfg["input_size"])):.2f}'
+        time = f'{float(timed[name]["median_ms"]):.0f}' if name in timed else ''
+        licence = cfg['license'] if cfg.get('url') else ''
+        cells = [f'{parameters:,}', f'{height}x{width}', gflops, time, accuracy, row['published_by'], row['file'], licence]
+        body.append([f'`{name}`', *cells])
+    header = [
+        'model', 'parameters', 'pixels', 'GFLOPs', 'CPU, ms', 'ImageNet-1k top-1 / top-5', 'published by', 'weights',
+        'their licence',
+    ]  # fmt: skip
+    notes = 'GFLOPs of one image, a multiply-add as one, the scans counted (9 per token, channel and state).'
+    if timed:
+        notes += f' CPU: one image of 224x224, {machine(list(timed.values()))}'
+    return f'{markdown(header, body)}\n\n{notes}'
+
+
+FAMILIES = {  # family -> names, what reads the map how, paper, card
+    'Vim': (('vim_*',), 'tokens there and back, class token in the middle', '2401.09417', 'vim'),
+    'VMamba': (('vmamba_*',), 'pyramid; rows and columns there and back', '2401.10166', 'vmamba'),
+    'MambaVision': (('mambavision_*',), 'pyramid of convolutions, then scans and attention in windows', '2407.08083',
+                    'mambavision'),
+    'LocalMamba': (('local_vim_*', 'local_vmamba_*'), 'Vim and VMamba with rows, columns and windows, searched by layer',
+                   '2403.09338', 'local_mamba'),
+    'PlainMamba': (('plain_mamba_*',), 'flat; four snakes that know where they come from', '2403.17695', 'plain_mamba'),
+    'EfficientVMamba': (('efficient_vmamba_*',), 'pyramid; four sub-grids, then convolutions', '2403.09977',
+                        'efficient_vmamba'),
+    'Mamba-ND': (('mamba_nd_2d_*',), 'one way a block: rows, columns, there and back', '2402.05892', 'mamba_nd'),
+}  # fmt: skip
+
+
+def families() -> str:
+    """One line for every family."""
     import timm
 
     import vimamba  # noqa: F401  (registers the models)
 
-    published = {row['model']: row for row in rows('published.csv')}
+    published = {row['model']: float(row['top1']) for row in rows('published.csv')}
     body = []
-    for name in timm.list_models('vim_*'):
-        model = timm.create_model(name, device='meta')
-        size = 'x'.join(map(str, model.patch_embed.img_size))
-        row = published.get(name, defaultdict(str))
-        accuracy = f'{row["top1"]} / {row["top5"]}' if row['top1'] else ''
-        parameters = sum(p.numel() for p in model.parameters())
-        body.append([f'`{name}`', f'{parameters:,}', size, accuracy, row['published_by'], row['file']])
-    return markdown(['model', 'parameters', 'pixels', 'ImageNet-1k top-1 / top-5', 'published by', 'weights'], body)
+    for family, (patterns, how, paper, card) in FAMILIES.items():
+        names = sorted({name for pattern in patterns for name in timm.list_models(pattern) if name in published})
+        sizes = sorted(sum(p.numel() for p in timm.create_model(name, device='meta').parameters()) for name in names)
+        accuracy = sorted(published[name] for name in names)
+        body.append([
+            f'[{family}](model_cards/{card}.md)', f'{len(names)}', how, f'{sizes[0] / 1e6:.0f}-{sizes[-1] / 1e6:.0f} M',
+            f'{accuracy[0]}-{accuracy[-1]}', f'[{paper}](https://arxiv.org/abs/{paper})',
+        ])  # fmt: skip
+    header = ['family', 'published variants', 'reads', 'parameters', 'top-1 its authors publish', 'paper']
+    return markdown(header, body)
+
+
+def pairs() -> str:
+    """Whole models beside what a user would pick instead."""
+    results = [row for row in measured('model') if row['direction'] == 'forward']
+    times = by_case(results, 'forward')
+    body = []
+    for case, ours, theirs in (
+        ('224 px', 'vmamba_tiny_s1l8', 'swin_tiny_patch4_window7_224'),
+        ('512 px', 'vmamba_tiny_s1l8', 'swin_tiny_patch4_window7_224'),
+        ('224 px', 'vmamba_tiny_s2l5', 'swin_tiny_patch4_window7_224'),
+        ('512 px', 'vmamba_tiny_s2l5', 'swin_tiny_patch4_window7_224'),
+        ('224 px', 'mambavision_tiny', 'convnext_tiny'),
+    ):
+        if ours in times[case] and theirs in times[case]:
+            here = [times[case].get(name, 0.0) for name in (ours, theirs, f'{theirs}, our dense layers')]
+            body.append([f'{ours}, {case}', theirs, *(f'{ms:.0f}' if ms else '' for ms in here)])
+    return markdown(['ours', 'theirs', 'ours, ms', 'theirs, ms', 'theirs with our dense layers, ms'], body)
 
 
 def digits() -> str:
@@ -120,8 +188,8 @@ def scans() -> str:
 
 
 def resolutions() -> str:
-    results = [row for row in measured('model') if row['direction'] == 'forward']
-    names = list(dict.fromkeys(row['implementation'] for row in results))
+    names = ['vim_tiny_patch16_224', 'deit_tiny_patch16_224', 'deit_tiny_patch16_224, our dense layers']
+    results = [row for row in measured('model') if row['direction'] == 'forward' and row['implementation'] in names]
     body = [
         [case, *(f'{times[name]:.0f}' if name in times else '' for name in names)]
         for case, times in sorted(by_case(results, 'forward').items(), key=lambda item: int(item[0].split()[0]))
@@ -136,7 +204,7 @@ def draw_scaling() -> None:
 
     models_at = defaultdict(list)
     for row in measured('model'):
-        if row['direction'] == 'forward':
+        if row['direction'] == 'forward' and row['implementation'].startswith(('vim_tiny', 'deit_tiny')):
             models_at[row['implementation']].append((int(row['tokens']), float(row['median_ms'])))
     scans_at = defaultdict(list)
     for row in measured('scan'):
@@ -153,14 +221,15 @@ def cross() -> str:
     return f'```\n{picture(create_order("cross", (3, 4)))}\n```'
 
 
-TABLES = {'models': models, 'digits': digits, 'cross': cross, 'scans': scans, 'resolutions': resolutions}
+TABLES = {'models': models, 'families': families, 'pairs': pairs, 'digits': digits, 'cross': cross, 'scans': scans, 'resolutions': resolutions}
 
 
 def render(text: str) -> str:
     def table(match: re.Match[str]) -> str:
-        return f'{match[1]}\n{TABLES[match[2]]()}\n{match[3]}'
+        name, *arguments = match[2].split()
+        return f'{match[1]}\n{TABLES[name](*arguments)}\n{match[3]}'
 
-    return re.sub(r'(<!-- table: (\w+) -->)\n.*?(<!-- end -->)', table, text, flags=re.DOTALL)
+    return re.sub(r'(<!-- table: ([^>]+) -->)\n.*?(<!-- end -->)', table, text, flags=re.DOTALL)
 
 
 def main() -> int:
