@@ -56,7 +56,16 @@ def models(*patterns: str) -> str:
         gflops = f'{count_gflops(model, (1, *cfg["input_size"])):.2f}'
         time = f'{float(timed[name]["median_ms"]):.0f}' if name in timed else ''
         licence = cfg['license'] if cfg.get('url') else ''
-        cells = [f'{parameters:,}', f'{height}x{width}', gflops, time, accuracy, row['published_by'], row['file'], licence]
+        cells = [
+            f'{parameters:,}',
+            f'{height}x{width}',
+            gflops,
+            time,
+            accuracy,
+            row['published_by'],
+            row['file'],
+            licence,
+        ]
         body.append([f'`{name}`', *cells])
     header = [
         'model', 'parameters', 'pixels', 'GFLOPs', 'CPU, ms', 'ImageNet-1k top-1 / top-5', 'published by', 'weights',
@@ -73,7 +82,7 @@ FAMILIES = {  # family -> names, what reads the map how, paper, card
     'VMamba': (('vmamba_*',), 'pyramid; rows and columns there and back', '2401.10166', 'vmamba'),
     'MambaVision': (('mambavision_*',), 'pyramid of convolutions, then scans and attention in windows', '2407.08083',
                     'mambavision'),
-    'LocalMamba': (('local_vim_*', 'local_vmamba_*'), 'Vim and VMamba with rows, columns and windows, searched by layer',
+    'LocalMamba': (('local_vim_*', 'local_vmamba_*'), 'Vim and VMamba with rows, columns, windows, searched by layer',
                    '2403.09338', 'local_mamba'),
     'PlainMamba': (('plain_mamba_*',), 'flat; four snakes that know where they come from', '2403.17695', 'plain_mamba'),
     'EfficientVMamba': (('efficient_vmamba_*',), 'pyramid; four sub-grids, then convolutions', '2403.09977',
@@ -221,7 +230,15 @@ def cross() -> str:
     return f'```\n{picture(create_order("cross", (3, 4)))}\n```'
 
 
-TABLES = {'models': models, 'families': families, 'pairs': pairs, 'digits': digits, 'cross': cross, 'scans': scans, 'resolutions': resolutions}
+TABLES = {
+    'models': models,
+    'families': families,
+    'pairs': pairs,
+    'digits': digits,
+    'cross': cross,
+    'scans': scans,
+    'resolutions': resolutions,
+}
 
 
 def render(text: str) -> str:

@@ -13,7 +13,9 @@ def test_the_page_on_composing_runs_as_it_stands(tmp_path):
     blocks = re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL)
     script = '\n'.join(blocks).replace("'runs/spiral'", f"'{tmp_path}/spiral'")
     assert script.count("['model.scan=spiral']") == 1
-    script = script.replace("['model.scan=spiral']", "['model.scan=spiral', 'schedule.epochs=1', 'schedule.warmup_epochs=0']")
+    script = script.replace(
+        "['model.scan=spiral']", "['model.scan=spiral', 'schedule.epochs=1', 'schedule.warmup_epochs=0']"
+    )
     done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     (shown,) = re.findall(r'<!-- output -->\n```\n(.*?)```', page, flags=re.DOTALL)

@@ -7,7 +7,9 @@ that it learns to read digits.
 """
 
 import copy
+import csv
 import importlib
+from pathlib import Path
 
 import pytest
 import timm
@@ -20,6 +22,7 @@ from vimamba.kernels.selective_scan import cpu
 from vimamba.models.backbone import Backbone, Stage
 from vimamba.testing import relative_l2
 
+ROOT = Path(__file__).parents[2]
 OURS = [
     name
     for name in timm.list_models()
@@ -67,6 +70,17 @@ def test_structure(name):
     doc = timm.models.model_entrypoint(name).__doc__
     assert doc
     assert doc.strip().endswith('.')
+
+
+def test_published_weights_say_what_their_authors_publish():
+    with open(ROOT / 'benchmarks' / 'published.csv', newline='') as lines:
+        published = {row['model']: row for row in csv.DictReader(lines)}
+    assert published.keys() <= set(OURS)
+    for name in OURS:
+        cfg = timm.get_pretrained_cfg(name)
+        assert bool(cfg.url) == bool(name in published and published[name]['file']), name
+        if cfg.url:
+            assert f'top-1 {published[name]["top1"]}' in cfg.notes[0]
 
 
 @pytest.mark.parametrize('name', OURS)

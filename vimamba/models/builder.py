@@ -100,6 +100,28 @@ def build_model(
     return use_linear(model)
 
 
+def imagenet_cfg(url: str = '', top1: float = 0, top5: float = 0, **kwargs: Any) -> dict[str, Any]:
+    """timm's configuration of weights for ImageNet-1k at 224 pixels, of a pyramid of stride 32.
+
+    ``top1`` and ``top5`` are the percentages that the authors publish; they become a note.
+    """
+    said = f'published ImageNet-1k top-1 {top1}' + f', top-5 {top5}' * bool(top5)
+    return {
+        'url': url,
+        'notes': (said,) if top1 else (),
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (7, 7),
+        'crop_pct': 0.875,
+        'interpolation': 'bicubic',
+        'mean': (0.485, 0.456, 0.406),
+        'std': (0.229, 0.224, 0.225),
+        'first_conv': 'stem.1',
+        'classifier': 'head.fc',
+        **kwargs,
+    }
+
+
 @cache
 def _say_licence(variant: str, licence: str) -> None:
     if '-nc' in licence.lower():

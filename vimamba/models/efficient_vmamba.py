@@ -24,7 +24,8 @@ from vimamba.layers.norm import BatchNorm2d
 from vimamba.mixers import GridMixer, StridedSSM
 
 from .backbone import Backbone, Stage
-from .builder import build_model, rename, reshape_like
+from .builder import build_model, imagenet_cfg, rename, reshape_like
+from .vmamba import FIRST_NAMES, SS2D_NAMES
 
 __all__ = ['EfficientVMamba']
 
@@ -155,22 +156,8 @@ class EfficientVMamba(Backbone):
 _RENAMED = (  # official -> here, in this order
     (r'^module\.', ''),
     (r'^backbone\.', ''),
-    (r'\.ln_1\.', '.norm.'),
-    (r'\.self_attention\.', '.op.'),
-    (r'^patch_embed\.proj\.', 'patch_embed.0.'),
-    (r'^patch_embed\.norm\.', 'patch_embed.2.'),
-    (r'^(classifier\.)?norm\.', 'norm.'),
-    (r'^(classifier\.)?head\.', 'head.fc.'),
-    (r'^outnorm(\d)\.', r'feature_norms.\1.'),
-    (r'^patch_embed\.0\.', 'stem.1.'),
-    (r'^patch_embed\.2\.', 'stem.2.'),
-    (r'\.op\.', '.mixer.'),
-    (r'\.mixer\.x_proj_weight$', '.mixer.ssm.x_proj'),
-    (r'\.mixer\.dt_projs_weight$', '.mixer.ssm.dt_proj'),
-    (r'\.mixer\.dt_projs_bias$', '.mixer.ssm.dt_bias'),
-    (r'\.mixer\.A_logs$', '.mixer.ssm.A_log'),
-    (r'\.mixer\.Ds$', '.mixer.ssm.D'),
-    (r'\.mixer\.out_norm\.', '.mixer.norm.'),
+    *FIRST_NAMES,
+    *SS2D_NAMES,
     (r'\.conv_branch\.', '.conv.'),
     (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.global_reduce\.', '.attend.reduce.'),
     (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.channel_select\.', '.attend.expand.'),
@@ -193,31 +180,21 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return {
-        'url': url,
-        'num_classes': 1000,
-        'input_size': (3, 224, 224),
-        'pool_size': (7, 7),
-        'crop_pct': 0.875,
-        'interpolation': 'bicubic',
-        'mean': (0.485, 0.456, 0.406),
-        'std': (0.229, 0.224, 0.225),
-        'first_conv': 'stem.1',
-        'classifier': 'head.fc',
+    own = {
         'license': 'apache-2.0',
         'origin_url': 'https://github.com/TerryPei/EfficientVMamba',
         'paper_ids': 'arXiv:2403.09977',
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**own, **kwargs})
 
 
 _HUB = 'https://huggingface.co/TerryPei/EfficientVMamba-{}/resolve/main/efficient_vmamba_{}.ckpt'
 
 default_cfgs = generate_default_cfgs(
     {
-        'efficient_vmamba_tiny.terrypei_in1k': _cfg(_HUB.format('Tiny', 'tiny')),
-        'efficient_vmamba_small.terrypei_in1k': _cfg(_HUB.format('Small', 'small')),
-        'efficient_vmamba_base.terrypei_in1k': _cfg(_HUB.format('Base', 'base')),
+        'efficient_vmamba_tiny.terrypei_in1k': _cfg(_HUB.format('Tiny', 'tiny'), top1=76.5),
+        'efficient_vmamba_small.terrypei_in1k': _cfg(_HUB.format('Small', 'small'), top1=78.7),
+        'efficient_vmamba_base.terrypei_in1k': _cfg(_HUB.format('Base', 'base'), top1=81.8),
         'test_efficient_vmamba.untrained': _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
     }
 )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vimamba.checkpoint import model_weights
 
 from . import vim, vmamba
-from .builder import build_model, rename
+from .builder import build_model, imagenet_cfg, rename
 from .vim import Vim
 from .vmamba import V0, VMamba
 
@@ -47,23 +47,16 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return {
-        'url': url,
-        'num_classes': 1000,
-        'input_size': (3, 224, 224),
+    own = {
         'pool_size': None,
-        'crop_pct': 0.875,
-        'interpolation': 'bicubic',
         'fixed_input_size': True,
-        'mean': (0.485, 0.456, 0.406),
-        'std': (0.229, 0.224, 0.225),
         'first_conv': 'patch_embed.proj',
         'classifier': 'head',
         'license': 'apache-2.0',
         'origin_url': 'https://github.com/hunto/LocalMamba',
         'paper_ids': 'arXiv:2403.09338',
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**own, **kwargs})
 
 
 def _pyramid(url: str = '', **kwargs: Any) -> dict[str, Any]:
@@ -75,12 +68,12 @@ _FILES = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
 
 default_cfgs = generate_default_cfgs(
     {
-        'local_vim_tiny.hunto_in1k': _cfg(_FILES.format('local_vim_tiny')),
-        'local_vim_tiny_midcls.hunto_in1k': _cfg(_FILES.format('local_vim_tiny_middle_cls_token')),
+        'local_vim_tiny.hunto_in1k': _cfg(_FILES.format('local_vim_tiny'), top1=76.2),
+        'local_vim_tiny_midcls.hunto_in1k': _cfg(_FILES.format('local_vim_tiny_middle_cls_token'), top1=77.8),
         'local_vim_small.untrained': _cfg(),  # the published address holds another model's weights
         'local_vim_small_searched.untrained': _cfg(),
         'local_vmamba_tiny.untrained': _pyramid(),  # being trained again, its authors say
-        'local_vmamba_small.hunto_in1k': _pyramid(_FILES.format('local_vssm_small')),
+        'local_vmamba_small.hunto_in1k': _pyramid(_FILES.format('local_vssm_small'), top1=83.7),
         'test_local_vim.untrained': _cfg(input_size=(3, 64, 64)),
         'test_local_vmamba.untrained': _pyramid(input_size=(3, 64, 64), pool_size=(2, 2)),
     }

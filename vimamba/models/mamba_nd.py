@@ -26,7 +26,7 @@ from vimamba.scans import schedule
 from vimamba.scans.hybrid import Schedule
 
 from .backbone import Backbone, check_img_size
-from .builder import build_model, rename
+from .builder import build_model, imagenet_cfg, rename
 
 __all__ = ['MambaND']
 
@@ -186,30 +186,21 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return {
-        'url': url,
-        'num_classes': 1000,
-        'input_size': (3, 224, 224),
+    own = {
         'pool_size': (14, 14),
-        'crop_pct': 0.875,
-        'interpolation': 'bicubic',
-        'mean': (0.485, 0.456, 0.406),
-        'std': (0.229, 0.224, 0.225),
-        'first_conv': 'stem.1',
-        'classifier': 'head.fc',
         'license': 'unknown',
         'origin_url': 'https://github.com/jacklishufan/Mamba-ND',
         'paper_ids': 'arXiv:2402.05892',
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**own, **kwargs})
 
 
 _HUB = 'https://huggingface.co/jacklishufan/Mamba-ND/resolve/main/in1k/mamba2d_{}.pth'
 
 default_cfgs = generate_default_cfgs(
     {
-        'mamba_nd_2d_small.jacklishufan_in1k': _cfg(_HUB.format('s')),
-        'mamba_nd_2d_base.jacklishufan_in1k': _cfg(_HUB.format('b')),
+        'mamba_nd_2d_small.jacklishufan_in1k': _cfg(_HUB.format('s'), top1=81.7),
+        'mamba_nd_2d_base.jacklishufan_in1k': _cfg(_HUB.format('b'), top1=83.0),
         'test_mamba_nd_2d.untrained': _cfg(input_size=(3, 64, 64), pool_size=(4, 4), license='apache-2.0'),
     }
 )

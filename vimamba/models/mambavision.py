@@ -25,7 +25,7 @@ from vimamba.mixers import ConcatMixer
 from vimamba.scans import create_order
 
 from .backbone import Backbone, Stage
-from .builder import build_model, rename
+from .builder import build_model, imagenet_cfg, rename
 
 __all__ = ['MambaVision']
 
@@ -242,23 +242,15 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _cfg(file: str = '', top1: float = 0, top5: float = 0, size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    return {
-        'url': f'https://huggingface.co/nvidia/{file}' if file else '',
-        'num_classes': 1000,
+    own = {
         'input_size': (3, size, size),
         'pool_size': (size // 32, size // 32),
         'crop_pct': 1.0,
-        'interpolation': 'bicubic',
-        'mean': (0.485, 0.456, 0.406),
-        'std': (0.229, 0.224, 0.225),
-        'first_conv': 'stem.1',
-        'classifier': 'head.fc',
         'license': 'cc-by-nc-sa-4.0' if file else 'apache-2.0',
         'origin_url': 'https://github.com/NVlabs/MambaVision',
         'paper_ids': 'arXiv:2407.08083',
-        'notes': (f'published ImageNet-1k top-1 {top1}, top-5 {top5}',) if file else (),
-        **kwargs,
     }
+    return imagenet_cfg(f'https://huggingface.co/nvidia/{file}' if file else '', top1, top5, **{**own, **kwargs})
 
 
 _512 = {'size': 512, 'crop_pct': 0.93, 'crop_mode': 'squash'}

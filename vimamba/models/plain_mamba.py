@@ -26,7 +26,7 @@ from vimamba.scans import schedule
 from vimamba.scans.hybrid import Schedule
 
 from .backbone import Backbone, check_img_size
-from .builder import build_model, rename, reshape_like
+from .builder import build_model, imagenet_cfg, rename, reshape_like
 
 __all__ = ['PlainMamba']
 
@@ -172,31 +172,23 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return {
-        'url': url,
-        'num_classes': 1000,
-        'input_size': (3, 224, 224),
+    own = {
         'pool_size': (14, 14),
-        'crop_pct': 0.875,
-        'interpolation': 'bicubic',
-        'mean': (0.485, 0.456, 0.406),
-        'std': (0.229, 0.224, 0.225),
         'first_conv': 'stem.0.1',
-        'classifier': 'head.fc',
         'license': 'unknown',
         'origin_url': 'https://github.com/ChenhongyiYang/PlainMamba',
         'paper_ids': 'arXiv:2403.17695',
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**own, **kwargs})
 
 
 _HUB = 'https://huggingface.co/ChenhongyiYang/PlainMamba/resolve/main/{}.pth'
 
 default_cfgs = generate_default_cfgs(
     {
-        'plain_mamba_l1.chenhongyi_in1k': _cfg(_HUB.format('l1')),
-        'plain_mamba_l2.chenhongyi_in1k': _cfg(_HUB.format('l2')),
-        'plain_mamba_l3.chenhongyi_in1k': _cfg(_HUB.format('l3')),
+        'plain_mamba_l1.chenhongyi_in1k': _cfg(_HUB.format('l1'), top1=77.9, top5=94.0),
+        'plain_mamba_l2.chenhongyi_in1k': _cfg(_HUB.format('l2'), top1=81.6, top5=95.6),
+        'plain_mamba_l3.chenhongyi_in1k': _cfg(_HUB.format('l3'), top1=82.3, top5=95.9),
         'test_plain_mamba.untrained': _cfg(input_size=(3, 96, 96), pool_size=(6, 6), license='apache-2.0'),
     }
 )

@@ -26,7 +26,7 @@ from vimamba.mixers import Mamba1, Mamba2
 from vimamba.scans import ScanOrder, create_order, schedule
 from vimamba.scans.hybrid import Scan, Schedule
 
-from .builder import build_model, record_input_size
+from .builder import build_model, imagenet_cfg, record_input_size
 
 __all__ = ['Vim']
 
@@ -422,23 +422,16 @@ def _source_size(state_dict: dict[str, Any], model: Vim) -> tuple[int, int] | No
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return {
-        'url': url,
-        'num_classes': 1000,
-        'input_size': (3, 224, 224),
+    own = {
         'pool_size': None,
-        'crop_pct': 0.875,
-        'interpolation': 'bicubic',
         'fixed_input_size': True,
-        'mean': (0.485, 0.456, 0.406),
-        'std': (0.229, 0.224, 0.225),
         'first_conv': 'patch_embed.proj',
         'classifier': 'head',
         'license': 'apache-2.0',
         'origin_url': 'https://github.com/hustvl/Vim',
         'paper_ids': 'arXiv:2401.09417',
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**own, **kwargs})
 
 
 _HUB = 'https://huggingface.co/hustvl/Vim-{}-midclstok/resolve/main/vim_{}.pth'
@@ -446,11 +439,15 @@ _HUB = 'https://huggingface.co/hustvl/Vim-{}-midclstok/resolve/main/vim_{}.pth'
 default_cfgs = generate_default_cfgs(
     {
         'vim_nano_patch4_32.untrained': _cfg(input_size=(3, 32, 32), crop_pct=1.0),
-        'vim_tiny_patch16_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_76p1acc')),
-        'vim_tiny_patch16_stride8_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_ft_78p3acc')),
-        'vim_small_patch16_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_80p5acc')),
-        'vim_small_patch16_stride8_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_ft_81p6acc')),
-        'vim_base_patch16_224.hustvl_in1k': _cfg(_HUB.format('base', 'b_midclstok_81p9acc')),
+        'vim_tiny_patch16_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_76p1acc'), top1=76.1, top5=93.0),
+        'vim_tiny_patch16_stride8_224.hustvl_in1k': _cfg(
+            _HUB.format('tiny', 't_midclstok_ft_78p3acc'), top1=78.3, top5=94.2
+        ),
+        'vim_small_patch16_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_80p5acc'), top1=80.5, top5=95.1),
+        'vim_small_patch16_stride8_224.hustvl_in1k': _cfg(
+            _HUB.format('small', 's_midclstok_ft_81p6acc'), top1=81.6, top5=95.4
+        ),
+        'vim_base_patch16_224.hustvl_in1k': _cfg(_HUB.format('base', 'b_midclstok_81p9acc'), top1=81.9, top5=95.8),
     }
 )
 

@@ -25,7 +25,7 @@ from vimamba.scans import schedule
 from vimamba.scans.hybrid import Schedule
 
 from .backbone import Backbone, Stage
-from .builder import build_model, rename, reshape_like
+from .builder import build_model, imagenet_cfg, rename, reshape_like
 
 __all__ = ['VMamba']
 
@@ -161,18 +161,18 @@ def _downsample(kind: str, dim: int, out: int, dd: dict[str, Any]) -> nn.Module:
     return nn.Sequential(conv, _NORM(out, **dd))
 
 
-_RENAMED = (  # official -> here, in this order; the first four are names of 2024's first files
+FIRST_NAMES = (  # of the first files of 2024
     (r'\.ln_1\.', '.norm.'),
     (r'\.self_attention\.', '.op.'),
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
     (r'^patch_embed\.norm\.', 'patch_embed.2.'),
     (r'^(classifier\.)?norm\.', 'norm.'),
     (r'^(classifier\.)?head\.', 'head.fc.'),
+)
+SS2D_NAMES = (  # official -> here, in this order, of what scans a map
     (r'^outnorm(\d)\.', r'feature_norms.\1.'),
     (r'^patch_embed\.0\.', 'stem.1.'),
     (r'^patch_embed\.2\.', 'stem.2.'),
-    (r'^patch_embed\.5\.', 'stem.4.'),
-    (r'^patch_embed\.7\.', 'stem.5.'),
     (r'\.op\.', '.mixer.'),
     (r'\.mixer\.x_proj(_|\.)weight', '.mixer.ssm.x_proj'),
     (r'\.mixer\.dt_projs(_|\.)weight', '.mixer.ssm.dt_proj'),
@@ -180,6 +180,12 @@ _RENAMED = (  # official -> here, in this order; the first four are names of 202
     (r'\.mixer\.A_logs', '.mixer.ssm.A_log'),
     (r'\.mixer\.Ds', '.mixer.ssm.D'),
     (r'\.mixer\.out_norm\.', '.mixer.norm.'),
+)
+_RENAMED = (
+    *FIRST_NAMES,
+    *SS2D_NAMES,
+    (r'^patch_embed\.5\.', 'stem.4.'),
+    (r'^patch_embed\.7\.', 'stem.5.'),
     (r'\.mixer\.conv2d\.1\.', '.mixer.conv2d.'),
     (r'\.mixer\.multi_scan\.attn\.', '.mixer.ssm.merge.'),
     (r'\.merge\.global_reduce\.', '.merge.reduce.'),
@@ -205,22 +211,12 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return {
-        'url': url,
-        'num_classes': 1000,
-        'input_size': (3, 224, 224),
-        'pool_size': (7, 7),
-        'crop_pct': 0.875,
-        'interpolation': 'bicubic',
-        'mean': (0.485, 0.456, 0.406),
-        'std': (0.229, 0.224, 0.225),
-        'first_conv': 'stem.1',
-        'classifier': 'head.fc',
+    own = {
         'license': 'mit',
         'origin_url': 'https://github.com/MzeroMiko/VMamba',
         'paper_ids': 'arXiv:2401.10166',
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**own, **kwargs})
 
 
 _V0 = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/vssm{}.pth'
@@ -228,15 +224,15 @@ _V2 = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm{}.pth
 
 default_cfgs = generate_default_cfgs(
     {
-        'vmamba_tiny_s1l8.mzero_in1k': _cfg(_V2.format('1_tiny_0230s_ckpt_epoch_264')),
-        'vmamba_small_s1l20.mzero_in1k': _cfg(_V2.format('1_small_0229s_ckpt_epoch_240')),
-        'vmamba_base_s1l20.mzero_in1k': _cfg(_V2.format('1_base_0229s_ckpt_epoch_225')),
-        'vmamba_tiny_s2l5.mzero_in1k': _cfg(_V2.format('_tiny_0230_ckpt_epoch_262')),
-        'vmamba_small_s2l15.mzero_in1k': _cfg(_V2.format('_small_0229_ckpt_epoch_222')),
-        'vmamba_base_s2l15.mzero_in1k': _cfg(_V2.format('_base_0229_ckpt_epoch_237')),
-        'vmamba_v0_tiny.mzero_in1k': _cfg(_V0.format('tiny_dp01_ckpt_epoch_292')),
-        'vmamba_v0_small.mzero_in1k': _cfg(_V0.format('small_dp03_ckpt_epoch_238')),
-        'vmamba_v0_base.mzero_in1k': _cfg(_V0.format('base_dp06_ckpt_epoch_241')),
+        'vmamba_tiny_s1l8.mzero_in1k': _cfg(_V2.format('1_tiny_0230s_ckpt_epoch_264'), top1=82.6),
+        'vmamba_small_s1l20.mzero_in1k': _cfg(_V2.format('1_small_0229s_ckpt_epoch_240'), top1=83.3),
+        'vmamba_base_s1l20.mzero_in1k': _cfg(_V2.format('1_base_0229s_ckpt_epoch_225'), top1=83.8),
+        'vmamba_tiny_s2l5.mzero_in1k': _cfg(_V2.format('_tiny_0230_ckpt_epoch_262'), top1=82.5),
+        'vmamba_small_s2l15.mzero_in1k': _cfg(_V2.format('_small_0229_ckpt_epoch_222'), top1=83.6),
+        'vmamba_base_s2l15.mzero_in1k': _cfg(_V2.format('_base_0229_ckpt_epoch_237'), top1=83.9),
+        'vmamba_v0_tiny.mzero_in1k': _cfg(_V0.format('tiny_dp01_ckpt_epoch_292'), top1=82.2),
+        'vmamba_v0_small.mzero_in1k': _cfg(_V0.format('small_dp03_ckpt_epoch_238'), top1=83.5),
+        'vmamba_v0_base.mzero_in1k': _cfg(_V0.format('base_dp06_ckpt_epoch_241'), top1=83.7),
         'vmamba_tiny_m2.untrained': _cfg(),
         'vmamba_small_m2.untrained': _cfg(),
         'vmamba_base_m2.untrained': _cfg(),
