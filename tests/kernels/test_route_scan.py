@@ -186,12 +186,17 @@ def test_flat_orders_need_no_table():
 IN_A_PROCESS = """
 import sys, torch
 from tests.kernels.test_route_scan import compiled
-torch.save([compiled(threads) for threads in (1, 2, 3, 7)], sys.argv[1])
+first = compiled(1)
+for i in range(100):
+    again = compiled(1 + i % 7)
+    assert all(torch.equal(again[name], first[name]) for name in first), f'repeat {i}'
+torch.save(first, sys.argv[1])
 """
 
 
 def compiled(threads):
     """Values and gradients of both operators by the compiled kernels, with so many threads."""
+    torch.manual_seed(0)
     library._WORTH = 1e-9  # no work is too little
     torch.set_num_threads(threads)
     order = create_order('cross', (7, 9))
@@ -207,14 +212,11 @@ def compiled(threads):
 @built
 @pytest.mark.slow
 @pytest.mark.parametrize('level', ['avx512', 'avx2', 'generic'])
-def test_neither_threads_nor_the_instruction_set_matter(tmp_path, level):
+def test_a_hundred_repeats_are_the_same_whatever_the_threads(tmp_path, level):
     command = [sys.executable, '-c', IN_A_PROCESS, str(tmp_path / 'results.pt')]
     environment = {**os.environ, 'VIMAMBA_CPU': level}
     subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], timeout=120)
-    first, *others = torch.load(tmp_path / 'results.pt')
-    for other in others:
-        for name in first:
-            assert torch.equal(other[name], first[name]), name
+    first = torch.load(tmp_path / 'results.pt')
     order = create_order('cross', (7, 9))
     for name, value in expected(order, make_inputs(order, b=3, d=150, n=6)).items():
         assert_close_to_float64(first[name], value, torch.float32, name)
