@@ -128,6 +128,7 @@ def test_compiled_and_portable_kernels_agree(name, monkeypatch):
 
 @pytest.mark.parametrize('name', SMALL)
 def test_compiles_as_one_graph_scripts_and_exports(name):
+    torch.compiler.reset()
     model = small(name).eval()
     x = images(model)
     with torch.no_grad():
@@ -135,6 +136,17 @@ def test_compiles_as_one_graph_scripts_and_exports(name):
         assert relative_l2(torch.compile(model, fullgraph=True, backend='aot_eager')(x), want) < 1e-5
         assert relative_l2(torch.jit.script(model)(x), want) < 1e-5
         assert relative_l2(torch.export.export(model, (x,)).module()(x), want) < 1e-5
+
+
+@pytest.mark.parametrize('name', [name for name in SMALL if not timm.get_pretrained_cfg(name).fixed_input_size])
+def test_a_compiled_model_takes_many_sizes(name):
+    torch.compiler.reset()
+    model = small(name).eval()
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    with torch.no_grad():
+        for height, width in ((64, 96), (96, 64), (72, 88)):
+            x = torch.randn(1, 3, height, width)
+            assert relative_l2(compiled(x), model(x)) < 1e-5
 
 
 @pytest.mark.parametrize('name', SMALL)

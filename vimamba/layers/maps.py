@@ -41,5 +41,5 @@ class BatchNorm(nn.Module):
 
 def pad_map(x: Tensor, multiple: int) -> Tensor:
     """Zeros at the bottom and on the right until both sides are multiples: (b, h, w, c) -> (b, h', w', c)."""
-    height, width = x.shape[1], x.shape[2]
-    return F.pad(x, (0, 0, 0, -width % multiple, 0, -height % multiple))
+    down, right = [(multiple - side % multiple) % multiple for side in (x.shape[1], x.shape[2])]
+    return F.pad(x, (0, 0, 0, right, 0, down))

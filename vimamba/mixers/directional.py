@@ -16,7 +16,7 @@ from vimamba.scans.hybrid import Scan
 
 from .init import init_A_log, init_dt
 from .scan import scan
-from .walk import as_scan, count_routes, walk
+from .walk import as_scan, concrete, count_routes, walk
 
 __all__ = ['DirectionalSSM', 'find_directions']
 
@@ -47,12 +47,12 @@ def _laid(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Te
 
 @torch.compiler.assume_constant_result
 def _step_of_token(scan: Scan, height: int, width: int, device: torch.device) -> Tensor:
-    return _laid(scan, int(height), int(width), device)[0]
+    return _laid(scan, height, width, device)[0]
 
 
 @torch.compiler.assume_constant_result
 def _direction_of_token(scan: Scan, height: int, width: int, device: torch.device) -> Tensor:
-    return _laid(scan, int(height), int(width), device)[1]
+    return _laid(scan, height, width, device)[1]
 
 
 @register_notrace_module
@@ -109,7 +109,7 @@ class DirectionalSSM(nn.Module):
     def lay(self, height: int, width: int, x: Tensor) -> tuple[Tensor | None, list[int], Tensor, Tensor]:
         """The routes as the operators take them; the step (k, l) of every token, and how the route came there."""
         rows, steps, _ = walk(self.scan, height, width, x.device)
-        place = self.scan, height, width, x.device
+        place = self.scan, concrete(height), concrete(width), x.device
         return rows, steps, _step_of_token(*place), _direction_of_token(*place)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from vimamba.scans import ScanOrder, create_order
 from vimamba.scans.base import plainly
 from vimamba.scans.hybrid import Scan
 
-__all__ = ['Scan', 'Walker', 'as_scan', 'count_routes', 'walk']
+__all__ = ['Scan', 'Walker', 'as_scan', 'concrete', 'count_routes', 'walk']
 
 
 class Walker(nn.Module):
@@ -55,8 +55,14 @@ def count_routes(scan: Scan) -> int:
     return create_order(scan, (2, 2)).routes
 
 
+def concrete(size: int) -> int:
+    """A size that the compiler takes for any as the one that it is: routes are constants of a graph for one size."""
+    return len(range(size))
+
+
 def walk(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor | None, list[int], int]:
     """The routes over a (height, width) map: (rows, steps) as the operators take them, and how many pads they read."""
+    height, width = concrete(height), concrete(width)
     return _rows(scan, height, width, device), list(_steps(scan, height, width)), _pads(scan, height, width)
 
 
@@ -70,14 +76,14 @@ def _walk(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Te
 # constants of a compiled graph, each of a kind that the compiler takes for one
 @torch.compiler.assume_constant_result
 def _rows(scan: Scan, height: int, width: int, device: torch.device) -> Tensor | None:
-    return _walk(scan, int(height), int(width), device)[0]
+    return _walk(scan, height, width, device)[0]
 
 
 @torch.compiler.assume_constant_result
 def _steps(scan: Scan, height: int, width: int) -> tuple[int, ...]:
-    return _walk(scan, int(height), int(width), torch.device('cpu'))[1]
+    return _walk(scan, height, width, torch.device('cpu'))[1]
 
 
 @torch.compiler.assume_constant_result
 def _pads(scan: Scan, height: int, width: int) -> int:
-    return create_order(scan, (int(height), int(width))).pads
+    return create_order(scan, (height, width)).pads
