@@ -114,12 +114,16 @@ def test_every_published_layout_loads(tmp_path, layout, wrapper):
         assert torch.equal(value, expected), key
 
 
-def test_the_backbone_of_a_detector_loads_with_its_norms(tmp_path):
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_the_backbone_of_a_detector_loads_with_its_norms(tmp_path, prefix):
     weights = Case('vmamba_tiny_s1l8_224').state_dict()
     weights = {key: value for key, value in weights.items() if not key.startswith('classifier.')}
     for i in range(4):
         weights |= {f'outnorm{i}.weight': torch.full((96 * 2**i,), 2.0), f'outnorm{i}.bias': torch.zeros(96 * 2**i)}
-    torch.save({'model': weights}, tmp_path / 'backbone.pth')
+    weights = {prefix + key: value for key, value in weights.items()}
+    if prefix:
+        weights['neck.conv.weight'] = torch.ones(1)
+    torch.save({'state_dict': weights}, tmp_path / 'backbone.pth')
     overlay = {'file': str(tmp_path / 'backbone.pth')}
     options = {'pretrained': True, 'pretrained_cfg_overlay': overlay, 'features_only': True}
     normed = timm.create_model('vmamba_tiny_s1l8', feature_norm=True, **options).eval()

@@ -147,6 +147,14 @@ def rename(
     return renamed
 
 
+def unwrap(weights: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    """What stands under each prefix that there is, one after another: the backbone of a detector, say."""
+    for prefix in prefixes:
+        inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        weights = inside or weights
+    return dict(weights)
+
+
 def reshape_like(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The weights in the shapes of the model's own, where the number of elements agrees."""
     own = model.state_dict()

@@ -24,7 +24,7 @@ from vimamba.layers.norm import BatchNorm2d
 from vimamba.mixers import GridMixer, StridedSSM
 
 from .backbone import Backbone, Stage
-from .builder import build_model, imagenet_cfg, rename, reshape_like
+from .builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 from .vmamba import FIRST_NAMES, SS2D_NAMES
 
 __all__ = ['EfficientVMamba']
@@ -154,8 +154,6 @@ class EfficientVMamba(Backbone):
 
 
 _RENAMED = (  # official -> here, in this order
-    (r'^module\.', ''),
-    (r'^backbone\.', ''),
     *FIRST_NAMES,
     *SS2D_NAMES,
     (r'\.conv_branch\.', '.conv.'),
@@ -175,7 +173,7 @@ _RENAMED = (  # official -> here, in this order
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``."""
-    weights = model_weights(state_dict, 'the checkpoint')
+    weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'module.', 'backbone.')
     return weights if 'stem.1.weight' in weights else reshape_like(rename(weights, _RENAMED), model)
 
 

@@ -25,7 +25,7 @@ from vimamba.mixers import ConcatMixer
 from vimamba.scans import create_order
 
 from .backbone import Backbone, Stage
-from .builder import build_model, imagenet_cfg, rename
+from .builder import build_model, imagenet_cfg, rename, unwrap
 
 __all__ = ['MambaVision']
 
@@ -227,10 +227,7 @@ _WRAPPERS = ('module.', 'encoder.', 'backbone.', 'model.')  # prefixes in some f
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``."""
-    weights = model_weights(state_dict, 'the checkpoint')
-    for prefix in _WRAPPERS:
-        inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-        weights = inside or weights
+    weights = unwrap(model_weights(state_dict, 'the checkpoint'), *_WRAPPERS)
     if not any(key.startswith('levels.') for key in weights):
         return weights
     renamed = rename(weights, _RENAMED)

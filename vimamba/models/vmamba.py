@@ -25,7 +25,7 @@ from vimamba.scans import schedule
 from vimamba.scans.hybrid import Schedule
 
 from .backbone import Backbone, Stage
-from .builder import build_model, imagenet_cfg, rename, reshape_like
+from .builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 
 __all__ = ['VMamba']
 
@@ -202,7 +202,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     The layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, LocalVMamba's, and the
     backbones of detection and segmentation (`feature_norm`).
     """
-    weights = model_weights(state_dict, 'the checkpoint')
+    weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.')
     if 'stem.1.weight' in weights:
         return weights
     one_file = any('.downsample.2.' in key for key in weights)
