@@ -63,6 +63,7 @@ def test_any_scan_and_mixer(name, mixer, scan):
 @pytest.mark.parametrize('name', NAMES)
 def test_what_was_composed_compiles_scripts_and_exports(name):
     torch.manual_seed(0)
+    torch.compiler.reset()
     model = timm.create_model(name, scan=('hilbert', 'windows7'), mixer='mamba2').eval()
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

@@ -10,7 +10,6 @@ from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vimamba.data import lost_worker
 from vimamba.errors import UsageError
 
 from . import distributed
@@ -84,8 +83,6 @@ class TrainLoop(BaseLoop):
             raise UsageError(self._diagnosis(error, batch)) from error
         except torch.OutOfMemoryError as error:
             raise UsageError(self._out_of_memory(batch)) from error
-        except RuntimeError as error:
-            raise lost_worker(error) or error from None
         state.position += 1
         self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=batch, outputs=outputs)
 
