@@ -129,6 +129,25 @@ def test_an_official_file_serves_other_heads_channels_and_sizes(tmp_path, kwargs
         assert timm.models.get_model_input_config(model)['input_size'] == (3, 40, 72)
 
 
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_the_backbone_of_a_detector_loads_with_its_norms(tmp_path, prefix):
+    """Such files have no final norm and no head, and a norm for the map of each stage."""
+    weights = {key: value for key, value in OFFICIAL.state_dict().items() if not key.startswith(('norm.', 'head.'))}
+    norms = [(torch.randn(32 << i), torch.randn(32 << i)) for i in range(4)]
+    for i, norm in enumerate(norms):
+        weights |= dict(zip((f'outnorm{i}.weight', f'outnorm{i}.bias'), norm))
+    rest = {'neck.conv.weight': torch.ones(1)} if prefix else {}
+    content = {**{prefix + key: value for key, value in weights.items()}, **rest}
+    torch.save({'state_dict': content}, tmp_path / 'det.pth')
+    model = load(str(tmp_path / 'det.pth'), features_only=True, feature_norm=True).eval()
+    plain = load(official_file(tmp_path, 'state_dict'), features_only=True).eval()
+    x = torch.randn(1, 3, 97, 71)
+    with torch.no_grad():
+        for got, feature, norm in zip(model(x), plain(x), norms, strict=True):
+            want = F.layer_norm(feature.permute(0, 2, 3, 1), feature.shape[1:2], *norm).permute(0, 3, 1, 2)
+            assert relative_l2(got, want) < 1e-6
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
