@@ -93,7 +93,7 @@ def _child(log, environment, config, faults, keywords):
     os.environ.update(environment)
     torch.set_num_threads(1)
     FaultyTask.faults = faults
-    run(lambda: train(config, FaultyTask, **keywords))
+    run(lambda: train(config, {'classification': FaultyTask}, **keywords))
 
 
 def start(config, folder, faults=(), environment=None, **keywords):

@@ -26,10 +26,11 @@ def main() -> int:
         raise UsageError('evaluation needs mmengine, which is not installed: pip install vimamba[train]')
     from vimamba.engine.evaluation import evaluate_checkpoint
     from vimamba.insight import plots
-    from vimamba.tasks import ClassificationTask
+    from vimamba.insight.samples import picture
+    from vimamba.tasks import TASKS
 
-    keywords = {'split': args.split, 'json_file': args.json, 'out_dir': args.out_dir, 'plots': plots}
-    return evaluate_checkpoint(args.config, args.checkpoint, ClassificationTask, options=args.cfg_options, **keywords)
+    keywords = {'split': args.split, 'json_file': args.json, 'out_dir': args.out_dir, 'plots': plots, 'draw': picture}
+    return evaluate_checkpoint(args.config, args.checkpoint, TASKS, options=args.cfg_options, **keywords)
 
 
 if __name__ == '__main__':

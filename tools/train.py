@@ -38,10 +38,11 @@ def main() -> int:
         raise UsageError('training needs mmengine, which is not installed: pip install vimamba[train]')
     from vimamba.engine.train import train
     from vimamba.insight.plots import plot_curves
-    from vimamba.tasks import ClassificationTask
+    from vimamba.insight.samples import picture
+    from vimamba.tasks import TASKS
 
     keywords = {'work_dir': args.work_dir, 'resume': args.resume, 'overwrite': args.overwrite}
-    return train(args.config, ClassificationTask, options=args.cfg_options, plot=plot_curves, **keywords)
+    return train(args.config, TASKS, options=args.cfg_options, plot=plot_curves, draw=picture, **keywords)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from vimamba.engine.config import read_config
 from vimamba.engine.schema import Config, check, describe
 from vimamba.engine.train import train
 from vimamba.errors import UsageError
-from vimamba.tasks import ClassificationTask
+from vimamba.tasks import TASKS, ClassificationTask
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -82,7 +82,7 @@ def test_a_mistake_is_answered_where_it_is(tmp_path, line, text, says):
     path = tmp_path / 'c.py'
     path.write_text('\n'.join(lines))
     with pytest.raises(UsageError) as caught:
-        train(path, ClassificationTask, work_dir=tmp_path / 'run')
+        train(path, TASKS, work_dir=tmp_path / 'run')
     message = str(caught.value)
     assert message.startswith(f'{path}:{line}: '), message
     assert says in message
@@ -93,7 +93,7 @@ def test_a_mistake_is_answered_where_it_is(tmp_path, line, text, says):
 def test_without_a_mistake_the_data_is_next(tmp_path):
     (tmp_path / 'c.py').write_text(GOOD)
     with pytest.raises(UsageError, match='/does/not/exist: no such folder'):
-        train(tmp_path / 'c.py', ClassificationTask, work_dir=tmp_path / 'run')
+        train(tmp_path / 'c.py', TASKS, work_dir=tmp_path / 'run')
 
 
 def test_a_mistake_in_a_base_and_in_an_option_is_found(tmp_path):
@@ -124,10 +124,10 @@ def test_a_mistake_in_a_base_and_in_an_option_is_found(tmp_path):
 def test_what_only_building_can_tell_is_one_line_too(tmp_path, sections, says):
     path = write_config(tmp_path / 'c.py', schedule={'epochs': 1, 'warmup_epochs': 0}, **sections)
     if not says:
-        assert train(path, ClassificationTask, work_dir=tmp_path / 'run') == 0
+        assert train(path, TASKS, work_dir=tmp_path / 'run') == 0
         return
     with pytest.raises(UsageError) as caught:
-        train(path, ClassificationTask, work_dir=tmp_path / 'run')
+        train(path, TASKS, work_dir=tmp_path / 'run')
     assert says in str(caught.value)
     assert '\n' not in str(caught.value)
 

@@ -158,7 +158,7 @@ def test_the_average_is_the_exponential_one_and_is_what_is_evaluated(tmp_path):
             return super().forward(images, targets, mode)
 
     path = write_config(tmp_path / 'c.py', schedule={'epochs': 1, 'warmup_epochs': 0}, run={'ema': 0.7})
-    assert train(path, Watched, work_dir=tmp_path / 'run') == 0
+    assert train(path, {'classification': Watched}, work_dir=tmp_path / 'run') == 0
     end = last(tmp_path / 'run')
     expected = weights[1]  # before the second step
     for weight in [*weights[2:], end['model']['head.weight']]:

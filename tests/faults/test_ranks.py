@@ -21,7 +21,7 @@ def name_threads():  # a thread of gloo that is still alive when Python ends can
     print('threads at exit', sorted(open(path).read().strip() for path in glob.glob('/proc/self/task/*/comm')))
 
 atexit.register(name_threads)
-run(lambda: train({config!r}, FaultyTask, work_dir={folder!r}, resume=True))
+run(lambda: train({config!r}, {{'classification': FaultyTask}}, work_dir={folder!r}, resume=True))
 """
 
 

@@ -7,15 +7,18 @@
 [(90, 1, 32, 32), (90, 1, 32, 32), (90, 1, 32, 32)]
 """
 
-from vimamba.data.datasets import DATASETS, create_dataset
+from vimamba.data.dense import AUGMENT_DENSE, DenseTransform
+from vimamba.data.factory import DATASETS, create_dataset
 from vimamba.data.image import BrokenImage, find_images, read_image
 from vimamba.data.loader import EpochSampler, Loader, create_loader, lost_worker
 from vimamba.data.transforms import AUGMENT, create_transform
 
 __all__ = [
     'AUGMENT',
+    'AUGMENT_DENSE',
     'DATASETS',
     'BrokenImage',
+    'DenseTransform',
     'EpochSampler',
     'Loader',
     'create_dataset',

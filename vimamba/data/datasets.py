@@ -1,11 +1,10 @@
-"""Data sets by name: the real digits inside scikit-learn, folders of images, ImageNet.
+"""Data sets to classify: the real digits inside scikit-learn, folders of images, ImageNet.
 
 Each is map-style: ``dataset[i] -> (image, target)``, ``dataset.classes``, ``dataset.sample_path(i)``.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +19,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from torchvision.transforms.v2 import functional as F
 
 from vimamba.data.image import read_image
-from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.errors import UsageError, bad_argument
 
-__all__ = ['DATASETS', 'Digits', 'Folder', 'ImageDataset', 'ImageNet', 'create_dataset', 'digits_split']
+__all__ = ['Digits', 'Folder', 'ImageDataset', 'ImageNet', 'digits_split']
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
@@ -34,48 +33,9 @@ class ImageDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]: ...
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]: ...
 
     def sample_path(self, index: int) -> str: ...
-
-
-def create_dataset(
-    name: str,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    split: str,
-    transform: Transform | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> ImageDataset:
-    """A data set by name.
-
-    Args:
-        name: 'digits' (splits train, val, test), 'folder' or 'imagenet' (splits train, val).
-        root: the folder that holds ``train/`` and ``val/``; digits need none.
-        split: which part.
-        transform: PIL image -> float tensor (C, H, W); None keeps the size and scales to 0..1.
-        seed: only chooses which images ``fraction`` keeps. The digits split never depends on it.
-        options: ``fraction`` (all sets, train split): this share of each class, at least one image.
-            digits: ``fold`` and ``folds``, see `digits_split`.
-
-    >>> digits = create_dataset('digits', split='test')
-    >>> len(digits), digits[0][0].shape, digits.classes[:3]
-    (270, torch.Size([1, 8, 8]), ['0', '1', '2'])
-
-    Raises:
-        UsageError: for an unknown name, split or option (with the nearest valid one), a missing or empty folder.
-    """
-    if name not in DATASETS:
-        raise unknown_name('data set', name, DATASETS)
-    kind = DATASETS[name]
-    if split not in kind.splits:
-        raise unknown_name(f'split of {name}', split, kind.splits)
-    valid = set(inspect.signature(kind).parameters) - {'root', 'split', 'transform', 'seed'}
-    for option in options:
-        if option not in valid:
-            raise unknown_name(f'option of data set {name}', option, valid)
-    return kind(root=root, split=split, transform=transform, seed=seed, **options)
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:
@@ -250,6 +210,3 @@ class ImageNet(Folder):
                     f'found {len(found)}; {odd[0]} is {"not one of them" if odd[0] in found else "missing"}'
                 )
         return [info.index_to_description(i) for i in range(len(folders))]
-
-
-DATASETS: dict[str, type[Digits] | type[Folder]] = {'digits': Digits, 'folder': Folder, 'imagenet': ImageNet}

@@ -73,11 +73,16 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     return to_eight_bit(image).convert(MODES[channels])
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Reads and decodes a whole image file, upright, in mode L, LA, RGB or RGBA.
+def read_image(path: str | os.PathLike[str], *, upright: bool = True, max_aspect: int = MAX_ASPECT) -> Image.Image:
+    """Reads and decodes a whole image file, in mode L, LA, RGB or RGBA.
+
+    Args:
+        path: the file.
+        upright: apply its EXIF orientation.
+        max_aspect: the most that the longer side may be times the other.
 
     Raises:
-        BrokenImage: if the file is missing, empty, truncated, not an image, thinner than 1 : 200, or has more
+        BrokenImage: if the file is missing, empty, truncated, not an image, thinner than ``max_aspect``, or has more
             pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (a decompression bomb); the message names the file.
     """
     path = os.fspath(path)
@@ -88,9 +93,10 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
             limit, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
             if limit and pixels > limit:  # PIL itself only warns up to twice the limit
                 raise ValueError(f'{pixels} pixels, more than the {limit} of PIL.Image.MAX_IMAGE_PIXELS')
-            if max(image.size) > MAX_ASPECT * min(image.size):
-                raise ValueError(f'{image.width} x {image.height} pixels: no side may be {MAX_ASPECT} times the other')
-            return to_eight_bit(ImageOps.exif_transpose(image))
+            if max(image.size) > max_aspect * min(image.size):
+                raise ValueError(f'{image.width} x {image.height} pixels: no side may be {max_aspect} times the other')
+            image.load()
+            return to_eight_bit(ImageOps.exif_transpose(image) if upright else image.copy())
     except Image.UnidentifiedImageError:
         raise BrokenImage(path, 'not an image in a format that PIL can read') from None
     except Exception as error:  # PIL's decoders raise almost anything on a damaged file

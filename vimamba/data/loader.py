@@ -110,6 +110,7 @@ def create_loader(
     drop_last: bool | None = None,
     max_broken: float = 0.001,
     timeout: float = 120,
+    lists: bool = False,
 ) -> Loader:
     """A DataLoader of ``[images (B, C, H, W), targets (B,) int64]``; the module docstring states its promises.
 
@@ -124,6 +125,8 @@ def create_loader(
         drop_last: None for ``training``.
         max_broken: training stops when this process has met more than this part of the data set unreadable.
         timeout: seconds to wait for a worker.
+        lists: batches of two lists instead, images (C, H, W) of any sizes and targets of any kind; None is the target
+            of what was added.
 
     >>> from vimamba.data import create_dataset
     >>> loader = create_loader(create_dataset('digits', split='val'), 64, training=False, seed=0)
@@ -152,14 +155,20 @@ def create_loader(
     if drop_last and batch_size > len(sampler):
         raise bad_argument('batch_size', f'at most the {len(sampler)} training images of each process', batch_size)
     return Loader(
-        _Samples(dataset, training=training, seed=seed, allowed=int(max_broken * len(dataset))),
+        _Samples(
+            dataset,
+            training=training,
+            seed=seed,
+            allowed=int(max_broken * len(dataset)),
+            padding=None if lists else -1,
+        ),
         batch_size,
         sampler=sampler,
         drop_last=drop_last,
         num_workers=workers,
         persistent_workers=workers > 0,
         timeout=timeout if workers else 0,
-        collate_fn=_collate,
+        collate_fn=_as_lists if lists else _as_tensors,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # otherwise it would draw from the global one
     )
@@ -176,16 +185,16 @@ class Loader(DataLoader):
         super().__init__(*args, **kwargs)
         self.broken: dict[str, str] = {}
 
-    def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[list[Any]]:  # type: ignore[override]
         return self._checked(super().__iter__())
 
-    def _checked(self, batches: Iterator[_Batch]) -> Iterator[list[Tensor]]:
+    def _checked(self, batches: Iterator[_Batch]) -> Iterator[list[Any]]:
         try:
             while (batch := self._next(batches)) is not None:
                 if batch.error:
                     raise batch.error
                 self._count(batch.broken)
-                yield [batch.images, batch.targets]  # type: ignore[list-item]
+                yield [batch.images, batch.targets]
         except UsageError:
             # The traceback keeps this frame alive; the workers shall end now all the same.
             self._iterator = None
@@ -237,7 +246,7 @@ def lost_worker(error: Exception) -> UsageError | None:
 
 class _Sample(NamedTuple):
     image: Tensor | None
-    target: int
+    target: Any
     broken: dict[str, str]
     error: UsageError | None
 
@@ -245,8 +254,8 @@ class _Sample(NamedTuple):
 class _Samples(Dataset):
     """A data set read by `SampleKey`; errors travel as data, because a worker's exceptions lose their type."""
 
-    def __init__(self, dataset: ImageDataset, *, training: bool, seed: int, allowed: int):
-        self.dataset, self.training, self.seed, self.allowed = dataset, training, seed, allowed
+    def __init__(self, dataset: ImageDataset, *, training: bool, seed: int, allowed: int, padding: Any):
+        self.dataset, self.training, self.seed, self.allowed, self.padding = dataset, training, seed, allowed, padding
         self.classes, self.sample_path = dataset.classes, dataset.sample_path
 
     def __len__(self) -> int:
@@ -259,30 +268,35 @@ class _Samples(Dataset):
             while len(broken) <= self.allowed:
                 try:
                     image, target = self.dataset[item]
-                    return _Sample(image, target if key.valid else -1, broken, None)
+                    return _Sample(image, target if key.valid else self.padding, broken, None)
                 except UsageError as error:
                     if not (self.training and isinstance(error, BrokenImage)):
-                        return _Sample(None, -1, {}, error)
+                        return _Sample(None, self.padding, {}, error)
                     broken[error.path] = error.reason
                     item = random.randrange(len(self.dataset))
-        return _Sample(None, -1, broken, None)  # enough to stop the run
+        return _Sample(None, self.padding, broken, None)  # enough to stop the run
 
 
 class _Batch(NamedTuple):
-    images: Tensor | None
-    targets: Tensor
+    images: Any
+    targets: Any
     broken: dict[str, str]
     error: UsageError | None
 
 
-def _collate(samples: list[_Sample]) -> _Batch:
-    images = [sample.image for sample in samples if sample.image is not None]
+def _as_lists(samples: list[_Sample]) -> _Batch:
     return _Batch(
-        images=default_collate(images) if len(images) == len(samples) else None,
-        targets=torch.tensor([sample.target for sample in samples]),
+        images=[sample.image for sample in samples],
+        targets=[sample.target for sample in samples],
         broken={path: reason for sample in samples for path, reason in sample.broken.items()},
         error=next((sample.error for sample in samples if sample.error), None),
     )
+
+
+def _as_tensors(samples: list[_Sample]) -> _Batch:
+    batch = _as_lists(samples)
+    whole = all(image is not None for image in batch.images)  # else the run is about to stop
+    return batch._replace(images=default_collate(batch.images) if whole else None, targets=torch.tensor(batch.targets))
 
 
 def _seeds(count: int, *entropy: int) -> list[int]:

@@ -184,20 +184,10 @@ class _Albumentations:
     """A pipeline of albumentations on uint8 (H, W, C), which keeps the size and type of the image."""
 
     def __init__(self, specs: list[dict[str, Any]], input_size: tuple[int, int, int]):
-        os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'  # otherwise importing it asks the package index for news
-        try:
-            import albumentations
-            import cv2
-        except ImportError as error:
-            raise UsageError(
-                f'augment.albumentations needs albumentations ({error}): pip install vimamba[train]'
-            ) from None
-        cv2.setNumThreads(0)  # OpenCV's threads do not survive the fork into a worker
-        kinds = (albumentations.BasicTransform, albumentations.BaseCompose)
-        library = {n: k for n, k in vars(albumentations).items() if inspect.isclass(k) and issubclass(k, kinds)}
+        library = load_albumentations()
         self.shape = (*input_size[1:], input_size[0])
-        transforms = _build(specs, library)
-        self.pipeline = albumentations.Compose(transforms)
+        transforms = build_albumentations(specs, library)
+        self.pipeline = library['Compose'](transforms)
         self.pipeline.set_random_state(np.random.default_rng(0), random.Random(0))
         for spec, transform in zip(specs, transforms):  # one that cannot work says so now, not hours later
             try:
@@ -206,9 +196,7 @@ class _Albumentations:
                 raise UsageError(f'augment.albumentations: {spec["type"]}: {_one_line(error)}') from error
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        # It keeps its own generators; seeded here from Python's, which the loader seeds for each sample.
-        seed = random.getrandbits(64)
-        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        seed_albumentations(self.pipeline)
         out = self.pipeline(image=np.asarray(image).reshape(self.shape))['image']
         self._check(out)
         return Image.fromarray(out[..., 0] if self.shape[2] == 1 else out)
@@ -218,7 +206,31 @@ class _Albumentations:
             raise bad_argument('the image it gives', f'uint8 {self.shape}', f'{out.dtype} {out.shape}')
 
 
-def _build(specs: Any, library: dict[str, type]) -> list[Any]:
+def load_albumentations() -> dict[str, type]:
+    """Its transforms and compositions by name.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'  # otherwise importing it asks the package index for news
+    try:
+        import albumentations
+        import cv2
+    except ImportError as error:
+        raise UsageError(f'this augmentation needs albumentations ({error}): pip install vimamba[train]') from None
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive the fork into a worker
+    kinds = (albumentations.BasicTransform, albumentations.BaseCompose, albumentations.BboxParams)
+    return {n: k for n, k in vars(albumentations).items() if inspect.isclass(k) and issubclass(k, kinds)}
+
+
+def seed_albumentations(pipeline: Any) -> None:
+    """It keeps its own generators; seeded here from Python's, which the loader seeds for each sample."""
+    seed = random.getrandbits(64)
+    pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+
+
+def build_albumentations(specs: Any, library: dict[str, type]) -> list[Any]:
+    """The transforms that ``[dict(type='MotionBlur', p=0.3), ...]`` describes."""
     if not isinstance(specs, (list, tuple)) or not all(isinstance(s, dict) and 'type' in s for s in specs):
         raise bad_argument('augment.albumentations', "a list such as [dict(type='MotionBlur', p=0.3)]", specs)
     built = []
@@ -230,7 +242,7 @@ def _build(specs: Any, library: dict[str, type]) -> list[Any]:
             if key not in (valid := inspect.signature(library[name]).parameters):
                 raise unknown_name(f'{name} option', key, valid)
         if 'transforms' in options:  # OneOf, SomeOf, Sequential, ...
-            options['transforms'] = _build(options['transforms'], library)
+            options['transforms'] = build_albumentations(options['transforms'], library)
         try:
             built.append(library[name](**options))
         except (TypeError, ValueError) as error:

@@ -9,9 +9,11 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
 from timm.scheduler.scheduler import Scheduler
@@ -53,10 +55,15 @@ class LogHook(Hook):
     A record is ``{'kind': 'train' | 'val', 'epoch': .., 'step': .., 'loss': .., ..}``. Losses are means over the steps
     since the last record and over processes; these sums are in the checkpoint, so an interrupted run logs the
     same losses.
+
+    Args:
+        state: of the run.
+        folder: of the run.
+        draw: makes the picture of a few validation images that TensorBoard shows.
     """
 
-    def __init__(self, state: TrainingState, folder: Path) -> None:
-        self.state, self.folder = state, folder
+    def __init__(self, state: TrainingState, folder: Path, draw: Callable[..., Any] | None = None) -> None:
+        self.state, self.folder, self.draw = state, folder, draw
         self.writer: Any = None
 
     def before_train(self, runner: Any) -> None:
@@ -124,13 +131,17 @@ class LogHook(Hook):
         if not metrics:
             return
         best = state.task.best
-        if metrics[best] > state.best.get(best, float('-inf')):
+        if metrics[best] > state.best.get(best, float('-inf')) or not state.best:  # NaN where there is nothing to find
             state.best = {'epoch': state.epoch, **metrics}
         shown = '  '.join(f'{name} {value:.4f}' if name == 'loss' else f'{name} {value:.2f}'
                           for name, value in metrics.items() if name != 'images')  # fmt: skip
         flag = '  (best)' if state.best['epoch'] == state.epoch else ''
         logger.info(f'epoch {state.epoch}/{runner.max_epochs}  validation  {shown}{flag}')
         self._write({'kind': 'val', 'epoch': state.epoch, 'step': state.step, **metrics})
+        if self.writer and self.draw and state.sample:
+            picture = np.asarray(self.draw(state.config.task.name, *state.sample.columns(), state.classes))
+            self.writer.add_image('val/predictions', picture, state.step, dataformats='HWC')
+            self.writer.flush()
 
     def _write(self, record: dict[str, Any]) -> None:
         if not distributed.is_main():

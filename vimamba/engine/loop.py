@@ -17,7 +17,9 @@ from .hooks import peak_memory
 from .optim import NonFinite, autocast
 from .state import TrainingState
 
-__all__ = ['EvalLoop', 'TrainLoop', 'evaluate']
+__all__ = ['EvalLoop', 'Sample', 'TrainLoop', 'evaluate']
+
+_SHOWN = 8  # validation images that TensorBoard shows
 
 
 class TrainLoop(BaseLoop):
@@ -74,7 +76,7 @@ class TrainLoop(BaseLoop):
         state.unevaluated = state.epoch % state.config.run.val_interval == 0 or state.epoch == self.max_epochs
         self.runner.call_hook('after_train_epoch')
 
-    def run_iter(self, batch: list[Tensor]) -> None:
+    def run_iter(self, batch: list[Any]) -> None:
         state, index = self.state, self.state.position
         self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=batch)
         try:
@@ -86,7 +88,7 @@ class TrainLoop(BaseLoop):
         state.position += 1
         self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=batch, outputs=outputs)
 
-    def _diagnosis(self, error: NonFinite, batch: list[Tensor]) -> str:
+    def _diagnosis(self, error: NonFinite, batch: list[Any]) -> str:
         state = self.state
         where = self._first_bad_module(error, batch)
         return (
@@ -95,10 +97,10 @@ class TrainLoop(BaseLoop):
             f'{state.step}: try a lower optim.lr, optim.clip_grad, or run.amp bf16 or None'
         )
 
-    def _first_bad_module(self, error: NonFinite, batch: list[Tensor]) -> str:
+    def _first_bad_module(self, error: NonFinite, batch: list[Any]) -> str:
         """Where it began: for a gradient the last parameter that has a bad one, for a loss the first bad output."""
         state = self.state
-        if not all(torch.isfinite(part).all() for part in batch):
+        if not all(torch.isfinite(part).all() for part in tensors_in(batch)):
             return 'the images of the batch'
         bad = [name for name, p in state.task.model.named_parameters() if not torch.isfinite(p).all()]
         if bad:
@@ -110,8 +112,7 @@ class TrainLoop(BaseLoop):
 
         def inspect(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                parts = output if isinstance(output, tuple | list) else [output]
-                if not all(torch.isfinite(part).all() for part in parts if isinstance(part, Tensor)):
+                if not all(torch.isfinite(part).all() for part in tensors_in(output)):
                     found.append(name)
 
             return hook
@@ -119,15 +120,15 @@ class TrainLoop(BaseLoop):
         modules = [(name, module) for name, module in state.task.model.named_modules() if name]
         handles = [module.register_forward_hook(inspect(name)) for name, module in modules]
         with torch.no_grad(), autocast(state.device, state.config.run.amp):
-            state.task(*(part.to(state.device) for part in batch), mode='loss')
+            state.task(*each_tensor(batch, lambda part: part.to(state.device)), mode='loss')
         for handle in handles:
             handle.remove()
         return f'the output of {found[0]}' if found else 'the loss itself'
 
-    def _out_of_memory(self, batch: list[Tensor]) -> str:
+    def _out_of_memory(self, batch: list[Any]) -> str:
         peak = peak_memory(self.state.device) / 2**10
         return (
-            f'out of memory at step {self.state.step + 1}: batch of {len(batch[0])} x {tuple(batch[0].shape[1:])}, '
+            f'out of memory at step {self.state.step + 1}: batch of {len(batch[0])} x {tuple(batch[0][0].shape)}, '
             f'peak {peak:.1f} GiB: halve data.batch_size and double optim.accumulate, or run.grad_checkpointing=True'
         )
 
@@ -143,9 +144,10 @@ class EvalLoop(BaseLoop):
         state = self.state
         self.runner.call_hook('before_val')
         distributed.sync_buffers(state.task, state.evaluated)
-        metrics = evaluate(state.evaluated, self.dataloader, state.device, state.config.run.amp).compute()
+        state.sample = Sample(_SHOWN)
+        metric = evaluate(state.evaluated, self.dataloader, state.device, state.config.run.amp, state.sample)
         self.runner.call_hook('after_val')
-        return metrics
+        return metric.compute()
 
 
 @torch.inference_mode()
@@ -154,27 +156,72 @@ def evaluate(
     loader: DataLoader,
     device: torch.device,
     amp: str | None = None,
-    observe: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    sample: Sample | None = None,
 ) -> Any:
     """The metric of a task over a loader, exact over all processes: each image counts once.
 
     Args:
         task: its ``forward(images, mode='predict')`` gives outputs, its ``metric()`` collects them.
-        loader: from `create_loader`; padding has target -1 and is left out.
+        loader: from `create_loader`; its padding is left out.
         device: where the task is.
         amp: mixed precision, as in training.
-        observe: called with the images, targets and outputs of each batch, on the CPU.
+        sample: takes some images with their targets and outputs, to be looked at.
     """
     task.eval()
     metric = task.metric()
     for images, targets in loader:
         with autocast(device, amp):
-            outputs = task(images.to(device, non_blocking=True), mode='predict')
-        real = targets >= 0
-        outputs, targets = outputs.float().cpu()[real], targets[real]
+            outputs = task(each_tensor(images, lambda part: part.to(device, non_blocking=True)), mode='predict')
+        outputs = each_tensor(outputs, lambda part: (part.float() if part.is_floating_point() else part).cpu())
+        if isinstance(targets, Tensor):
+            real = targets >= 0
+            images, targets, outputs = images[real], targets[real], outputs[real]
+        else:
+            rows = [i for i, target in enumerate(targets) if target is not None]
+            images, targets, outputs = ([part[i] for i in rows] for part in (images, targets, outputs))
         metric.update(outputs, targets)
-        if observe:
-            observe(images[real], targets, outputs)
+        if sample:
+            sample.add(task, images, targets, outputs)
     for name, value in metric.state.items():
         metric.state[name] = distributed.all_sum(value, device)
+    metric.records = [record for part in distributed.gather(metric.records) for record in part]
     return metric
+
+
+class Sample:
+    """A few images with their targets and outputs; mistakes first.
+
+    Args:
+        size: how many.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.kept: dict[bool, list[tuple[Tensor, Any, Any]]] = {True: [], False: []}
+
+    def add(self, task: Any, images: Any, targets: Any, outputs: Any) -> None:
+        for image, target, output in zip(images, targets, outputs):
+            kept = self.kept[task.mistaken(output, target)]
+            if len(kept) < self.size:
+                kept.append((task.pixels(image), target, output))
+
+    def columns(self) -> tuple[list[Tensor], list[Any], list[Any]]:
+        """Images in 0..1, targets, outputs."""
+        chosen = (self.kept[True] + self.kept[False])[: self.size]
+        return [row[0] for row in chosen], [row[1] for row in chosen], [row[2] for row in chosen]
+
+
+def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Lists and dictionaries with every tensor in them changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: each_tensor(item, change) for key, item in value.items()}
+    return [each_tensor(item, change) for item in value] if isinstance(value, list | tuple) else value
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All of them, in their order."""
+    found: list[Tensor] = []
+    each_tensor(value, lambda part: found.append(part) or part)  # type: ignore[func-returns-value]
+    return found

@@ -16,8 +16,7 @@ from typing import Any
 
 import timm.optim
 
-from vimamba.data.datasets import DATASETS
-from vimamba.data.transforms import AUGMENT
+from vimamba.data import AUGMENT, AUGMENT_DENSE, DATASETS
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
 from .config import Table
@@ -25,6 +24,7 @@ from .config import Table
 __all__ = ['Config', 'check', 'describe']
 
 Numbers = tuple[float, ...]
+_STYLES = {**AUGMENT, 'dense': AUGMENT_DENSE}
 
 
 def key(
@@ -40,6 +40,14 @@ def key(
     limits = {'doc': doc, 'low': low, 'high': high, 'choices': choices, 'positive': positive}
     factory = {'default_factory': lambda: type(default)()} if isinstance(default, dict) else {'default': default}
     return field(metadata=limits, **factory)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the model is to do; any further key is an option of the task (head='mask_rcnn', min_size=800, ...)."""
+
+    name: str = key('classification', 'what is learned', choices=lambda: DATASETS)
+    options: dict[str, Any] = key({}, '')
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Model:
 class Data:
     """The images; any further key is an option of the data set."""
 
-    name: str = key(dataclasses.MISSING, 'the data set', choices=lambda: DATASETS)
+    name: str = key(dataclasses.MISSING, 'the data set, one of its task')
     root: str | None = key(None, 'the folder that holds train/ and val/; digits need none')
     batch_size: int = key(64, 'images per step and process', low=1)
     eval_batch_size: int | None = key(None, 'images per evaluation step; None: batch_size', low=1)
@@ -81,7 +89,7 @@ class Data:
 class Augment:
     """Training images and targets; any further key is an option of the style."""
 
-    style: str | None = key(None, 'geometry of the augmentation; None: none', choices=lambda: AUGMENT)
+    style: str | None = key(None, 'geometry of the augmentation; None: none', choices=lambda: _STYLES)
     mixup: float = key(0.0, 'alpha of mixup (arXiv:1710.09412); 0: off', low=0)
     cutmix: float = key(0.0, 'alpha of cutmix (arXiv:1905.04899); 0: off', low=0)
     mix_prob: float = key(1.0, 'probability that a batch is mixed', low=0, high=1)
@@ -141,6 +149,7 @@ class Run:
 class Config:
     """A checked configuration. ``source`` is what was read, and knows where each key was written."""
 
+    task: Task
     model: Model
     data: Data
     augment: Augment
@@ -167,7 +176,15 @@ class Config:
         return {name: {**section.pop('options', {}), **section} for name, section in self.as_dict().items()}
 
 
-_SECTIONS = {'model': Model, 'data': Data, 'augment': Augment, 'optim': Optim, 'schedule': Schedule, 'run': Run}
+_SECTIONS = {
+    'task': Task,
+    'model': Model,
+    'data': Data,
+    'augment': Augment,
+    'optim': Optim,
+    'schedule': Schedule,
+    'run': Run,
+}
 
 
 def check(table: Table) -> Config:
@@ -255,11 +272,17 @@ def _limited(path: str, value: Any, limits: typing.Mapping[str, Any]) -> Any:
 def _check_together(config: Config) -> None:
     """What one key alone cannot say."""
     augment, data, schedule = config.augment, config.data, config.schedule
-    dataset = set(inspect.signature(DATASETS[data.name]).parameters) - {'split', 'transform', 'seed'}
+    task, datasets = config.task.name, DATASETS[config.task.name]
+    if data.name not in datasets:
+        raise unknown_name(f'data set of {task}', data.name, datasets, config.at('data.name'))
+    if augment.style and (augment.style == 'dense') == (task == 'classification'):
+        fitting = [style for style in _STYLES if (style == 'dense') != (task == 'classification')]
+        raise unknown_name(f'augment style of {task}', augment.style, fitting, config.at('augment.style'))
+    dataset = set(inspect.signature(datasets[data.name]).parameters) - {'split', 'transform', 'seed', 'masks'}
     for entry in data.options:
         if entry not in dataset:
             raise unknown_name('key in data', entry, {*_names(Data), *dataset}, config.at(f'data.{entry}'))
-    style = AUGMENT.get(augment.style or '', {})
+    style = _STYLES.get(augment.style or '', {})
     for entry in augment.options:
         if entry not in style:
             where = config.at(f'augment.{entry}')
@@ -305,8 +328,10 @@ def describe() -> str:
             listed = f' [{" ".join(map(str, known))}]' if 0 < len(known) <= 6 else ''
             lines.append(f'    {f"{f.name} = {shown}":<28} {f.metadata["doc"]}{listed}')
         lines.append(')')
+    lines.append('data sets:')
+    lines += [f'    {task}: {", ".join(datasets)}' for task, datasets in DATASETS.items()]
     lines.append('augment styles:')
     lines += [
-        f'    {style}: ' + ', '.join(f'{k}={v!r}' for k, v in options.items()) for style, options in AUGMENT.items()
+        f'    {style}: ' + ', '.join(f'{k}={v!r}' for k, v in options.items()) for style, options in _STYLES.items()
     ]
     return '\n'.join(lines)

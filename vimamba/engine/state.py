@@ -35,6 +35,7 @@ class TrainingState:
         unevaluated: whether the last epoch is due to be evaluated.
         best: the best evaluation so far, ``{'epoch': .., 'top1': .., ..}``, empty before the first.
         window: sums of this process since the last log line.
+        sample: some images of the latest evaluation, with what they were taken for.
         pending_rng: generators to set once the loader has been started, after a restore.
     """
 
@@ -55,6 +56,7 @@ class TrainingState:
         self.best: dict[str, Any] = {}
         self.window: dict[str, float] = {}
         self.pending_rng: dict[str, Any] | None = None
+        self.sample: Any = None
 
     @property
     def step(self) -> int:

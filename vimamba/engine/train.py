@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from timm.utils import ModelEmaV3
 
 from vimamba.checkpoint import load_checkpoint
-from vimamba.data import create_dataset, create_loader, create_transform, lost_worker
+from vimamba.data import create_loader, lost_worker
 from vimamba.errors import UsageError
 
 from . import distributed, schema
@@ -41,25 +41,27 @@ logger = logging.getLogger('vimamba')
 
 def train(
     path: str | Path,
-    task_type: Any,
+    tasks: Mapping[str, Any],
     *,
     options: Sequence[str] = (),
     work_dir: str | None = None,
     resume: bool | str = False,
     overwrite: bool = False,
     plot: Callable[[Path, Path], Any] | None = None,
+    draw: Callable[..., Any] | None = None,
 ) -> int:
     """Trains from a configuration file; under torchrun, in all its processes.
 
     Args:
         path: the configuration.
-        task_type: such as `vimamba.tasks.ClassificationTask`: what to train, checked before any data is read.
+        tasks: `vimamba.tasks.TASKS`: what can be trained; the configuration's is checked before any data is read.
         options: ``key.subkey=value``, over the configuration.
         work_dir: instead of ``run.work_dir``.
         resume: True takes up the newest whole checkpoint in the folder, or starts where there is none; a path takes
             up that file.
         overwrite: start anew in a folder that holds a run.
         plot: draws ``log.jsonl`` as a picture at the end.
+        draw: `vimamba.insight.samples.picture`, for the predictions that TensorBoard shows.
 
     Returns:
         The exit code: 0, or 128 + the signal that stopped the run, which has then been saved.
@@ -68,7 +70,8 @@ def train(
         UsageError: anything that the user can mend.
     """
     config = schema.check(read_config(path, options))
-    preprocessing = task_type.preprocessing(config)
+    task_type = tasks[config.task.name]
+    task_type.check(config)
     folder = Path(work_dir or config.run.work_dir or Path('runs', Path(path).stem))
     device = distributed.local_device(config.run.device)
     with distributed.initialized(device), logging_to(folder):
@@ -77,7 +80,7 @@ def train(
         torch.manual_seed(config.run.seed)  # the same weights in all processes
         if config.run.deterministic:
             os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-        train_loader, val_loader = create_loaders(config, preprocessing._asdict(), ('train', 'val'))
+        train_loader, val_loader = create_loaders(config, task_type, ('train', 'val'))
         classes, steps = list(train_loader.dataset.classes), len(train_loader)
         task = task_type.build(config, classes, with_weights=found is None)
         model = wrap(task, device)
@@ -98,7 +101,7 @@ def train(
         hooks = [
             ScheduleHook(state, create_schedule(update.optimizer, config, steps)),
             EmaHook(state),
-            LogHook(state, folder),
+            LogHook(state, folder, draw),
             saving,
         ]
         runner = Runner(
@@ -130,25 +133,14 @@ def train(
     return 0
 
 
-def create_loaders(
-    config: Config, preprocessing: dict[str, Any], splits: Sequence[str], training: bool = True
-) -> list[Any]:
+def create_loaders(config: Config, task_type: Any, splits: Sequence[str], training: bool = True) -> list[Any]:
     """A loader for each split; only 'train' is shuffled and augmented, and only in ``training``."""
-    data, augment, loaders = config.data, config.augment, []
+    data, loaders = config.data, []
     for split in splits:
         shuffled = training and split == 'train'
-        style = {'style': augment.style, **augment.options} if shuffled and augment.style else None
-        try:
-            transform = create_transform(training=shuffled, **preprocessing, augment=style)
-        except UsageError as error:
-            raise UsageError(f'{config.at("augment") if style else config.at("data")}{error}') from error
-        options = {key: value for key, value in data.options.items() if split == 'train' or key != 'fraction'}
-        dataset = create_dataset(
-            data.name, root=data.root, split=split, transform=transform, seed=config.run.seed, **options
-        )
         loaders.append(
             create_loader(
-                dataset,
+                task_type.dataset(config, split, shuffled),
                 data.batch_size if shuffled else data.eval_batch_size or data.batch_size,
                 training=shuffled,
                 seed=config.run.seed,
@@ -157,6 +149,7 @@ def create_loaders(
                 world_size=distributed.world_size(),
                 max_broken=data.max_broken,
                 timeout=data.timeout,
+                lists=task_type.lists,
             )
         )
     return loaders

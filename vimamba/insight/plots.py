@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -138,7 +138,7 @@ def plot_predictions(
     predictions: Sequence[int],
     scores: Sequence[float],
     classes: Sequence[str],
-    out_png: str | os.PathLike[str],
+    out_png: str | os.PathLike[str] | BinaryIO,
 ) -> None:
     """A grid of images, each with the predicted class and its probability; mistakes in red, with the true class.
 
@@ -220,7 +220,9 @@ def _short(name: str, length: int) -> str:
 
 
 @contextmanager
-def _figure(out_png: str | os.PathLike[str], size: tuple[float, float], grid: bool = True, **layout: Any) -> Iterator:
+def _figure(
+    out_png: str | os.PathLike[str] | BinaryIO, size: tuple[float, float], grid: bool = True, **layout: Any
+) -> Iterator:
     """A figure and its axes; written when the block ends, at 150 dots per inch."""
     try:
         import matplotlib
@@ -233,7 +235,8 @@ def _figure(out_png: str | os.PathLike[str], size: tuple[float, float], grid: bo
         FigureCanvasAgg(figure)
         yield figure, figure.subplots(**layout)
         try:
-            Path(out_png).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(out_png, (str, os.PathLike)):
+                Path(out_png).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(out_png, dpi=150, facecolor='white', format='png')
         except OSError as error:
             raise UsageError(f'{out_png}: cannot be written: {error.strerror}') from error

@@ -32,7 +32,7 @@ def build_model(
     variant: str,
     pretrained: bool,
     filter_fn: Callable[..., dict[str, Tensor]],
-    out_indices: tuple[int, ...] = (-3, -2, -1),
+    feature_indices: tuple[int, ...] = (-3, -2, -1),
     **kwargs: Any,
 ) -> Any:
     """timm's `build_model_with_cfg` with feature maps by `FeatureGetter` and official files read as published.
@@ -88,7 +88,7 @@ def build_model(
             pretrained_cfg=given,
             pretrained_cfg_overlay=overlay or None,
             pretrained_filter_fn=fit,
-            feature_cfg={'out_indices': out_indices, 'feature_cls': FeatureGetter},
+            feature_cfg={'out_indices': feature_indices, 'feature_cls': FeatureGetter},
             **kwargs,
         )
     except RuntimeError as error:

@@ -96,7 +96,7 @@ def _local_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
 
 def _local_vmamba(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
     args = {**_VMAMBA, **kwargs}
-    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **args)
+    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **args)
 
 
 @register_model

@@ -1,5 +1,10 @@
 """Tasks: a backbone with its head, loss and metric."""
 
-from .classification import ClassificationMetric, ClassificationTask, build_model
+from .classification import ClassificationMetric, ClassificationTask
+from .detection import DetectionTask
+from .models import build_model
+from .segmentation import SegmentationTask
 
-__all__ = ['ClassificationMetric', 'ClassificationTask', 'build_model']
+__all__ = ['TASKS', 'ClassificationMetric', 'ClassificationTask', 'DetectionTask', 'SegmentationTask', 'build_model']
+
+TASKS = {'classification': ClassificationTask, 'detection': DetectionTask, 'segmentation': SegmentationTask}

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-import re
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup, resolve_model_data_config
 from torch import Tensor, nn
 
-import vimamba  # noqa: F401  (registers its models with timm)
-from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
+from vimamba.data import create_dataset, create_transform
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing', 'build_model', 'fitted_weights']
+from .models import Settings, build_model, checkpointed, create, mean_and_std, try_size
 
+__all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing']
 
-logger = logging.getLogger('vimamba')
-
-_NOT_OF_THE_MODEL = {  # timm's factory takes these, and some of them load files
-    *('cache_dir', 'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict'),
-    *('exportable', 'features_only', 'no_jit', 'num_classes', 'out_indices', 'scriptable'),
-}
-
-
-class Settings(Protocol):
-    """What is read of a configuration: its sections, and where each key was written."""
-
-    model: Any
-    data: Any
-    augment: Any
-    run: Any
-
-    def at(self, path: str) -> str: ...
+_LISTED = 50  # classes in the table; of more, the worst
 
 
 class Preprocessing(NamedTuple):
@@ -55,16 +33,22 @@ class Preprocessing(NamedTuple):
 class ClassificationMetric:
     """Top-1, top-5 and mean cross-entropy, from sums that add up exactly over processes.
 
+    Args:
+        classes: their names.
+
     Attributes:
         state: 'confusion' (classes, classes) int64, rows the true class; 'top5' () int64; 'loss' () float64.
+        records: what processes put together instead of adding it up: nothing.
 
-    >>> metric = ClassificationMetric(3)
+    >>> metric = ClassificationMetric(['cat', 'cow', 'dog'])
     >>> metric.update(torch.eye(3) * 9, torch.tensor([0, 1, 1]))
     >>> round(metric.compute()['top1'], 1), metric.state['confusion'].tolist()
     (66.7, [[1, 0, 0], [0, 1, 1], [0, 0, 0]])
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes, num_classes = list(classes), len(classes)
+        self.records: list[Any] = []
         self.state = {
             'confusion': torch.zeros(num_classes, num_classes, dtype=torch.int64),
             'top5': torch.zeros((), dtype=torch.int64),
@@ -93,6 +77,24 @@ class ClassificationMetric:
         confusion = self.state['confusion'].double()
         return (100 * confusion.diagonal() / confusion.sum(1)).tolist()
 
+    def summary(self) -> dict[str, Any]:
+        """All figures, for a JSON file."""
+        per_class = dict(zip(self.classes, self.per_class()))
+        return {**self.compute(), 'per_class': per_class, 'confusion': self.state['confusion'].tolist()}
+
+    def table(self) -> str:
+        """The figures as text; of many classes, the worst."""
+        result = self.compute()
+        lines = [f'top-1 {result["top1"]:.2f} %   top-5 {result["top5"]:.2f} %   loss {result["loss"]:.4f}']
+        rows = list(zip(self.classes, self.per_class(), self.state['confusion'].sum(1).tolist()))
+        if len(rows) > _LISTED:
+            rows = sorted(rows, key=lambda row: row[1])[:10]
+            lines.append('the ten worst classes:')
+        width = max(5, *(min(len(name), 30) for name, _, _ in rows))
+        lines.append(f'{"class":<{width}} {"images":>7} {"accuracy":>9}')
+        lines += [f'{name[:30]:<{width}} {images:>7} {accuracy:>9.2f}' for name, accuracy, images in rows]
+        return '\n'.join(lines)
+
 
 class ClassificationTask(nn.Module):
     """A model with the loss it is trained on.
@@ -102,14 +104,23 @@ class ClassificationTask(nn.Module):
         classes: their names.
         smoothing: of the labels.
         mixup: mixes images and targets in training; it smooths the labels itself.
+        mean, std: per channel, of the images, for `pixels`.
     """
 
+    lists = False  # batches are tensors
     best = 'top1'  # the metric that decides which checkpoint is the best; higher is better
 
     def __init__(
-        self, model: nn.Module, classes: Sequence[str], smoothing: float = 0.0, mixup: Mixup | None = None
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        smoothing: float = 0.0,
+        mixup: Mixup | None = None,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
+        self.mean, self.std = mean, std
         self.model, self.classes = model, list(classes)
         self.smoothing, self.mixup = smoothing, mixup
 
@@ -129,8 +140,47 @@ class ClassificationTask(nn.Module):
         images, targets = self.mixup(images.clone(), targets)  # it mixes in place
         return {'loss': F.cross_entropy(self.model(images).float(), targets)}
 
+    def pixels(self, image: Tensor) -> Tensor:
+        """An image (C, H, W) as the loader gives it, in 0..1 again, to be looked at."""
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (image * std + mean).clamp(0, 1)
+
+    @staticmethod
+    def mistaken(output: Tensor, target: Tensor) -> bool:
+        """Whether one prediction is wrong; pictures show those first."""
+        return int(output.argmax()) != int(target)
+
     def metric(self) -> ClassificationMetric:
-        return ClassificationMetric(len(self.classes))
+        return ClassificationMetric(self.classes)
+
+    @classmethod
+    def check(cls, config: Settings) -> None:
+        """Tries the configuration's model and augmentation, without memory, weights or data.
+
+        Raises:
+            UsageError: an unknown name or a value that cannot be, with ``file:line`` and the nearest name.
+        """
+        for option in config.task.options:
+            raise unknown_name('key in task', option, ('name',), config.at(f'task.{option}'))
+        cls._transform(config, training=True)
+
+    @classmethod
+    def dataset(cls, config: Settings, split: str, training: bool) -> Any:
+        """The images of a split, augmented in training."""
+        data = config.data
+        options = {key: value for key, value in data.options.items() if split == 'train' or key != 'fraction'}
+        transform, seed = cls._transform(config, training), config.run.seed
+        return create_dataset(data.name, root=data.root, split=split, transform=transform, seed=seed, **options)
+
+    @classmethod
+    def _transform(cls, config: Settings, training: bool) -> Any:
+        augment = config.augment
+        style = {'style': augment.style, **augment.options} if training and augment.style else None
+        preprocessing = cls.preprocessing(config)
+        try:
+            return create_transform(training=training, **preprocessing._asdict(), augment=style)
+        except UsageError as error:
+            raise UsageError(f'{config.at("augment") if style else config.at("data")}{error}') from error
 
     @staticmethod
     def preprocessing(config: Settings) -> Preprocessing:
@@ -140,17 +190,15 @@ class ClassificationTask(nn.Module):
             UsageError: unknown model or argument, with ``file:line`` and the nearest name.
         """
         with torch.device('meta'):
-            model = _create(config, num_classes=2)
+            model = create(config, num_classes=2)
         own, data = resolve_model_data_config(model), config.data
         size = config.model.img_size or own['input_size'][1:]
         height, width = (size, size) if isinstance(size, int) else size
         channels = config.model.in_chans
-        _try_size(model, (channels, height, width), config)
-        wanted = {key: getattr(data, key) or own[key] for key in ('mean', 'std', 'interpolation', 'crop_pct')}
-        for key in ('mean', 'std'):
-            if getattr(data, key) is None and len(own[key]) != channels:  # a grey model from an RGB configuration
-                wanted[key] = (sum(own[key]) / len(own[key]),) * channels
-        return Preprocessing((channels, height, width), **wanted)
+        try_size(model, (channels, height, width), config)
+        mean, std = mean_and_std(model, config)
+        wanted = {key: getattr(data, key) or own[key] for key in ('interpolation', 'crop_pct')}
+        return Preprocessing((channels, height, width), mean, std, **wanted)
 
     @classmethod
     def build(cls, config: Settings, classes: Sequence[str], with_weights: bool = True) -> ClassificationTask:
@@ -162,14 +210,7 @@ class ClassificationTask(nn.Module):
             with_weights: whether to load ``model.pretrained`` or ``model.checkpoint``; not when a run resumes.
         """
         augment, model = config.augment, build_model(config, len(classes), with_weights)
-        if config.run.grad_checkpointing:
-            try:
-                model.set_grad_checkpointing(True)  # type: ignore[operator]
-            except (AttributeError, AssertionError, NotImplementedError):
-                raise UsageError(
-                    f'{config.at("run.grad_checkpointing")}run.grad_checkpointing: {config.model.name!r} cannot '
-                    'recompute its activations'
-                ) from None
+        checkpointed(model, config)
         mixup = None
         if augment.mixup or augment.cutmix:
             mixup = Mixup(
@@ -180,83 +221,4 @@ class ClassificationTask(nn.Module):
                 label_smoothing=augment.smoothing,
                 num_classes=len(classes),
             )
-        return cls(model, classes, augment.smoothing, mixup)
-
-
-def build_model(config: Settings, num_classes: int, with_weights: bool = True) -> nn.Module:
-    """The configured timm model, with the weights that the configuration asks for.
-
-    ``model.checkpoint`` goes through the family's own ``checkpoint_filter_fn`` (official names, other image sizes);
-    a head for another number of classes is left out, and anything else that does not fit is an error.
-    """
-    settings = config.model
-    file = settings.checkpoint if with_weights else None
-    state = load_checkpoint(file) if file else {}
-    model = _create(config, num_classes, pretrained=settings.pretrained and with_weights and not file)
-    if file:
-        weights = fitted_weights(model, state, file)
-        own = model.state_dict()
-        heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
-        for head in (heads,) if isinstance(heads, str) else heads:
-            for key in (f'{head}.weight', f'{head}.bias'):
-                if key in own and key in weights and own[key].shape != weights[key].shape:
-                    if key.endswith('.weight'):
-                        sizes = f'{len(weights[key])} classes in the file, {len(own[key])} here'
-                        logger.warning(f'warning: {file}: {key} is left out and starts anew ({sizes})')
-                    weights[key] = own[key]
-        load_weights(model, weights, file, settings.name, written_by(state))
-    return model
-
-
-def fitted_weights(model: nn.Module, state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint under the model's names, at its image size, by the family's own filter."""
-    weights = model_weights(state, path)
-    filter_fn = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
-    if filter_fn is None:
-        return weights
-    ours = type(model).__module__.startswith('vimamba.')  # these read the image size and the wrapper keys too
-    return filter_fn(state if ours else weights, model)
-
-
-def _try_size(model: nn.Module, size: tuple[int, int, int], config: Settings) -> None:
-    """A forward pass of a model on the meta device, which computes shapes alone."""
-    try:
-        model.eval()(torch.zeros(1, *size, device='meta'))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        if 'meta' not in str(error).lower():  # some models read values, which this device does not have
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            where = config.at('model.img_size')
-            raise UsageError(f'{where}model {config.model.name!r} does not take {size} images: {line}') from error
-
-
-def _create(config: Settings, num_classes: int, pretrained: bool = False, sized: bool = True) -> nn.Module:
-    """`timm.create_model`, with its errors in one line each; without ``sized``, img_size is not passed."""
-    settings, where = config.model, config.at('model.name')
-    name = settings.name
-    if not timm.is_model(name.split('.')[0]):
-        raise unknown_name('model', name, timm.list_models(), where)
-    for argument in _NOT_OF_THE_MODEL & settings.options.keys():
-        hint = 'weights come from model.pretrained or model.checkpoint'
-        raise UsageError(f'{config.at(f"model.{argument}")}model.{argument}: not an argument of a model; {hint}')
-    given = {'img_size': settings.img_size if sized else None, 'drop_path_rate': settings.drop_path_rate}
-    given = {key: value for key, value in given.items() if value is not None} | dict(settings.options)
-    arguments = {'pretrained': pretrained, 'num_classes': num_classes, 'in_chans': settings.in_chans}
-    try:
-        return timm.create_model(name, **arguments, **given)
-    except TypeError as error:
-        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if not unexpected or unexpected[1] not in given:
-            raise UsageError(f'{where}model {name!r} cannot be built: {error}') from error
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError, OSError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        argument = line.partition(':')[0]
-        if argument in given:
-            where = config.at(f'model.{argument}')
-        hint = '; check the network, or set model.pretrained=False and model.checkpoint=FILE' if pretrained else ''
-        raise UsageError(f'{where}model {name!r} cannot be built: {line}{hint}') from error
-    wrong = unexpected[1]
-    if wrong == 'img_size':  # a model for any size: the transforms alone need to know
-        return _create(config, num_classes, pretrained, sized=False)
-    with torch.device('meta'):
-        known = set(inspect.signature(type(timm.create_model(name))).parameters)
-    raise unknown_name(f'argument of model {name!r}', wrong, known, config.at(f'model.{wrong}'))
+        return cls(model, classes, augment.smoothing, mixup, *mean_and_std(model, config))

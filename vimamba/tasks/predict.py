@@ -17,7 +17,8 @@ from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weig
 from vimamba.data import BrokenImage, create_transform, read_image
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
-from .classification import ClassificationTask, build_model, fitted_weights
+from .classification import ClassificationTask
+from .models import build_model, fitted_weights
 
 __all__ = ['Classifier', 'Prediction', 'as_json', 'load_classifier', 'predict', 'table']
 

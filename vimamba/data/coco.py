@@ -1,0 +1,239 @@
+"""COCO's format of detection and instance segmentation: one JSON file a split, polygon and run-length masks.
+
+| a record with | is |
+|---|---|
+| a missing or wrong key, a number used twice, an unknown image or category | refused |
+| a box that is not four finite numbers | refused |
+| a polygon of fewer than three points, of an odd or not finite number of coordinates | refused |
+| run lengths of another size than the image, or that do not add up to it | refused |
+| a file name that leads out of the folder, an image file that is not there | refused |
+| a box without area, or outside the image | left out, with one warning for all |
+| a box partly outside the image | cut to it |
+
+Refused means a `UsageError` before training, with file, record and reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vimamba.data.objects import ObjectDataset, checked_box, inside
+from vimamba.errors import UsageError, bad_argument
+
+__all__ = ['CocoDataset', 'run_lengths']
+
+
+class CocoDataset(ObjectDataset):
+    """``root/train2017/*.jpg`` with ``root/annotations/instances_train2017.json``, or files of other names.
+
+    Args:
+        root: the folder.
+        split: 'train' or 'val'.
+        transform: see `ObjectDataset`.
+        seed: of no effect here.
+        masks: give instance masks, which every object then needs to have.
+        train_images, val_images: the folders of the images, in ``root``.
+        train_json, val_json: the files of the annotations, in ``root``.
+        keep_empty: train on images without objects, too.
+
+    Raises:
+        UsageError: see the table above.
+    """
+
+    splits = ('train', 'val')
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str] | None,
+        split: str,
+        transform: Callable[..., Any] | None = None,
+        seed: int = 0,
+        masks: bool = False,
+        train_images: str = 'train2017',
+        val_images: str = 'val2017',
+        train_json: str = 'annotations/instances_train2017.json',
+        val_json: str = 'annotations/instances_val2017.json',
+        keep_empty: bool = True,
+    ) -> None:
+        if root is None:
+            raise bad_argument('root', 'the folder of the images and annotations', root)
+        names = {'train': (train_images, train_json), 'val': (val_images, val_json)}
+        folder, file = (Path(root, name) for name in names[split])
+        content = _load(file)
+        categories = _categories(content, file)
+        if split != 'train' and (train := Path(root, train_json)).is_file():
+            expected = _categories(_load(train), train)
+            if expected != categories:
+                raise UsageError(f'{file}: its categories are not those of {train}: write the same into both')
+        super().__init__(list(categories.values()), transform, masks)
+        images = _images(content, file, folder)
+        objects: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
+        labels = {number: label for label, number in enumerate(categories)}
+        seen: set[int] = set()
+        for position, record in enumerate(content['annotations']):
+            where = f'{file}: annotation {position}'
+            _need(record, {'id': int, 'image_id': int, 'category_id': int, 'bbox': list}, where)
+            where = f'{file}: annotation {record["id"]}'
+            if record['id'] in seen:
+                raise UsageError(f'{where}: another annotation has this id')
+            seen.add(record['id'])
+            if record['image_id'] not in images:
+                raise UsageError(f'{where}: no image has the id {record["image_id"]}')
+            if record['category_id'] not in labels:
+                raise UsageError(f'{where}: no category has the id {record["category_id"]}')
+            size = images[record['image_id']][1]
+            if made := self._object(record, labels[record['category_id']], size, where):
+                objects[record['image_id']].append(made)
+        for number, (path, size) in images.items():
+            if keep_empty or split != 'train' or objects[number]:
+                self._add(path, number, size, objects[number])
+        self._close(file)
+
+    def _object(self, record: dict[str, Any], label: int, size: tuple[int, int], where: str) -> dict[str, Any] | None:
+        if len(record['bbox']) != 4:
+            raise UsageError(f'{where}: bbox: expected four numbers (left, top, width, height), got {record["bbox"]}')
+        left, top, width, height = record['bbox']
+        numbers = all(isinstance(value, int | float) for value in record['bbox'])
+        box, why = checked_box((left, top, left + width, top + height) if numbers else record['bbox'], size, where)
+        if why:
+            self.skipped.append(f'{where}: {why}')
+            return None
+        crowd, area = record.get('iscrowd', 0), record.get('area', (box[2] - box[0]) * (box[3] - box[1]))
+        if crowd not in (0, 1):
+            raise UsageError(f'{where}: iscrowd: expected 0 or 1, got {crowd!r}')
+        if not isinstance(area, int | float) or not 0 <= area < float('inf'):
+            raise UsageError(f'{where}: area: expected a number of square pixels, got {area!r}')
+        shape = None
+        if self.with_masks:
+            shape = _shape(record.get('segmentation'), size, where)
+        return {'box': box, 'label': label, 'iscrowd': crowd, 'area': area, 'shape': shape}
+
+    def _mask(self, shape: Any, height: int, width: int) -> np.ndarray:
+        if isinstance(shape, dict):
+            values = np.arange(len(shape['counts']), dtype=np.uint8) % 2
+            return np.repeat(values, shape['counts']).reshape(width, height).T  # columns first
+        try:
+            from faster_coco_eval.core import mask as coding
+        except ImportError as error:
+            raise UsageError(f'polygons need faster-coco-eval ({error}): pip install vimamba[det]') from None
+        return coding.decode(coding.merge(coding.frPyObjects(shape, height, width)))
+
+
+def run_lengths(text: str) -> list[int]:
+    """The run lengths in COCO's compressed text: five bits a character; the fourth and later less the last but one.
+
+    >>> run_lengths('03o0')
+    [0, 3, 31]
+
+    Raises:
+        ValueError: the text ends within a number, or has other characters.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f'{character!r} is no character of it')
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:  # the number goes on
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError('it ends within a number')
+    return counts
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UsageError(f'{file}: no such annotation file') from None
+    except json.JSONDecodeError as error:
+        raise UsageError(f'{file}:{error.lineno}: not JSON: {error.msg}') from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f'{file}: cannot be read ({error or type(error).__name__})') from None
+    _need(content, {'images': list, 'annotations': list, 'categories': list}, str(file))
+    return content
+
+
+def _need(record: Any, keys: dict[str, type], where: str) -> None:
+    if not isinstance(record, dict):
+        raise UsageError(f'{where}: expected an object with {", ".join(keys)}, got {str(record)[:40]!r}')
+    for key, kind in keys.items():
+        if key not in record:
+            raise UsageError(f'{where}: {key} is missing')
+        if not isinstance(record[key], kind) or isinstance(record[key], bool):
+            raise UsageError(f'{where}: {key}: expected {kind.__name__}, got {str(record[key])[:40]!r}')
+
+
+def _categories(content: dict[str, Any], file: Path) -> dict[int, str]:
+    """Names by id, in the order of ids."""
+    names: dict[int, str] = {}
+    for position, record in enumerate(content['categories']):
+        _need(record, {'id': int, 'name': str}, f'{file}: category {position}')
+        if record['id'] in names:
+            raise UsageError(f'{file}: category {record["id"]}: another category has this id')
+        names[record['id']] = record['name']
+    if not names:
+        raise UsageError(f'{file}: no categories in it')
+    return dict(sorted(names.items()))
+
+
+def _images(content: dict[str, Any], file: Path, folder: Path) -> dict[int, tuple[Path, tuple[int, int]]]:
+    """Path and (height, width) by id, in the order of ids."""
+    images: dict[int, tuple[Path, tuple[int, int]]] = {}
+    missing = []
+    for position, record in enumerate(content['images']):
+        where = f'{file}: image {position}'
+        _need(record, {'id': int, 'file_name': str, 'height': int, 'width': int}, where)
+        where = f'{file}: image {record["id"]}'
+        if record['id'] in images:
+            raise UsageError(f'{where}: another image has this id')
+        if record['height'] < 1 or record['width'] < 1:
+            raise UsageError(f'{where}: a size of {record["width"]} x {record["height"]} pixels')
+        path = inside(folder, record['file_name'], where)
+        if not path.is_file():
+            missing.append(f'{where}: no such file as {path}')
+        images[record['id']] = path, (record['height'], record['width'])
+    if missing:
+        raise UsageError(missing[0] + f', nor {len(missing) - 1} others' * (len(missing) > 1))
+    return dict(sorted(images.items()))
+
+
+def _shape(segmentation: Any, size: tuple[int, int], where: str) -> Any:
+    """A segmentation that can be decoded: polygons, or {'counts': run lengths}."""
+    height, width = size
+    if isinstance(segmentation, dict):
+        counts = segmentation.get('counts')
+        if segmentation.get('size') != [height, width]:
+            sizes = f'size {segmentation.get("size")}, the image {[height, width]} (height, width)'
+            raise UsageError(f'{where}: its run lengths have {sizes}')
+        try:
+            counts = run_lengths(counts) if isinstance(counts, str) else counts
+        except ValueError as error:
+            raise UsageError(f'{where}: its run lengths are broken: {error}') from None
+        if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
+            raise UsageError(f'{where}: its run lengths are no list of integers, none below 0')
+        if (total := sum(counts)) != height * width:
+            raise UsageError(f'{where}: its run lengths add up to {total} pixels, the image has {height * width}')
+        return {'counts': counts}
+    if not isinstance(segmentation, list) or not segmentation:
+        raise UsageError(f'{where}: segmentation: expected polygons or run lengths, got {str(segmentation)[:40]!r}')
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            got = f'{len(polygon)} numbers' if isinstance(polygon, list) else repr(polygon)[:40]
+            raise UsageError(f'{where}: a polygon of {got}: expected x and y of three points or more')
+        if not np.isfinite(np.array([v if type(v) in (int, float) else np.nan for v in polygon])).all():
+            raise UsageError(f'{where}: a polygon with coordinates that are not finite numbers')
+    return segmentation

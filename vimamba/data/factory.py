@@ -1,0 +1,72 @@
+"""Data sets by name, for each task."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any
+
+from vimamba.data.coco import CocoDataset
+from vimamba.data.datasets import Digits, Folder, ImageNet
+from vimamba.data.mask_folders import ADE20K, Cityscapes, MaskFolder, VocSegmentation
+from vimamba.data.scenes import DigitScenes, SemanticDigitScenes
+from vimamba.data.voc import VocDataset
+from vimamba.errors import unknown_name
+
+__all__ = ['DATASETS', 'create_dataset']
+
+DATASETS: dict[str, dict[str, Any]] = {
+    'classification': {'digits': Digits, 'folder': Folder, 'imagenet': ImageNet},
+    'detection': {'coco': CocoDataset, 'digit_scenes': DigitScenes, 'voc': VocDataset},
+    'segmentation': {
+        'ade20k': ADE20K,
+        'cityscapes': Cityscapes,
+        'digit_scenes': SemanticDigitScenes,
+        'masks': MaskFolder,
+        'voc': VocSegmentation,
+    },
+}
+
+
+def create_dataset(
+    name: str,
+    *,
+    task: str = 'classification',
+    root: str | os.PathLike[str] | None = None,
+    split: str,
+    transform: Callable[..., Any] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """A data set by name.
+
+    Args:
+        name: one of ``DATASETS[task]``.
+        task: 'classification', 'detection' or 'segmentation'.
+        root: the folder of the data set; digits and digit scenes need none.
+        split: which part.
+        transform: to classify, PIL image -> float tensor (C, H, W); None keeps the size and scales to 0..1. For the
+            other tasks, image and target -> both as tensors, such as `vimamba.data.dense.DenseTransform`.
+        seed: only chooses which images ``fraction`` keeps. The digits split never depends on it.
+        options: further arguments of the data set's class.
+
+    >>> digits = create_dataset('digits', split='test')
+    >>> len(digits), digits[0][0].shape, digits.classes[:3]
+    (270, torch.Size([1, 8, 8]), ['0', '1', '2'])
+
+    Raises:
+        UsageError: for an unknown name, split or option (with the nearest valid one), a missing or empty folder.
+    """
+    if task not in DATASETS:
+        raise unknown_name('task', task, DATASETS)
+    if name not in DATASETS[task]:
+        raise unknown_name(f'{task} data set', name, DATASETS[task])
+    kind = DATASETS[task][name]
+    if split not in kind.splits:
+        raise unknown_name(f'split of {name}', split, kind.splits)
+    valid = set(inspect.signature(kind).parameters) - {'root', 'split', 'transform', 'seed'}
+    for option in options:
+        if option not in valid:
+            raise unknown_name(f'option of data set {name}', option, valid)
+    return kind(root=root, split=split, transform=transform, seed=seed, **options)

@@ -1,0 +1,231 @@
+"""Semantic segmentation from folders: an image, and a mask whose pixels are class numbers, by the same name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from vimamba.data.image import BrokenImage, read_image
+from vimamba.data.objects import MAX_ASPECT
+from vimamba.data.voc import VOC_CLASSES
+from vimamba.errors import UsageError, bad_argument
+
+__all__ = ['ADE20K', 'Cityscapes', 'MaskFolder', 'VocSegmentation']
+
+IGNORED = 255
+CITYSCAPES = (
+    *(
+        'road',
+        'sidewalk',
+        'building',
+        'wall',
+        'fence',
+        'pole',
+        'traffic light',
+        'traffic sign',
+        'vegetation',
+        'terrain',
+    ),
+    *('sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
+)
+_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # of those names
+
+
+class Layout(NamedTuple):
+    """Where a split lies: folders and endings of the images and of their masks."""
+
+    images: str
+    masks: str
+    image_ending: str | tuple[str, ...] = IMG_EXTENSIONS
+    mask_ending: str = '.png'
+
+
+class MaskFolder(Dataset):
+    """``root/{train,val}/images/*`` with ``root/{train,val}/masks/*.png``, names without their endings being the same.
+
+    A mask has one channel of 8 bits (grey, or a palette, whose colours do not matter); its values are class numbers,
+    and 255 is left out of loss and metric. ``dataset[i]`` is ``transform(image, target)`` with a PIL image and
+    ``{'mask': (H, W) uint8, 'image_id': int}``.
+
+    Args:
+        root: the folder.
+        split: 'train' or 'val'.
+        transform: see above.
+        seed: of no effect here.
+        classes: their names, the first of number 0; None for the lines of ``root/classes.txt``.
+
+    Raises:
+        UsageError: a folder, an image or a mask is missing; the message names it.
+    """
+
+    splits: tuple[str, ...] = ('train', 'val')
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str] | None,
+        split: str,
+        transform: Callable[..., Any] | None = None,
+        seed: int = 0,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        if root is None:
+            raise bad_argument('root', 'the folder of the data set', root)
+        self.transform = transform
+        self.classes = list(classes or self._classes(Path(root)))
+        layout = self._layout(Path(root), split)
+        images, masks = (
+            _files(Path(root, folder), ending)
+            for folder, ending in ((layout.images, layout.image_ending), (layout.masks, layout.mask_ending))
+        )
+        chosen = self._chosen(Path(root), split)
+        keys = sorted(images) if chosen is None else chosen
+        for key in keys:
+            if key not in images:
+                raise UsageError(f'{Path(root, layout.images, key)}: no such image')
+            if key not in masks:
+                raise UsageError(f'{images[key]}: it has no mask {Path(root, layout.masks, key)}{layout.mask_ending}')
+        if chosen is None and (alone := sorted(set(masks) - set(images))):
+            raise UsageError(f'{masks[alone[0]]}: it has no image in {Path(root, layout.images)}')
+        if not keys:
+            raise UsageError(f'{Path(root, layout.images)}: no images in it')
+        self._pairs = np.array([[os.fsencode(images[key]), os.fsencode(masks[key])] for key in keys])
+        self._numbers = np.full(256, -1, np.int16)  # of the file -> of the class; -1: not allowed
+        self._numbers[IGNORED] = IGNORED
+        for number, label in self._meaning().items():
+            self._numbers[number] = label
+
+    def _layout(self, root: Path, split: str) -> Layout:
+        return Layout(f'{split}/images', f'{split}/masks')
+
+    def _classes(self, root: Path) -> Sequence[str]:
+        try:
+            names = [line.strip() for line in Path(root, 'classes.txt').read_text().splitlines() if line.strip()]
+        except OSError:
+            names = []
+        if not 0 < len(names) < IGNORED:
+            raise UsageError(f'{root}: classes.txt with 1 to 254 names, or data.classes=[...], is needed')
+        return names
+
+    def _chosen(self, root: Path, split: str) -> list[str] | None:
+        """The names in the split, where a file lists them."""
+        return None
+
+    def _meaning(self) -> dict[int, int]:
+        """The class of each number that a mask may hold, besides 255."""
+        return {i: i for i in range(len(self.classes))}
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def sample_path(self, index: int) -> str:
+        return os.fsdecode(self._pairs[index, 0])
+
+    def __getitem__(self, index: int) -> Any:
+        path, mask_path = map(os.fsdecode, self._pairs[index])
+        image = read_image(path, upright=False, max_aspect=MAX_ASPECT)
+        values = _read_mask(mask_path)
+        if values.shape != (image.height, image.width):
+            sizes = f'{values.shape[1]} x {values.shape[0]} pixels, its image {image.width} x {image.height}'
+            raise BrokenImage(mask_path, sizes)
+        mask = self._numbers[values]
+        if mask.min() < 0:
+            wrong = int(values[mask < 0][0])
+            raise BrokenImage(mask_path, f'a pixel of value {wrong}: no class of {len(self.classes)} has it')
+        target = {'mask': mask.astype(np.uint8), 'image_id': index}
+        return self.transform(image, target) if self.transform else (image, target)
+
+
+class ADE20K(MaskFolder):
+    """ADE20K's 150 classes: ``images/{training,validation}`` and ``annotations/...``; 0, "other", is ignored.
+
+    The names are read from ``root/objectInfo150.txt`` where it lies there.
+    """
+
+    def _layout(self, root: Path, split: str) -> Layout:
+        folder = {'train': 'training', 'val': 'validation'}[split]
+        return Layout(f'images/{folder}', f'annotations/{folder}')
+
+    def _classes(self, root: Path) -> Sequence[str]:
+        file = Path(root, 'objectInfo150.txt')
+        lines = file.read_text().splitlines()[1:] if file.is_file() else []
+        names = [line.split('\t')[-1].split(',')[0].strip() for line in lines if line.strip()]
+        return names if len(names) == 150 else [str(i + 1) for i in range(150)]
+
+    def _meaning(self) -> dict[int, int]:
+        return {0: IGNORED, **{i + 1: i for i in range(len(self.classes))}}
+
+
+class Cityscapes(MaskFolder):
+    """Cityscapes' 19 classes: ``leftImg8bit/{split}/*/*_leftImg8bit.png`` and ``gtFine/{split}/*/*_labelIds.png``.
+
+    Masks ``*_labelTrainIds.png``, as its scripts make them, are taken where they lie there.
+    """
+
+    splits = ('train', 'val', 'test')
+
+    def _layout(self, root: Path, split: str) -> Layout:
+        masks = Path(root, 'gtFine', split)
+        self.train_ids = next(masks.rglob('*_gtFine_labelTrainIds.png'), None) is not None
+        ending = '_gtFine_labelTrainIds.png' if self.train_ids else '_gtFine_labelIds.png'
+        return Layout(f'leftImg8bit/{split}', f'gtFine/{split}', '_leftImg8bit.png', ending)
+
+    def _classes(self, root: Path) -> Sequence[str]:
+        return CITYSCAPES
+
+    def _meaning(self) -> dict[int, int]:
+        if self.train_ids:
+            return super()._meaning()
+        return {**dict.fromkeys(range(34), IGNORED), **{number: i for i, number in enumerate(_CITYSCAPES_IDS)}}
+
+
+class VocSegmentation(MaskFolder):
+    """Pascal VOC's 21 classes: ``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation/{split}.txt``."""
+
+    splits = ('train', 'val', 'trainval')
+
+    def _layout(self, root: Path, split: str) -> Layout:
+        return Layout('JPEGImages', 'SegmentationClass', '.jpg')
+
+    def _classes(self, root: Path) -> Sequence[str]:
+        return ('background', *VOC_CLASSES)
+
+    def _chosen(self, root: Path, split: str) -> list[str]:
+        listed = Path(root, 'ImageSets', 'Segmentation', f'{split}.txt')
+        if not listed.is_file():
+            raise UsageError(f'{listed}: no such file')
+        return listed.read_text().split()
+
+
+def _files(folder: Path, endings: str | tuple[str, ...]) -> dict[str, Path]:
+    """Files by their path in the folder without the ending."""
+    if not folder.is_dir():
+        raise UsageError(f'{folder}: no such folder')
+    endings = (endings,) if isinstance(endings, str) else endings
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob('*')):
+        name = path.relative_to(folder).as_posix()
+        ending = next((e for e in endings if name.lower().endswith(e.lower())), None)
+        if ending:
+            found[name[: -len(ending)]] = path
+    return found
+
+
+def _read_mask(path: str) -> np.ndarray:
+    """(H, W) uint8, the numbers of a palette as they are."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ('L', 'P', '1'):
+                raise BrokenImage(path, f'a mask of mode {image.mode}: save class numbers in one channel of 8 bits')
+            return np.asarray(image).astype(np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, BrokenImage):
+            raise
+        raise BrokenImage(path, f'cannot be read as a mask ({str(error).splitlines()[0]})') from None

@@ -1,0 +1,134 @@
+"""What data sets of objects share, whatever file they are read from: checked boxes, compact memory, samples."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from vimamba.data.image import BrokenImage, read_image
+from vimamba.errors import UsageError
+
+__all__ = ['ObjectDataset', 'checked_box', 'inside']
+
+MAX_ASPECT = 100_000  # a strip is padded by the model, not scaled up
+
+
+class ObjectDataset(Dataset):
+    """Images with boxes, and maybe masks, of the objects in them.
+
+    ``dataset[i]`` is ``transform(image, target)`` with a PIL image and a target of arrays:
+
+        boxes (N, 4) float32     left, top, right, bottom in pixels, the outer edges
+        labels (N,) int64        index into ``classes``
+        iscrowd (N,) int64       1 for what is neither to be found nor wrong to be found
+        area (N,) float32        of the object, in square pixels
+        masks (N, H, W) uint8    with ``masks=True``
+        image_id int
+
+    The pixels are those of the file: an EXIF orientation is not applied, since annotations are made without it.
+
+    Attributes:
+        skipped: records that were left out, as ``'file: record: reason'``.
+    """
+
+    def __init__(self, classes: Sequence[str], transform: Callable[..., Any] | None, masks: bool) -> None:
+        self.classes, self.transform, self.with_masks = list(classes), transform, masks
+        self.skipped: list[str] = []
+        self._images: list[tuple[bytes, int, int, int]] = []  # path, number, height, width
+        self._rows: list[tuple[Any, ...]] = []  # box, label, iscrowd, area
+        self._shapes: list[bytes] = []
+        self._starts = [0]
+
+    def _add(self, path: str | os.PathLike[str], number: int, size: tuple[int, int], objects: Sequence[dict]) -> None:
+        """An image of ``size`` (height, width) with objects: 'box', 'label', 'iscrowd', 'area', 'shape'."""
+        self._images.append((os.fsencode(path), number, *size))
+        for o in objects:
+            self._rows.append((*o['box'], o['label'], o['iscrowd'], o['area']))
+            if self.with_masks:
+                self._shapes.append(json.dumps(o['shape'], separators=(',', ':')).encode())
+        self._starts.append(len(self._rows))
+
+    def _close(self, file: Path) -> None:
+        """Everything into arrays: a million small objects would be copied into each worker as it touches them."""
+        self._paths = np.array([path for path, *_ in self._images])
+        self._sizes = np.array([row[1:] for row in self._images], np.int64).reshape(-1, 3)
+        self._table = np.array(self._rows, np.float64).reshape(-1, 7)
+        self._ends = np.cumsum([0, *map(len, self._shapes)])
+        self._bytes = b''.join(self._shapes)
+        self._begin = np.array(self._starts)
+        del self._images, self._rows, self._shapes, self._starts
+        if not len(self):
+            raise UsageError(f'{file}: no images in it')
+        if self.skipped:
+            warnings.warn(f'{len(self.skipped)} annotations left out, the first: {self.skipped[0]}', stacklevel=3)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def sample_path(self, index: int) -> str:
+        return os.fsdecode(self._paths[index])
+
+    def __getitem__(self, index: int) -> Any:
+        path = self.sample_path(index)
+        image = read_image(path, upright=False, max_aspect=MAX_ASPECT)
+        number, height, width = (int(value) for value in self._sizes[index])
+        if (image.height, image.width) != (height, width):
+            raise BrokenImage(path, f'{image.width} x {image.height} pixels, its annotation says {width} x {height}')
+        first, last = int(self._begin[index]), int(self._begin[index + 1])
+        rows = self._table[first:last]
+        target: dict[str, Any] = {
+            'boxes': rows[:, :4].astype(np.float32),
+            'labels': rows[:, 4].astype(np.int64),
+            'iscrowd': rows[:, 5].astype(np.int64),
+            'area': rows[:, 6].astype(np.float32),
+            'image_id': number,
+        }
+        if self.with_masks:
+            shapes = (json.loads(self._bytes[self._ends[i] : self._ends[i + 1]]) for i in range(first, last))
+            masks = [self._mask(shape, height, width) for shape in shapes]
+            target['masks'] = np.stack(masks) if masks else np.zeros((0, height, width), np.uint8)
+        return self.transform(image, target) if self.transform else (image, target)
+
+    def _mask(self, shape: Any, height: int, width: int) -> np.ndarray:
+        """The mask (height, width) uint8 of a shape as it was added."""
+        raise NotImplementedError
+
+
+def checked_box(box: Sequence[float], size: tuple[int, int], where: str) -> tuple[list[float], str]:
+    """A box (left, top, right, bottom) cut to an image of ``size`` (height, width), and why it is none, if it is none.
+
+    Raises:
+        UsageError: it is not made of finite numbers.
+    """
+    if not all(_is_number(value) for value in box):
+        raise UsageError(f'{where}: its box {list(box)} is not made of finite numbers')
+    left, top, right, bottom = map(float, box)
+    if right <= left or bottom <= top:
+        return [], f'its box is empty or inverted ({right - left:g} x {bottom - top:g})'
+    cut = [min(max(value, 0.0), float(side)) for value, side in zip((left, top, right, bottom), size[::-1] * 2)]
+    if cut[2] <= cut[0] or cut[3] <= cut[1]:
+        return [], f'its box lies outside the image of {size[1]} x {size[0]} pixels'
+    return cut, ''
+
+
+def inside(folder: Path, name: Any, where: str) -> Path:
+    """The path of a file in a folder, by its name.
+
+    Raises:
+        UsageError: the name is no text, or leads out of the folder.
+    """
+    if not isinstance(name, str) or not name or os.path.isabs(name) or '..' in Path(name).parts or '\0' in name:
+        raise UsageError(f'{where}: {name!r} is no name of a file in {folder}')
+    return folder / name
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,170 @@
+"""Digit scenes: real handwritten digits on textured canvases, with exact boxes, instance masks and semantic maps.
+
+A data set for detection and segmentation that needs no download. The digits are those of `Digits`, split by sample
+before any scene is made: no digit of a training scene is in a validation or test scene. A scene is a function of its
+split and number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vimamba.data.datasets import Digits
+from vimamba.errors import bad_argument
+
+__all__ = ['DigitScenes', 'SemanticDigitScenes']
+
+_SCENES = {'train': 4096, 'val': 256, 'test': 512}
+_INK = 0.45  # share of full ink at which a pixel belongs to the digit
+_OVERLAP = 0.25  # the most that two boxes may share of the smaller one
+
+
+class DigitScenes(torch.utils.data.Dataset):
+    """Scenes of 3 to 8 digits, which may overlap a little: later digits lie on top.
+
+    ``dataset[i]`` is ``transform(image, target)`` with a PIL image in RGB and a target of arrays:
+
+        boxes (N, 4) float32     left, top, right, bottom of the visible ink, in pixels
+        labels (N,) int64        0..9
+        masks (N, H, W) uint8    the visible ink, with ``masks=True``
+        iscrowd, area, image_id  as in COCO
+
+    Args:
+        split: 'train', 'val' or 'test', each of its own digits.
+        transform: see above; None for tensors as they are.
+        seed: of the scenes of the train split, which are its number and this; the others are always the same.
+        masks: give instance masks.
+        size: side of a scene in pixels.
+        digits: the fewest and the most of a scene.
+        scale: the smallest and the largest side of a digit in pixels, of which its ink fills the greater part.
+        scenes: how many; None for 4096 of training, 256 of validation, 512 of test.
+    """
+
+    splits = ('train', 'val', 'test')
+    background: tuple[str, ...] = ()  # classes before the digits
+
+    def __init__(
+        self,
+        *,
+        root: object = None,
+        split: str,
+        transform: Callable[..., Any] | None = None,
+        seed: int = 0,
+        masks: bool = False,
+        size: int = 128,
+        digits: tuple[int, int] = (3, 8),
+        scale: tuple[int, int] = (24, 48),
+        scenes: int | None = None,
+    ):
+        for name, (low, high), least, most in (('digits', digits, 1, 50), ('scale', scale, 8, size)):
+            if not least <= low <= high <= most:
+                raise bad_argument(name, f'two integers (low, high) in {least}..{most}', (low, high))
+        source = Digits(root=root, split=split)
+        self.images, self.targets = source.images, source.targets
+        self.classes = [*self.background, *source.classes]
+        self.split, self.seed, self.transform = split, seed if split == 'train' else 0, transform
+        self.with_masks = masks
+        self.size, self.digits, self.scale = size, digits, scale
+        self.scenes = _SCENES[split] if scenes is None else scenes
+
+    def __len__(self) -> int:
+        return self.scenes
+
+    def sample_path(self, index: int) -> str:
+        return f'digit_scenes/{self.split}/{index}'
+
+    def __getitem__(self, index: int) -> Any:
+        image, masks, labels = self._compose(index)
+        picture, target = Image.fromarray(image), {'image_id': index, **self._target(masks, labels)}
+        return self.transform(picture, target) if self.transform else (picture, target)
+
+    def _target(self, masks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        return {
+            'boxes': _boxes(masks),
+            'labels': labels,
+            'area': masks.sum((1, 2), dtype=np.float32),
+            'iscrowd': np.zeros(len(labels), np.int64),
+            **({'masks': masks} if self.with_masks else {}),
+        }
+
+    def _compose(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image (H, W, 3) uint8, visible ink (N, H, W) uint8, labels (N,) int64."""
+        # RandomState, because NumPy keeps its streams the same in all future versions.
+        rng = np.random.RandomState([self.splits.index(self.split), self.seed, index])
+        size = self.size
+        canvas = _texture(rng, size)
+        light = canvas.mean()
+        masks, labels = np.zeros((0, size, size), np.uint8), []
+        wanted = rng.randint(self.digits[0], self.digits[1] + 1)
+        for _ in range(8 * wanted):  # a crowded scene may end up with fewer
+            chosen = rng.randint(len(self.images))
+            ink = _scaled(self.images[chosen], rng.randint(self.scale[0], self.scale[1] + 1), rng)
+            (height, width), mask = ink.shape, np.zeros((1, size, size), np.uint8)
+            top, left = rng.randint(size - height + 1), rng.randint(size - width + 1)
+            place = slice(top, top + height), slice(left, left + width)
+            mask[0][place] = ink > _INK
+            if _overlap(_boxes(mask), _boxes(masks)) > _OVERLAP:
+                continue
+            canvas[place] += ink[..., None] * (_contrasting(rng, light) - canvas[place])
+            masks = np.concatenate([masks * (1 - mask), mask])
+            labels.append(self.targets[chosen])
+            if len(labels) == wanted:
+                break
+        noisy = canvas + rng.normal(0, 0.02, canvas.shape)
+        return (noisy.clip(0, 1) * 255).round().astype(np.uint8), masks, np.array(labels, np.int64)
+
+
+class SemanticDigitScenes(DigitScenes):
+    """`DigitScenes` as maps: ``mask`` (H, W) uint8 is 0 on the background and 1 + the digit on its visible ink."""
+
+    background = ('background',)
+
+    def _target(self, masks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        return {'mask': (masks * (labels + 1)[:, None, None]).sum(0).astype(np.uint8)}  # the masks are disjoint
+
+
+def _texture(rng: np.random.RandomState, size: int) -> np.ndarray:
+    """A canvas (H, W, 3) in 0..1: coloured noise of several scales."""
+    canvas = np.full((size, size, 3), rng.uniform(0.2, 0.8, 3))
+    for cells, strength in ((2, 0.22), (5, 0.14), (16, 0.09), (48, 0.05)):
+        noise = rng.uniform(-1, 1, (cells, cells, 3)) * 127 + 128
+        layer = Image.fromarray(noise.astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+        canvas += strength * rng.uniform(0.3, 1) * (np.asarray(layer) / 127.5 - 1)
+    return canvas.clip(0, 1)
+
+
+def _scaled(digit: np.ndarray, side: int, rng: np.random.RandomState) -> np.ndarray:
+    """The ink (h, w) in 0..1 of an 8 x 8 scan, turned by up to 15 degrees and cut to where it is."""
+    padded = Image.fromarray(np.pad(digit, 2)).resize((side * 3 // 2,) * 2, Image.Resampling.BICUBIC)
+    ink = np.asarray(padded.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)) / 255
+    rows, columns = (np.flatnonzero((ink > _INK / 2).any(axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].clip(0, 1)
+
+
+def _contrasting(rng: np.random.RandomState, light: float) -> np.ndarray:
+    """A colour of which every channel is well above or below the canvas."""
+    low, high = (0.75, 1.0) if light < 0.5 else (0.0, 0.25)
+    colour = rng.uniform(low, high, 3)
+    colour[rng.randint(3)] = rng.uniform(0, 1)
+    return colour
+
+
+def _boxes(masks: np.ndarray) -> np.ndarray:
+    """The boxes (N, 4) that just hold each mask."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
+
+
+def _overlap(box: np.ndarray, boxes: np.ndarray) -> float:
+    """The largest share of the smaller box that ``box`` (1, 4) has in common with one of ``boxes`` (N, 4)."""
+    common = (np.minimum(box[:, 2:], boxes[:, 2:]) - np.maximum(box[:, :2], boxes[:, :2])).clip(0).prod(1)
+    areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (box, boxes)]
+    return float((common / np.minimum(*areas)).max(initial=0))

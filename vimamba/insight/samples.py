@@ -1,0 +1,133 @@
+"""A few images with what they are and what a model takes them for, as one picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
+
+from vimamba.errors import bad_argument
+from vimamba.insight.plots import plot_predictions
+
+__all__ = ['draw_map', 'draw_objects', 'picture']
+
+_SIDE = 256  # pixels that the longer side of an image is drawn with, at least
+
+
+def picture(
+    task: str, images: Sequence[Tensor], targets: Sequence[Any], outputs: Sequence[Any], classes: Sequence[str]
+) -> Image.Image:
+    """The images of an evaluation: with their labels, or beside their truth and their prediction.
+
+    Args:
+        task: 'classification', 'detection' or 'segmentation'.
+        images: each (C, H, W) in 0..1.
+        targets, outputs: of each, as the task has them.
+        classes: their names.
+
+    Raises:
+        UsageError: there is no image, or no such task.
+    """
+    if not len(images):
+        raise bad_argument('images', 'at least one', 0)
+    if task == 'classification':
+        scores, best = torch.stack(list(outputs)).softmax(1).max(1)
+        file = io.BytesIO()
+        labels = [int(target) for target in targets]
+        plot_predictions(torch.stack(list(images)), labels, best.tolist(), scores.tolist(), classes, file)
+        return Image.open(file).convert('RGB')
+    tiles = []
+    for image, target, output in zip(images, targets, outputs):
+        if task == 'segmentation':
+            sides = [draw_map(image, labels, classes) for labels in (target['mask'], output)]
+        else:
+            sides = [draw_objects(image, objects, classes) for objects in (target, output)]
+        tiles.append(torch.cat(sides, dim=2))
+    height, width = (max(tile.shape[side] for tile in tiles) for side in (1, 2))
+    canvas = torch.full((len(tiles), 3, height, width), 255, dtype=torch.uint8)
+    for blank, tile in zip(canvas, tiles):
+        blank[:, : tile.shape[1], : tile.shape[2]] = tile
+    columns = 1 if len(tiles) < 4 else 2 if len(tiles) < 12 else 3
+    grid = make_grid(canvas, columns, padding=6, pad_value=255)
+    return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def draw_objects(image: Tensor, objects: dict[str, Any], classes: Sequence[str], threshold: float = 0.5) -> Tensor:
+    """An image with boxes, masks, names and scores drawn on it.
+
+    Args:
+        image: (C, H, W) in 0..1.
+        objects: boxes (N, 4) in its pixels, labels (N,), maybe scores (N,) and masks (N, H, W).
+        classes: their names.
+        threshold: the least score that is drawn.
+
+    Returns:
+        (3, H', W') uint8, small images enlarged.
+    """
+    pixels, factor = _enlarged(image)
+    boxes, labels = torch.as_tensor(objects['boxes']).reshape(-1, 4), torch.as_tensor(objects['labels'])
+    scores = objects.get('scores')
+    keep = torch.arange(len(boxes))
+    if scores is not None:
+        keep = torch.nonzero(scores >= threshold)[:, 0]
+    if not len(keep):
+        return pixels
+    colours = [_colour(int(label)) for label in labels[keep]]
+    if 'masks' in objects:
+        masks = torch.as_tensor(objects['masks'])[keep].float()
+        masks = torch.nn.functional.interpolate(masks[None], pixels.shape[1:], mode='nearest')[0] > 0.5
+        pixels = draw_segmentation_masks(pixels, masks, alpha=0.5, colors=colours)
+    names = [classes[int(label)] for label in labels[keep]]
+    if scores is not None:
+        names = [f'{name} {float(score):.0%}' for name, score in zip(names, scores[keep])]
+    drawn = draw_bounding_boxes(pixels, boxes[keep] * factor, colors=colours, width=max(1, pixels.shape[1] // 250))
+    return _named(drawn, boxes[keep] * factor, names, colours)
+
+
+def draw_map(image: Tensor, classes_of_pixels: Tensor, classes: Sequence[str]) -> Tensor:
+    """An image (C, H, W) in 0..1 under a map of classes (H, W), 255 left bare: (3, H', W') uint8."""
+    pixels, _ = _enlarged(image)
+    labels = torch.as_tensor(classes_of_pixels)[None, None].float()
+    labels = torch.nn.functional.interpolate(labels, pixels.shape[1:], mode='nearest')[0, 0].long()
+    present = [int(label) for label in labels.unique() if label != 255]
+    if not present:
+        return pixels
+    masks = torch.stack([labels == label for label in present])
+    return draw_segmentation_masks(pixels, masks, alpha=0.6, colors=[_colour(label) for label in present])
+
+
+def _enlarged(image: Tensor) -> tuple[Tensor, int]:
+    """(3, H, W) uint8 with whole pixels repeated where the image is small, and how often."""
+    grey = image[:1].expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
+    pixels = (grey.clamp(0, 1) * 255).round().to(torch.uint8)
+    factor = max(1, _SIDE // max(pixels.shape[1:]))
+    return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2), factor
+
+
+def _named(pixels: Tensor, boxes: Tensor, names: Sequence[str], colours: Sequence[tuple[int, int, int]]) -> Tensor:
+    """Each name on a plate of its box's colour, in the box's upper left corner."""
+    canvas = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(11, pixels.shape[1] // 40))
+    for (left, top, _, _), name, colour in zip(boxes.tolist(), names, colours):
+        place = draw.textbbox((left + 2, max(0, top)), name, font)
+        draw.rectangle((place[0] - 2, place[1] - 1, place[2] + 2, place[3] + 1), fill=colour)
+        draw.text((left + 2, max(0, top)), name, 'white' if sum(colour) < 400 else 'black', font)
+    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    """The colour of a class: those of Pascal VOC, the bits of the number spread over the channels; class 0 is grey."""
+    red = green = blue = 0
+    number = label
+    for shift in range(7, -1, -1):
+        red |= (number & 1) << shift
+        green |= (number >> 1 & 1) << shift
+        blue |= (number >> 2 & 1) << shift
+        number >>= 3
+    return (red, green, blue) if label else (90, 90, 90)

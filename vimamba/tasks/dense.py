@@ -1,0 +1,128 @@
+"""What detection and segmentation share: a head by name on the features of a backbone, from a configuration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vimamba.data import create_dataset
+from vimamba.data.dense import DenseTransform
+from vimamba.errors import UsageError, unknown_name
+
+from .features import DenseModel
+from .models import Settings
+
+__all__ = ['DenseTask']
+
+
+class DenseTask(nn.Module):
+    """A model that says something about every place of an image, with its loss and its metric.
+
+    Images come as a list of tensors (C, H, W) in 0..1, each of its own size; the model resizes and normalises them.
+
+    Args:
+        model: of `build_model`.
+        classes: their names.
+
+    Attributes:
+        heads: name -> what makes it, whose keywords are options of a configuration's ``task``.
+    """
+
+    lists = True  # batches are lists, of images of any sizes
+    best: str  # the metric that decides which checkpoint is the best; higher is better
+    heads: dict[str, Callable[..., nn.Module]]
+
+    def __init__(self, model: DenseModel, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.classes = model, list(classes)
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """An image (C, H, W) as the loader gives it, in 0..1, to be looked at."""
+        return image
+
+    @staticmethod
+    def mistaken(output: Any, target: Any) -> bool:
+        """Whether pictures should show this image first; nearly every one has a mistake somewhere."""
+        return False
+
+    @classmethod
+    def check(cls, config: Settings) -> None:
+        """Tries the configuration's model and augmentation, without memory, weights or data.
+
+        Raises:
+            UsageError: an unknown name or a value that cannot be, with ``file:line`` and the nearest name.
+        """
+        with torch.device('meta'):
+            cls._model(config, 2, with_weights=False)
+        cls.transform(config, training=True)
+
+    @classmethod
+    def build(cls, config: Settings, classes: Sequence[str], with_weights: bool = True) -> Any:
+        """The task of a configuration; ``with_weights`` is False where a run resumes."""
+        options = {name: value for name, value in config.task.options.items() if name in _keywords(cls.__init__)}
+        return cls(cls._model(config, len(classes), with_weights), classes, **options)
+
+    @classmethod
+    def dataset(cls, config: Settings, split: str, training: bool) -> Any:
+        """The images and targets of a split, augmented in training."""
+        data = config.data
+        return create_dataset(
+            data.name,
+            task=config.task.name,
+            root=data.root,
+            split=split,
+            transform=cls.transform(config, training),
+            seed=config.run.seed,
+            **cls.data_options(cls._options(config)),
+            **data.options,
+        )
+
+    @classmethod
+    def transform(cls, config: Settings, training: bool) -> DenseTransform:
+        """What brings a sample of the data set into the form that the model takes."""
+        augment = {**config.augment.options} if training and config.augment.style else None
+        try:
+            return DenseTransform(config.model.in_chans, augment)
+        except UsageError as error:
+            raise UsageError(f'{config.at("augment")}{error}') from error
+
+    @classmethod
+    def build_model(cls, config: Settings, num_classes: int, with_weights: bool = True, **options: Any) -> DenseModel:
+        """The configured model."""
+        raise NotImplementedError
+
+    @staticmethod
+    def data_options(options: dict[str, Any]) -> dict[str, Any]:
+        """What the data set has to give for these options of the task."""
+        return {}
+
+    @classmethod
+    def _options(cls, config: Settings) -> dict[str, Any]:
+        """The options of ``task``, with the head's name."""
+        own = _keywords(cls.build_model)
+        options = {'head': own['head'].default, **config.task.options}
+        if options['head'] not in cls.heads:
+            raise unknown_name('task.head', str(options['head']), cls.heads, config.at('task.head'))
+        known = {*own, *_keywords(cls.heads[options['head']]), *_keywords(cls.__init__)}
+        for name in options:
+            if name not in known:
+                raise unknown_name(f'key in task with head {options["head"]!r}', name, known, config.at(f'task.{name}'))
+        return options
+
+    @classmethod
+    def _model(cls, config: Settings, num_classes: int, with_weights: bool) -> DenseModel:
+        try:
+            options = {k: v for k, v in cls._options(config).items() if k not in _keywords(cls.__init__)}
+            return cls.build_model(config, num_classes, with_weights, **options)
+        except (TypeError, ArithmeticError, RuntimeError) as error:
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UsageError(f'{config.at("task")}task: the model cannot be built: {line}') from error
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}

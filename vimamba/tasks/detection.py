@@ -1,0 +1,300 @@
+"""Object detection and instance segmentation: torchvision's detectors on any timm backbone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+from vimamba.errors import bad_argument
+
+from .coco_metric import CocoMetric
+from .dense import DenseTask
+from .features import DenseModel, Features, create_features
+from .models import Settings
+
+__all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']
+
+_THIN = 32  # a thinner image than 1 : 32 is padded to that
+
+
+class Neck(nn.Module):
+    """Backbone and feature pyramid, as torchvision's detectors call it: images -> named maps of one width.
+
+    A backbone that is a pyramid gets an FPN (arXiv:1612.03144); a flat one has ViTDet's simple feature pyramid.
+    """
+
+    def __init__(self, features: Features, out_channels: int, top: nn.Module):
+        super().__init__()
+        self.features, self.out_channels = features, out_channels
+        self.fpn = None if features.flat else FeaturePyramidNetwork(features.channels, out_channels, top)
+        self.top = top if features.flat else None
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.features(images)
+        names = [str(i) for i in range(len(maps))]
+        if self.fpn is not None:
+            return self.fpn(OrderedDict(zip(names, maps)))
+        assert self.top is not None
+        maps, names = self.top(maps, maps, names)
+        return OrderedDict(zip(names, maps))
+
+
+class Resize(GeneralizedRCNNTransform):
+    """torchvision's normalisation, resizing and batching, of images as thin as they come, for any backbone.
+
+    Args:
+        min_size: the short side in pixels; in training one of several, drawn at random.
+        max_size: the most for the long side.
+        mean, std: per channel, for pixels in 0..1.
+        fixed_size: (height, width) to which every batch is padded, for a backbone that takes nothing else.
+    """
+
+    def __init__(
+        self,
+        min_size: Sequence[int],
+        max_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        fixed_size: tuple[int, int] | None = None,
+    ):
+        super().__init__(list(min_size), max_size, list(mean), list(std))
+        self.padded_size = fixed_size
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
+        height, width = image.shape[1:]
+        thin = max(height, width) // _THIN
+        down, right = max(thin - height, 0), max(thin - width, 0)
+        image = F.pad(image, (0, right, 0, down))
+        if target is not None and 'masks' in target:
+            target['masks'] = F.pad(target['masks'], (0, right, 0, down))
+        return super().resize(image, target)
+
+    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        batch = super().batch_images(images, size_divisible)
+        if self.padded_size is None:
+            return batch
+        height, width = (own - there for own, there in zip(self.padded_size, batch.shape[2:]))
+        if height < 0 or width < 0:
+            raise bad_argument(
+                'images', f'at most {self.padded_size} for this backbone', tuple(batch.shape[2:]), 'set model.img_size'
+            )
+        return F.pad(batch, (0, width, 0, height))
+
+    def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
+        padded = [(max(h, w // _THIN), max(w, h // _THIN)) for h, w in original_image_sizes]
+        result = super().postprocess(result, image_shapes, padded)
+        for detections, (height, width) in zip(() if self.training else result, original_image_sizes):
+            boxes = detections['boxes']
+            boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clamp(max=width), boxes[:, 1::2].clamp(max=height)
+            if 'masks' in detections:
+                detections['masks'] = detections['masks'][..., :height, :width]
+        return result
+
+
+def faster_rcnn(
+    features: Features,
+    num_classes: int,
+    *,
+    channels: int = 256,
+    anchor_scale: float = 8.0,
+    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    hidden: int = 1024,
+    proposals: int = 1000,
+    samples: int = 512,
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.5,
+    detections: int = 100,
+    mask_channels: int | None = None,
+) -> nn.Module:
+    """Faster R-CNN (arXiv:1506.01497) on P2 to P6, or with a branch for masks Mask R-CNN (arXiv:1703.06870).
+
+    Args:
+        features: maps of strides 4 to 32.
+        num_classes: without the background.
+        channels: of the pyramid.
+        anchor_scale: side of an anchor over the stride of its level.
+        anchor_ratios: heights over widths of the anchors.
+        hidden: width of the box head.
+        proposals: boxes per image that the second stage sees, twice as many in training.
+        samples: of them, boxes per image that it learns from.
+        score_threshold, nms_threshold, detections: least score, most overlap (IoU) and most boxes per image that come
+            out.
+        mask_channels: width of the four convolutions of the mask branch; None for no masks.
+    """
+    kind, parts = FasterRCNN, {}
+    if mask_channels is not None:
+        kind = MaskRCNN
+        parts['mask_head'] = MaskRCNNHeads(channels, (mask_channels,) * 4, 1)
+        parts['mask_predictor'] = MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1)
+    strides = [*features.strides, 2 * features.strides[-1]]
+    sides = tuple((anchor_scale * stride,) for stride in strides)
+    return kind(
+        Neck(features, channels, LastLevelMaxPool()),
+        rpn_anchor_generator=AnchorGenerator(sides, (tuple(anchor_ratios),) * len(strides)),
+        rpn_pre_nms_top_n_train=2 * proposals,
+        rpn_post_nms_top_n_train=2 * proposals,
+        rpn_pre_nms_top_n_test=proposals,
+        rpn_post_nms_top_n_test=proposals,
+        box_head=TwoMLPHead(channels * 7**2, hidden),
+        box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
+        box_batch_size_per_image=samples,
+        box_score_thresh=score_threshold,
+        box_nms_thresh=nms_threshold,
+        box_detections_per_img=detections,
+        **parts,
+    )
+
+
+def retinanet(
+    features: Features,
+    num_classes: int,
+    *,
+    channels: int = 256,
+    anchor_scale: float = 4.0,
+    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.5,
+    detections: int = 100,
+) -> nn.Module:
+    """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as of `faster_rcnn`."""
+    strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
+    sides = tuple(tuple(anchor_scale * stride * 2 ** (octave / 3) for octave in range(3)) for stride in strides)
+    return RetinaNet(
+        Neck(features, channels, LastLevelP6P7(channels, channels)),
+        num_classes,
+        anchor_generator=AnchorGenerator(sides, (tuple(anchor_ratios),) * len(strides)),
+        score_thresh=score_threshold,
+        nms_thresh=nms_threshold,
+        detections_per_img=detections,
+    )
+
+
+def fcos(
+    features: Features,
+    num_classes: int,
+    *,
+    channels: int = 256,
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.6,
+    detections: int = 100,
+) -> nn.Module:
+    """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as of `faster_rcnn`."""
+    strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
+    return FCOS(
+        Neck(features, channels, LastLevelP6P7(channels, channels)),
+        num_classes,
+        anchor_generator=AnchorGenerator(tuple((stride,) for stride in strides), ((1.0,),) * len(strides)),
+        score_thresh=score_threshold,
+        nms_thresh=nms_threshold,
+        detections_per_img=detections,
+    )
+
+
+DETECTORS: dict[str, Callable[..., nn.Module]] = {
+    'faster_rcnn': faster_rcnn,
+    'mask_rcnn': partial(faster_rcnn, mask_channels=256),
+    'retinanet': retinanet,
+    'fcos': fcos,
+}
+
+
+class Detector(DenseModel):
+    """A detector of torchvision whose labels count from 0, without a background.
+
+    Args:
+        network: of `DETECTORS`.
+        resize: how images come to it.
+
+    Shape: a list of images (C, H, W) in 0..1, of any sizes -> in training a dictionary of losses, else for each image
+        boxes (N, 4) in its own pixels, labels (N,), scores (N,) and, of Mask R-CNN, masks (N, H, W) bool.
+    """
+
+    def __init__(self, network: nn.Module, resize: Resize):
+        super().__init__()
+        self.network = network
+        self.network.transform = resize
+        self.background = int(isinstance(network, FasterRCNN))
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
+        if self.training:
+            assert targets is not None, 'a detector in training mode needs targets'
+            losses = self.network(list(images), [self._single(target) for target in targets])
+            return {'loss_' + name.removeprefix('loss_'): loss for name, loss in losses.items()}
+        detections = self.network(list(images))
+        for found in detections:
+            found['labels'] = found['labels'] - self.background
+            if 'masks' in found:
+                found['masks'] = found['masks'][:, 0] > 0.5
+        return detections
+
+    def _single(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the detector learns from: no crowds, and labels as it counts them."""
+        keep = target['iscrowd'] == 0
+        wanted = {key: target[key][keep] for key in ('boxes', 'labels', 'masks') if key in target}
+        wanted['labels'] = wanted['labels'] + self.background
+        return wanted
+
+
+class DetectionTask(DenseTask):
+    """Boxes, and with Mask R-CNN masks, of the objects in an image."""
+
+    best = 'AP'  # the metric that decides which checkpoint is the best; higher is better
+    heads = DETECTORS
+
+    @classmethod
+    def build_model(
+        cls,
+        config: Settings,
+        num_classes: int,
+        with_weights: bool = True,
+        *,
+        head: str = 'faster_rcnn',
+        min_size: int | Sequence[int] = 800,
+        max_size: int = 1333,
+        norm: str = 'batch',
+        out_indices: Sequence[int] | None = None,
+        channels: int = 256,
+        **options: Any,
+    ) -> Detector:
+        """The configured detector.
+
+        Args:
+            config: ``model`` and ``run.grad_checkpointing`` are read.
+            num_classes: without the background.
+            with_weights: whether to load those of the backbone.
+            head: one of `DETECTORS`, which take the further ``options``.
+            min_size, max_size: see `Resize`; evaluation takes the last ``min_size``.
+            norm, out_indices: see `create_features`.
+            channels: of the pyramid.
+        """
+        strides = (8, 16, 32) if head in ('retinanet', 'fcos') else (4, 8, 16, 32)
+        features = create_features(
+            config, strides, out_indices=out_indices, out_channels=channels, norm=norm, with_weights=with_weights
+        )
+        sizes = (min_size,) if isinstance(min_size, int) else min_size
+        resize = Resize(sizes, max_size, features.mean, features.std, features.fixed_size)
+        return Detector(DETECTORS[head](features, num_classes, channels=channels, **options), resize)
+
+    @staticmethod
+    def data_options(options: dict[str, Any]) -> dict[str, Any]:
+        width = options.get('mask_channels', 256 if options['head'] == 'mask_rcnn' else None)
+        return {} if width is None else {'masks': True}
+
+    def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
+        """Losses in mode 'loss', detections in mode 'predict'; see `Detector`."""
+        return self.model(images, targets) if mode == 'loss' else self.model(images)
+
+    def metric(self) -> CocoMetric:
+        return CocoMetric(self.classes)

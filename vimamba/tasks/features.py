@@ -1,0 +1,204 @@
+"""Feature maps of any timm backbone for dense tasks, as a pyramid, whether the backbone is one or not."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from timm.layers import LayerNorm2d, freeze_batch_norm_2d
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.models.builder import FeatureGetter
+
+from .models import Settings, build_model, checkpointed, create, mean_and_std
+
+__all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid', 'create_features']
+
+_ANY_SIZE = {'dynamic_img_size': True, 'strict_img_size': False}  # how Vim and ViT, and Swin, come to take any image
+
+
+class SimpleFeaturePyramid(nn.Module):
+    """A pyramid out of maps of one stride (ViTDet, arXiv:2203.16527, Sec. 3): up by deconvolutions, down by pooling.
+
+    Args:
+        in_channels: of the maps.
+        stride: of the maps, in pixels.
+        strides: of the pyramid; each the map's stride times or divided by a power of two.
+        out_channels: of the pyramid, through a 1x1 and a 3x3 convolution, each with a LayerNorm; None leaves them
+            out, and halves the channels with each deconvolution.
+
+    Shape: one map for all levels, or one for each, (b, in_channels, h, w) -> a map for each level.
+
+    >>> pyramid = SimpleFeaturePyramid(32, 16, (4, 8, 16, 32), out_channels=24)
+    >>> [tuple(level.shape[1:]) for level in pyramid([torch.zeros(1, 32, 6, 4)])]
+    [(24, 24, 16), (24, 12, 8), (24, 6, 4), (24, 3, 2)]
+    """
+
+    def __init__(self, in_channels: int, stride: int, strides: Sequence[int], out_channels: int | None = None):
+        super().__init__()
+        self.levels, self.channels = nn.ModuleList(), []
+        for wanted in strides:
+            width, layers = in_channels, []
+            for step in range(_doublings(stride, wanted)):
+                if step:
+                    layers += [LayerNorm2d(width), nn.GELU()]
+                layers += [nn.ConvTranspose2d(width, width // 2, 2, 2)]
+                width //= 2
+            if (down := _doublings(wanted, stride)) > 0:
+                layers += [nn.MaxPool2d(2**down, ceil_mode=True)]
+            if out_channels:
+                layers += [nn.Conv2d(width, out_channels, 1, bias=False), LayerNorm2d(out_channels)]
+                layers += [nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels)]
+            self.levels.append(nn.Sequential(*layers))
+            self.channels.append(out_channels or width)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        return [level(maps[i if len(maps) > 1 else 0]) for i, level in enumerate(self.levels)]
+
+
+def _doublings(stride: int, wanted: int) -> int:
+    """How often ``wanted`` has to be doubled to be ``stride``; negative where it has to be halved."""
+    steps = math.log2(stride / wanted)
+    if not steps.is_integer():
+        raise bad_argument('stride of the backbone', f'{wanted} times or divided by a power of two', stride)
+    return int(steps)
+
+
+class Features(nn.Module):
+    """A backbone that gives maps of chosen strides.
+
+    Args:
+        backbone: of timm's ``features_only``, by `FeatureGetter`.
+        strides: of the maps, in pixels.
+        out_channels: of a flat backbone's pyramid; see `SimpleFeaturePyramid`.
+        fixed_size: (height, width) in pixels of the only images that the backbone takes, if it does not take any.
+        mean, std: per channel, for pixels in 0..1, of the images.
+
+    Attributes:
+        channels: of each map.
+        flat: whether the backbone is no pyramid, and one is made of its maps.
+
+    Shape: (b, in_chans, H, W) -> a list of (b, channels, H / stride, W / stride), rounded up.
+    """
+
+    def __init__(
+        self,
+        backbone: FeatureGetter,
+        strides: Sequence[int],
+        out_channels: int | None = None,
+        fixed_size: tuple[int, int] | None = None,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ):
+        super().__init__()
+        self.backbone, self.strides = backbone, list(strides)
+        self.fixed_size, self.mean, self.std = fixed_size, list(mean), list(std)
+        self.channels: list[int] = backbone.feature_info.channels()
+        self.flat = backbone.feature_info.reduction() != self.strides
+        self.pyramid: nn.Module = nn.Identity()
+        if self.flat:
+            stride = backbone.feature_info.reduction()[-1]
+            self.pyramid = SimpleFeaturePyramid(self.channels[-1], stride, strides, out_channels)
+            self.channels = self.pyramid.channels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.pyramid(self.backbone(images))
+
+
+class DenseModel(nn.Module):
+    """A module with `Features` somewhere in it, which tells an optimizer about the backbone as timm's models do."""
+
+    def _backbone(self) -> tuple[str, nn.Module]:
+        name, features = next((n, m) for n, m in self.named_modules() if isinstance(m, Features))
+        return f'{name}.backbone.model.', features.backbone.model
+
+    def no_weight_decay(self) -> set[str]:
+        """What the backbone exempts, under the names that it has here."""
+        prefix, backbone = self._backbone()
+        return {prefix + name for name in getattr(backbone, 'no_weight_decay', set)()}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """The layers of the backbone, in its order; necks and heads behind them."""
+        prefix, backbone = self._backbone()
+        layers = group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True)
+        return lambda name: float(layers.get(name.removeprefix(prefix), math.inf))
+
+
+def create_features(
+    config: Settings,
+    strides: Sequence[int],
+    *,
+    out_indices: Sequence[int] | None = None,
+    out_channels: int | None = None,
+    norm: str = 'batch',
+    with_weights: bool = True,
+) -> Features:
+    """The configured backbone, with the weights that the configuration asks for.
+
+    Args:
+        config: ``model`` and ``run.grad_checkpointing`` are read.
+        strides: of the maps, in pixels.
+        out_indices: blocks of a flat backbone: one, or one for each stride; None for the last.
+        out_channels: see `Features`.
+        norm: what to do with its batch norms: 'batch' leaves them, 'frozen' keeps their statistics and weights, 'sync'
+            takes the statistics over all processes.
+        with_weights: whether to load ``model.pretrained`` or ``model.checkpoint``.
+
+    Raises:
+        UsageError: unknown model or argument, a backbone without these strides, or weights that do not fit.
+    """
+    settings, where = config.model, config.at('model.name')
+    with torch.device('meta'):
+        plain = create(config, num_classes=0)
+        arguments = {key: on for key, on in _ANY_SIZE.items() if key in inspect.signature(type(plain)).parameters}
+        try:
+            plain = create(config, num_classes=0, **arguments)
+        except UsageError:  # a scan order of one size
+            arguments = {}
+        fixed_size = None if _takes_any_size(plain, settings.in_chans) else tuple(plain.patch_embed.img_size)
+    if not hasattr(plain, 'forward_intermediates'):
+        raise UsageError(f'{where}model {settings.name!r} gives no feature maps: it has no forward_intermediates')
+    reductions = [info['reduction'] for info in plain.feature_info]
+    if set(strides) <= set(reductions):
+        if out_indices is not None:
+            raise bad_argument(f'{config.at("task.out_indices")}task.out_indices', 'None for a pyramid', out_indices)
+        indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
+    elif len(set(reductions)) == 1:
+        indices = [len(reductions) - 1] if out_indices is None else list(out_indices)
+        if len(indices) not in (1, len(strides)) or not all(0 <= i < len(reductions) for i in indices):
+            blocks = f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}'
+            raise bad_argument(f'{config.at("task.out_indices")}task.out_indices', blocks, out_indices)
+    else:
+        needed = ', '.join(map(str, strides))
+        raise UsageError(f'{where}model {settings.name!r} has maps of strides {reductions}, the head needs {needed}')
+    if type(plain).__module__.startswith('vimamba.'):
+        overlay = {'pretrained_cfg_overlay': {'file': settings.checkpoint}} if settings.checkpoint else {}
+        pretrained = with_weights and (settings.pretrained or bool(overlay))
+        backbone = create(
+            config, pretrained, features_only=True, out_indices=indices, **(overlay if pretrained else {}), **arguments
+        )
+    else:
+        backbone = FeatureGetter(build_model(config, 0, with_weights, **arguments), indices)
+    checkpointed(backbone, config)
+    if norm == 'frozen':
+        backbone = freeze_batch_norm_2d(backbone)
+    elif norm == 'sync':
+        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    elif norm != 'batch':
+        raise unknown_name('task.norm', norm, ('batch', 'frozen', 'sync'), config.at('task.norm'))
+    mean, std = mean_and_std(plain, config)
+    return Features(backbone, strides, out_channels, fixed_size, mean, std)
+
+
+def _takes_any_size(model: nn.Module, channels: int) -> bool:
+    """Whether images of two sizes go through a model on the meta device."""
+    try:
+        for size in ((64, 96), (128, 64)):
+            model.eval()(torch.zeros(1, channels, *size, device='meta'))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        return 'meta' in str(error).lower()  # some models read values, which this device does not have
+    return True

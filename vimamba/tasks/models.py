@@ -1,0 +1,154 @@
+"""The configured timm model with the weights that the configuration asks for, and its mistakes in one line each."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+import vimamba  # noqa: F401  (registers its models with timm)
+from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
+from vimamba.errors import UsageError, unknown_name
+
+__all__ = ['Settings', 'build_model', 'checkpointed', 'create', 'fitted_weights', 'mean_and_std', 'try_size']
+
+logger = logging.getLogger('vimamba')
+
+_NOT_OF_THE_MODEL = {  # timm's factory takes these, and some of them load files
+    *('cache_dir', 'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict'),
+    *('exportable', 'features_only', 'no_jit', 'num_classes', 'out_indices', 'scriptable'),
+}
+
+
+class Settings(Protocol):
+    """What is read of a configuration: its sections, and where each key was written."""
+
+    task: Any
+    model: Any
+    data: Any
+    augment: Any
+    run: Any
+
+    def at(self, path: str) -> str: ...
+
+
+def build_model(config: Settings, num_classes: int, with_weights: bool = True, **arguments: Any) -> nn.Module:
+    """The configured timm model, with the weights that the configuration asks for.
+
+    ``model.checkpoint`` goes through the family's own ``checkpoint_filter_fn`` (official names, other image sizes);
+    a head for another number of classes is left out, and anything else that does not fit is an error. Further
+    ``arguments`` go to `create`.
+    """
+    settings = config.model
+    file = settings.checkpoint if with_weights else None
+    state = load_checkpoint(file) if file else {}
+    model = create(
+        config, pretrained=settings.pretrained and with_weights and not file, num_classes=num_classes, **arguments
+    )
+    if file:
+        weights = fitted_weights(model, state, file)
+        own = model.state_dict()
+        heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
+        for head in (heads,) if isinstance(heads, str) else heads:
+            for key in (f'{head}.weight', f'{head}.bias'):
+                if key not in own:  # a backbone
+                    weights.pop(key, None)
+                elif key in weights and own[key].shape != weights[key].shape:
+                    if key.endswith('.weight'):
+                        sizes = f'{len(weights[key])} classes in the file, {len(own[key])} here'
+                        logger.warning(f'warning: {file}: {key} is left out and starts anew ({sizes})')
+                    weights[key] = own[key]
+        load_weights(model, weights, file, settings.name, written_by(state))
+    return model
+
+
+def fitted_weights(model: nn.Module, state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint under the model's names, at its image size, by the family's own filter."""
+    weights = model_weights(state, path)
+    filter_fn = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    if filter_fn is None:
+        return weights
+    ours = type(model).__module__.startswith('vimamba.')  # these read the image size and the wrapper keys too
+    return filter_fn(state if ours else weights, model)
+
+
+def try_size(model: nn.Module, size: tuple[int, int, int], config: Settings) -> None:
+    """A forward pass of a model on the meta device, which computes shapes alone."""
+    try:
+        model.eval()(torch.zeros(1, *size, device='meta'))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if 'meta' not in str(error).lower():  # some models read values, which this device does not have
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            where = config.at('model.img_size')
+            raise UsageError(f'{where}model {config.model.name!r} does not take {size} images: {line}') from error
+
+
+def create(config: Settings, pretrained: bool = False, sized: bool = True, **arguments: Any) -> Any:
+    """`timm.create_model`, with its errors in one line each; without ``sized``, img_size is not passed.
+
+    Args:
+        config: ``model`` is read.
+        pretrained: whether to fetch the published weights.
+        sized: see above.
+        arguments: besides those of the configuration, such as num_classes.
+    """
+    settings, where = config.model, config.at('model.name')
+    name = settings.name
+    if not timm.is_model(name.split('.')[0]):
+        raise unknown_name('model', name, timm.list_models(), where)
+    for argument in _NOT_OF_THE_MODEL & settings.options.keys():
+        hint = 'weights come from model.pretrained or model.checkpoint'
+        raise UsageError(f'{config.at(f"model.{argument}")}model.{argument}: not an argument of a model; {hint}')
+    given = {'img_size': settings.img_size if sized else None, 'drop_path_rate': settings.drop_path_rate}
+    given = {key: value for key, value in given.items() if value is not None} | dict(settings.options)
+    try:
+        return timm.create_model(name, pretrained=pretrained, in_chans=settings.in_chans, **{**arguments, **given})
+    except TypeError as error:
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not unexpected or unexpected[1] not in given:
+            raise UsageError(f'{where}model {name!r} cannot be built: {error}') from error
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError, OSError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        argument = line.partition(':')[0]
+        if argument in given:
+            where = config.at(f'model.{argument}')
+        hint = '; check the network, or set model.pretrained=False and model.checkpoint=FILE' if pretrained else ''
+        raise UsageError(f'{where}model {name!r} cannot be built: {line}{hint}') from error
+    wrong = unexpected[1]
+    if wrong == 'img_size':  # a model for any size: the transforms alone need to know
+        return create(config, pretrained, sized=False, **arguments)
+    with torch.device('meta'):
+        known = set(inspect.signature(type(timm.create_model(name))).parameters)
+    raise unknown_name(f'argument of model {name!r}', wrong, known, config.at(f'model.{wrong}'))
+
+
+def checkpointed(model: nn.Module, config: Settings) -> None:
+    """Turns on the recomputing of activations where ``run.grad_checkpointing`` asks for it."""
+    if config.run.grad_checkpointing:
+        try:
+            model.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError, NotImplementedError):
+            raise UsageError(
+                f'{config.at("run.grad_checkpointing")}run.grad_checkpointing: {config.model.name!r} cannot '
+                'recompute its activations'
+            ) from None
+
+
+def mean_and_std(model: nn.Module, config: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per channel, for pixels in 0..1: the configured ones, else the model's own."""
+    own, channels = resolve_model_data_config(model), config.model.in_chans
+    chosen = []
+    for key in ('mean', 'std'):
+        values = getattr(config.data, key) or own[key]
+        if len(values) != channels and getattr(config.data, key) is None:  # a grey model from an RGB configuration
+            values = (sum(values) / len(values),) * channels
+        chosen.append(tuple(values))
+    return chosen[0], chosen[1]

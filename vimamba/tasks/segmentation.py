@@ -1,0 +1,325 @@
+"""Semantic segmentation: the decoders of segmentation-models-pytorch on any timm backbone."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vimamba.errors import UsageError, bad_argument
+
+from .dense import DenseTask
+from .features import DenseModel, Features, create_features
+from .models import Settings
+
+__all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
+
+_IGNORED = 255
+_STRIDES = (4, 8, 16, 32)
+
+
+def _decoder(kind: str, name: str, features: Features, out_channels: int, **options: Any) -> nn.Module:
+    """A decoder of segmentation-models-pytorch, which expects maps of strides 1 and 2 before those that it uses."""
+    try:
+        module = importlib.import_module(f'segmentation_models_pytorch.decoders.{kind}.decoder')
+    except ImportError as error:
+        raise UsageError(
+            f'segmentation needs segmentation-models-pytorch ({error}): pip install vimamba[seg]'
+        ) from None
+    decoder = getattr(module, name)([0, 0, *features.channels], **options)
+    decoder.out_channels = out_channels
+    return decoder
+
+
+def upernet(features: Features, *, channels: int = 512) -> nn.Module:
+    """UPerNet (arXiv:1807.10221): pyramid pooling and a feature pyramid, fused at stride 4."""
+    return _decoder('upernet', 'UPerNetDecoder', features, channels, decoder_channels=channels)
+
+
+def segformer(features: Features, *, channels: int = 256) -> nn.Module:
+    """SegFormer's light head (arXiv:2105.15203): one linear layer per map, fused at stride 4."""
+    return _decoder('segformer', 'SegformerDecoder', features, channels, segmentation_channels=channels)
+
+
+def fpn(features: Features, *, channels: int = 256) -> nn.Module:
+    """Semantic FPN (arXiv:1901.02446): a feature pyramid whose levels are added up at stride 4."""
+    narrow = channels // 2
+    return _decoder('fpn', 'FPNDecoder', features, narrow, pyramid_channels=channels, segmentation_channels=narrow)
+
+
+DECODERS: dict[str, Callable[..., nn.Module]] = {'upernet': upernet, 'segformer': segformer, 'fpn': fpn}
+
+
+class Segmenter(DenseModel):
+    """A class for every pixel.
+
+    Args:
+        features: maps of strides 4, 8, 16 and 32.
+        decoder: of `DECODERS`: maps to one of stride 4 with ``decoder.out_channels``.
+        num_classes: of the map.
+        auxiliary: weight of the loss of a second, small head on the map of stride 16; 0 for none.
+        dropout: before the classifiers.
+
+    Shape: (B, C, H, W), normalised, H and W multiples of 32 -> logits (B, num_classes, H / 4, W / 4); in training also
+        those of the second head.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        decoder: nn.Module,
+        num_classes: int,
+        auxiliary: float = 0.0,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.features, self.decoder, self.auxiliary = features, decoder, auxiliary
+        self.head = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(decoder.out_channels, num_classes, 1))
+        self.second = None
+        if auxiliary:
+            self.second = nn.Sequential(
+                nn.Conv2d(features.channels[2], 256, 3, padding=1, bias=False),
+                nn.BatchNorm2d(256),
+                nn.ReLU(inplace=True),
+                nn.Dropout2d(dropout),
+                nn.Conv2d(256, num_classes, 1),
+            )
+
+    def forward(self, images: Tensor) -> Any:
+        maps = self.features(images)
+        logits = self.head(self.decoder([images, images[:, :0], *maps]))  # a decoder may want the size of the first
+        return (logits, self.second(maps[2])) if self.training and self.second is not None else logits
+
+
+class SegmentationMetric:
+    """mIoU, mAcc and aAcc, from a confusion matrix that adds up exactly over processes.
+
+    Attributes:
+        state: 'confusion' (classes, classes) int64, rows the true class of a pixel; 'images' () int64.
+        records: what processes put together instead of adding it up: nothing.
+
+    >>> metric = SegmentationMetric(['sky', 'sea'])
+    >>> metric.update([torch.tensor([[0, 1, 1, 1]])], [{'mask': torch.tensor([[0, 0, 1, 255]])}])
+    >>> {name: round(value, 1) for name, value in metric.compute().items()}
+    {'mIoU': 50.0, 'mAcc': 75.0, 'aAcc': 66.7, 'images': 1}
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes, n = list(classes), len(classes)
+        self.records: list[Any] = []
+        self.state = {
+            'confusion': torch.zeros(n, n, dtype=torch.int64),
+            'images': torch.zeros((), dtype=torch.int64),
+        }
+
+    def update(self, outputs: Sequence[Tensor], targets: Sequence[dict[str, Any]]) -> None:
+        """Adds images: predicted classes (H, W) int, and targets with ``mask`` (H, W), 255 where it does not count."""
+        n = len(self.classes)
+        for output, target in zip(outputs, targets, strict=True):
+            truth = target['mask'].long()
+            counted = truth != _IGNORED
+            pairs = torch.bincount(truth[counted] * n + output.long()[counted], minlength=n * n)
+            self.state['confusion'] += pairs.view(n, n)
+            self.state['images'] += 1
+
+    def compute(self) -> dict[str, float]:
+        """``mIoU`` and ``mAcc``, means over classes that occur, ``aAcc`` over all pixels, in percent; ``images``."""
+        confusion = self.state['confusion'].double()
+        hits = confusion.diagonal()
+        means = {'mIoU': self._iou().nanmean(), 'mAcc': 100 * (hits / confusion.sum(1)).nanmean()}
+        means['aAcc'] = 100 * hits.sum() / confusion.sum()
+        return {**{name: float(value) for name, value in means.items()}, 'images': int(self.state['images'])}
+
+    def _iou(self) -> Tensor:
+        """Of each class in percent; NaN for one that neither occurs nor is predicted."""
+        confusion = self.state['confusion'].double()
+        hits = confusion.diagonal()
+        return 100 * hits / (confusion.sum(0) + confusion.sum(1) - hits)
+
+    def summary(self) -> dict[str, Any]:
+        """All figures, for a JSON file."""
+        per_class = dict(zip(self.classes, self._iou().tolist()))
+        return {**self.compute(), 'per_class': per_class, 'confusion': self.state['confusion'].tolist()}
+
+    def table(self) -> str:
+        """The field's usual table."""
+        result, confusion = self.compute(), self.state['confusion'].double()
+        accuracy = 100 * confusion.diagonal() / confusion.sum(1)
+        width = max(7, *(min(len(name), 30) for name in self.classes))
+        lines = [f'aAcc {result["aAcc"]:.2f} %   mIoU {result["mIoU"]:.2f} %   mAcc {result["mAcc"]:.2f} %']
+        lines.append(f'{"class":<{width}} {"IoU":>7} {"Acc":>7}')
+        rows = zip(self.classes, self._iou().tolist(), accuracy.tolist())
+        return '\n'.join(lines + [f'{name[:30]:<{width}} {iou:>7.2f} {acc:>7.2f}' for name, iou, acc in rows])
+
+
+class SegmentationTask(DenseTask):
+    """A class for every pixel of an image.
+
+    Args:
+        model: the network.
+        classes: their names.
+        resize: (short side, most of the long side) in pixels that evaluation brings an image to; None: as it is.
+        window: (height, width) in pixels of a sliding window; None for the whole image at once.
+        stride: of the window, in pixels; None for two thirds of it.
+        scales: factors on the size whose predictions are averaged.
+        flip: average with the mirrored image's prediction, too.
+        dice: weight of the Dice loss (arXiv:1606.04797) beside the cross-entropy, for thin or rare things.
+    """
+
+    best = 'mIoU'
+    heads = DECODERS
+
+    def __init__(
+        self,
+        model: Segmenter,
+        classes: Sequence[str],
+        *,
+        resize: Sequence[int] | None = None,
+        window: Sequence[int] | None = None,
+        stride: Sequence[int] | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        dice: float = 0.0,
+    ) -> None:
+        super().__init__(model, classes)
+        self.resize, self.window, self.scales, self.flip, self.dice = resize, window, scales, flip, dice
+        self.stride = stride or (window and [max(1, side * 2 // 3) for side in window])
+
+    @classmethod
+    def build_model(
+        cls,
+        config: Settings,
+        num_classes: int,
+        with_weights: bool = True,
+        *,
+        head: str = 'upernet',
+        norm: str = 'batch',
+        out_indices: Sequence[int] | None = None,
+        auxiliary: float = 0.0,
+        dropout: float = 0.1,
+        **options: Any,
+    ) -> Segmenter:
+        """The configured network.
+
+        Args:
+            config: ``model`` and ``run.grad_checkpointing`` are read.
+            num_classes: of the map.
+            with_weights: whether to load those of the backbone.
+            head: one of `DECODERS`, which take the further ``options``.
+            norm, out_indices: see `create_features`.
+            auxiliary, dropout: see `Segmenter`.
+        """
+        features = create_features(config, _STRIDES, out_indices=out_indices, norm=norm, with_weights=with_weights)
+        return Segmenter(features, DECODERS[head](features, **options), num_classes, auxiliary, dropout)
+
+    def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
+        """``{'loss_pixels': ()}`` in mode 'loss', classes (H, W) uint8 of each image in mode 'predict'.
+
+        Args:
+            images: (C, H, W) in 0..1; in mode 'loss' all of one size.
+            targets: with ``mask`` (H, W), in mode 'loss'.
+            mode: 'loss' or 'predict'.
+        """
+        if mode == 'predict':
+            return [self.probabilities(image).argmax(0).to(torch.uint8) for image in images]
+        assert targets is not None
+        batch, truth = torch.stack(list(images)), torch.stack([target['mask'] for target in targets]).long()
+        padded = self._padded(self._normalised(batch))
+        outputs = self.model(padded)
+        logits, second = outputs if isinstance(outputs, tuple) else (outputs, None)
+        losses = {'loss_pixels': _loss(logits, truth, padded.shape[2:])}
+        if self.dice:
+            losses['loss_dice'] = self.dice * _dice(logits, truth, padded.shape[2:])
+        if second is not None:
+            losses['loss_auxiliary'] = self.model.auxiliary * _loss(second, truth, padded.shape[2:])
+        return losses
+
+    def probabilities(self, image: Tensor) -> Tensor:
+        """(classes, H, W) for the pixels of an image (C, H, W) in 0..1, averaged over scales and flips."""
+        height, width = image.shape[1:]
+        factor = 1.0
+        if self.resize:
+            factor = min(self.resize[0] / min(height, width), self.resize[1] / max(height, width))
+        total = torch.zeros(())
+        for scale in self.scales:
+            size = [max(1, round(side * factor * scale)) for side in (height, width)]
+            batch = self._normalised(image[None])
+            if size != [height, width]:
+                batch = F.interpolate(batch, size, mode='bilinear', antialias=True)
+            for mirrored in (False, True)[: 1 + self.flip]:
+                logits = self._logits(batch.flip(3) if mirrored else batch)
+                logits = F.interpolate(logits.flip(3) if mirrored else logits, (height, width), mode='bilinear')
+                total = total.to(logits.device) + logits[0].softmax(0)
+        return total / (len(self.scales) * (1 + self.flip))
+
+    def _logits(self, batch: Tensor) -> Tensor:
+        """(1, C, H, W) normalised -> (1, classes, H, W), whole or in windows whose overlaps are averaged."""
+        if self.window is None:
+            return self._whole(batch)
+        assert self.stride is not None
+        tops, lefts = (
+            sorted({min(i * step, max(0, side - of)) for i in range(math.ceil(max(0, side - of) / step) + 1)})
+            for side, of, step in zip(batch.shape[2:], self.window, self.stride)
+        )
+        total, count = torch.zeros(()), torch.zeros((1, 1, *batch.shape[2:]), device=batch.device)
+        for top in tops:
+            for left in lefts:
+                place = (..., slice(top, top + self.window[0]), slice(left, left + self.window[1]))
+                logits = self._whole(batch[place])
+                if total.ndim == 0:
+                    total = torch.zeros((1, logits.shape[1], *batch.shape[2:]), device=batch.device)
+                total[place] += logits
+                count[place] += 1
+        return total / count
+
+    def _whole(self, batch: Tensor) -> Tensor:
+        height, width = batch.shape[2:]
+        padded = self._padded(batch)
+        logits = F.interpolate(self.model(padded).float(), padded.shape[2:], mode='bilinear')
+        return logits[..., :height, :width]
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        features: Any = self.model.features
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (features.mean, features.std))
+        return (images - mean) / std
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """Zeros at the right and the bottom, to multiples of 32 or to the only size that the backbone takes."""
+        height, width = (32 * math.ceil(side / 32) for side in images.shape[2:])
+        fixed: Any = self.model.features.fixed_size
+        if fixed:
+            if height > fixed[0] or width > fixed[1]:
+                expected, given = f'at most {fixed} for this backbone', tuple(images.shape[2:])
+                raise bad_argument('images', expected, given, 'set model.img_size or task.window')
+            height, width = fixed
+        return F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
+
+    def metric(self) -> SegmentationMetric:
+        return SegmentationMetric(self.classes)
+
+
+def _loss(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
+    """Mean cross-entropy over the pixels that count, of logits for padded images of ``size``."""
+    logits = _at(logits, truth, size)
+    total = F.cross_entropy(logits, truth, ignore_index=_IGNORED, reduction='sum')
+    return total / (truth != _IGNORED).sum().clamp(1)  # a mean over no pixel would be NaN
+
+
+def _dice(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
+    """One less the mean overlap of the classes that the batch has, over the pixels that count."""
+    counted = truth != _IGNORED
+    probabilities = _at(logits, truth, size).softmax(1).movedim(1, -1)[counted]  # (pixels, classes)
+    wanted = F.one_hot(truth[counted], logits.shape[1])
+    overlap = 2 * (probabilities * wanted).sum(0) / (probabilities + wanted).sum(0).clamp(1e-6)
+    present = wanted.any(0)
+    return ((1 - overlap) * present).sum() / present.sum().clamp(1)
+
+
+def _at(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits for padded images of ``size`` at every pixel of the truth (B, H, W)."""
+    return F.interpolate(logits.float(), list(size), mode='bilinear')[..., : truth.shape[1], : truth.shape[2]]
