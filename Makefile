@@ -11,14 +11,24 @@ CREATE := $(PYTHON) -m venv $(VENV)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: help demo test check format clean
+SCENES := detection instances segmentation detection-flat
+detection: CONFIG = detection/digit_scenes_faster_rcnn_vmamba
+instances: CONFIG = detection/digit_scenes_mask_rcnn_vmamba
+segmentation: CONFIG = segmentation/digit_scenes_upernet_vmamba
+detection-flat: CONFIG = detection/digit_scenes_faster_rcnn_vim
+
+.PHONY: help $(SCENES) demo test check format clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@sed -n 's/^\$$(SCENES):.*## /$(SCENES)\t/p; s/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: $(VENV)/.train  ## train a Vision Mamba on real handwritten digits and test it: a few minutes on two CPU cores
 	$(BIN)/python tools/train.py configs/classification/digits_vim_nano.py --work-dir runs/demo --overwrite
 	$(BIN)/python tools/test.py configs/classification/digits_vim_nano.py runs/demo/last.pth --split test --out-dir runs/demo
+
+$(SCENES): $(VENV)/.dense  ## one of these: a detector or segmenter learns digit scenes from scratch, up to 15 minutes each
+	$(BIN)/python tools/train.py configs/$(CONFIG).py --work-dir runs/$@ --overwrite
+	$(BIN)/python tools/test.py configs/$(CONFIG).py runs/$@/last.pth --split test --out-dir runs/$@ --json runs/$@/test.json
 
 test: $(VENV)/.dev  ## the whole test suite, on every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
@@ -37,7 +47,7 @@ clean:  ## remove the virtual environment and what was generated
 	rm -rf $(VENV) runs build dist *.egg-info kernels/*/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps make a second call quick; they go stale when the dependencies or the compiled kernels change.
-$(VENV)/.train $(VENV)/.dev: $(VENV)/.%: setup.cfg setup.py pyproject.toml $(wildcard kernels/*/*.cpp kernels/*/*.h)
+$(VENV)/.train $(VENV)/.dense $(VENV)/.dev: $(VENV)/.%: setup.cfg setup.py pyproject.toml $(wildcard kernels/*/*.cpp kernels/*/*.h)
 	@echo "installing vimamba[$*] into $(VENV) (a few minutes the first time)"
 	@$(CREATE)
 	@$(INSTALL) -e '.[$*]'

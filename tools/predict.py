@@ -1,4 +1,7 @@
-"""Labels images: python tools/predict.py photo.jpg folder --checkpoint runs/NAME/best.pth --picture labels.png"""
+"""Labels images, finds the objects in them or maps them, as the checkpoint was trained to do:
+
+python tools/predict.py photo.jpg folder --checkpoint runs/NAME/best.pth --picture out.png
+"""
 
 import argparse
 import json
@@ -6,16 +9,17 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
-from vimamba.errors import UsageError, bad_argument, prepare_output, run, unknown_name
-from vimamba.process import keep_memory
+from vimamba.errors import UsageError, bad_argument, prepare_output, run
+from vimamba.process import find_device, keep_memory
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', nargs='+', metavar='IMAGE_OR_FOLDER', help='image files, or folders of them')
     parser.add_argument(
         '--model', metavar='NAME', help='a model of timm or vimamba; a checkpoint of ours knows its own'
@@ -23,16 +27,19 @@ def main() -> int:
     parser.add_argument('--checkpoint', metavar='FILE', help='weights; without it, those published for the model')
     parser.add_argument('--topk', type=int, default=5, help='classes per image (default: %(default)s)')
     parser.add_argument('--json', metavar='FILE', help='write the result there; - for the terminal, instead of a table')
-    parser.add_argument('--picture', metavar='FILE.png', help='draw the images with their labels (the first 48)')
+    parser.add_argument('--picture', metavar='FILE.png', help='draw the images with what was found (the first 48)')
+    parser.add_argument('--threshold', type=float, default=0.5, help='least score of a box (default: %(default)s)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: a GPU where there is one)')
     parser.add_argument('--batch-size', type=int, default=32, help='images at a time (default: %(default)s)')
     args = parser.parse_args()
 
     from PIL import Image
 
+    from vimamba.checkpoint import load_checkpoint, written_by
     from vimamba.data import BrokenImage, find_images
     from vimamba.insight.contact_sheet import contact_sheet
-    from vimamba.tasks.predict import Prediction, as_json, load_classifier, predict, table
+    from vimamba.insight.samples import picture
+    from vimamba.tasks import predict, predict_dense
 
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
     device = find_device(args.device)
@@ -45,35 +52,32 @@ def main() -> int:
         if out is not None and out != '-':
             prepare_output(f'--{option}', out)
     paths = find_images(args.images)
-    classifier = load_classifier(args.model, args.checkpoint)
-    options = {'topk': args.topk, 'batch_size': args.batch_size, 'device': device}
-    results = list(predict(classifier, paths, **options))
-    predictions = [result for result in results if isinstance(result, Prediction)]
+    state = load_checkpoint(args.checkpoint) if args.checkpoint else {}
+    kind = predict_dense.task_of(state)
+    if kind == 'classification':
+        classifier = predict.load_classifier(args.model, args.checkpoint)
+        options = {'topk': args.topk, 'batch_size': args.batch_size, 'device': device}
+        name, results = classifier.name, list[Any](predict.predict(classifier, paths, **options))
+    else:
+        task = predict_dense.load_dense(state, args.checkpoint)
+        name, results = written_by(state), list(predict_dense.predict_dense(task, paths, device, args.threshold))
+    found = [result for result in results if not isinstance(result, BrokenImage)]
     broken = [result for result in results if isinstance(result, BrokenImage)]
+    rows = [result.as_json() for result in found]
 
-    if args.json != '-' and predictions:
-        print(table(predictions))
+    if args.json != '-' and found:
+        print(predict.table(found) if kind == 'classification' else predict_dense.table(rows))
     if args.json:
-        write_json(args.json, as_json(classifier.name, args.checkpoint, predictions, broken))
-    if args.picture and predictions:
-        contact_sheet(predictions, args.picture)
+        left_out = [{'path': error.path, 'reason': error.reason} for error in broken]
+        write_json(args.json, {'model': name, 'checkpoint': args.checkpoint, 'images': rows, 'broken': left_out})
+    if args.picture and found and kind == 'classification':
+        contact_sheet(found, args.picture)
+    elif args.picture and found:
+        images, outputs = [result.image for result in found[:48]], [result.output for result in found[:48]]
+        picture(kind, images, None, outputs, task.classes).save(args.picture)
     for error in broken:
         print(f'error: {error}', file=sys.stderr)
     return 1 if broken else 0
-
-
-def find_device(name: str):
-    import torch
-
-    if name.split(':')[0] not in (known := ('auto', 'cpu', 'cuda', 'mps')):
-        raise unknown_name('--device', name, known)
-    if name == 'auto':
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device('cpu')
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f'--device {name}: {str(error).splitlines()[0]}; --device cpu always works') from error
-    return torch.device(name)
 
 
 def write_json(out: str, result: dict) -> None:

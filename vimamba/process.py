@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
-__all__ = ['keep_memory']
+from vimamba.errors import UsageError, unknown_name
+
+__all__ = ['find_device', 'keep_memory']
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -24,3 +27,22 @@ def keep_memory(megabytes: int = 512) -> bool:
     except AttributeError:  # musl has none
         return False
     return all(set_option(option, megabytes << 20) for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD))
+
+
+def find_device(name: str) -> Any:
+    """The torch device of a name; 'auto' is a GPU where there is one.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    import torch  # here, because a tool sets what torch reads at its import before
+
+    if name.split(':')[0] not in (known := ('auto', 'cpu', 'cuda', 'mps')):
+        raise unknown_name('--device', name, known)
+    if name == 'auto':
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device('cpu')
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f'--device {name}: {str(error).splitlines()[0]}; --device cpu always works') from error
+    return torch.device(name)

@@ -1,4 +1,6 @@
 # UPerNet on digit scenes: the background and ten digits; nothing is downloaded.
 # python tools/train.py configs/segmentation/digit_scenes_upernet_vmamba.py
 _base_ = '../_base_/digit_scenes.py'
-task = dict(name='segmentation', head='upernet', channels=64)
+task = dict(name='segmentation', head='upernet', channels=64, dice=1.0)
+optim = dict(lr=2e-3)
+schedule = dict(epochs=6)

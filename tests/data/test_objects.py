@@ -233,7 +233,7 @@ def test_whatever_a_file_says_it_is_read_or_refused(root, data):
                 dataset[i]
         except UsageError as error:
             said = str(error)
-            assert '\n' not in said  # noqa: PT017  (reading it is as good)
+            assert '\n' not in said
 
 
 def test_voc_counts_from_one_and_difficult_ones_are_not_to_be_found(tmp_path):

@@ -27,7 +27,7 @@ def config(**sections):
     return check(Table(tables, dict.fromkeys(tables, 'test')))
 
 
-def expected_rate(name, t, lr, warmup, total, warmup_lr, min_lr):
+def expected_rate(name, t, lr, warmup, total, warmup_lr, min_lr, places):
     if t < warmup:
         return warmup_lr + (lr - warmup_lr) * t / warmup
     p = (t - warmup) / (total - warmup)
@@ -35,11 +35,12 @@ def expected_rate(name, t, lr, warmup, total, warmup_lr, min_lr):
         'cosine': min_lr + (lr - min_lr) * (1 + math.cos(math.pi * p)) / 2,
         'linear': lr + (min_lr - lr) * p,
         'constant': lr,
+        'step': lr / 10 ** sum(t >= place for place in places),
     }[name]
 
 
 @given(
-    name=st.sampled_from(['cosine', 'linear', 'constant']),
+    name=st.sampled_from(['cosine', 'linear', 'constant', 'step']),
     epochs=st.integers(2, 20),
     warmup=st.sampled_from([0, 0.5, 1]),
     steps=st.integers(1, 30),
@@ -49,10 +50,13 @@ def test_the_schedule_is_the_formula_at_every_step(name, epochs, warmup, steps, 
     parameter = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([{'params': [parameter], 'lr_scale': 0.5}], lr=lr)
     schedule = {'name': name, 'epochs': epochs, 'warmup_epochs': warmup, 'warmup_lr': 1e-6, 'min_lr': 1e-5}
+    milestones = [1.5, epochs - 0.25] if name == 'step' else None
+    schedule |= {'milestones': milestones}
     scheduler = create_schedule(optimizer, config(schedule=schedule), steps)
     for t in range(epochs * steps):
         scheduler.step_update(t)
-        rate = expected_rate(name, t, lr, round(warmup * steps), epochs * steps, 1e-6, 1e-5)
+        rate = expected_rate(name, t, lr, round(warmup * steps), epochs * steps, 1e-6, 1e-5,
+                             [round(epoch * steps) for epoch in milestones or ()])  # fmt: skip
         assert optimizer.param_groups[0]['lr'] == pytest.approx(0.5 * rate, rel=1e-9)
 
 

@@ -90,6 +90,6 @@ def evaluate_checkpoint(
         folder = Path(out_dir)
         if 'confusion' in metric.state:
             plots.plot_confusion(metric.state['confusion'], classes, folder / 'confusion.png')
-        draw(config.task.name, *sample.columns(), classes).save(folder / 'predictions.png')
+        sample.picture(draw, task_type, config, classes).save(folder / 'predictions.png')
         print(f'pictures in {folder}')
     return 0

@@ -139,8 +139,8 @@ class LogHook(Hook):
         logger.info(f'epoch {state.epoch}/{runner.max_epochs}  validation  {shown}{flag}')
         self._write({'kind': 'val', 'epoch': state.epoch, 'step': state.step, **metrics})
         if self.writer and self.draw and state.sample:
-            picture = np.asarray(self.draw(state.config.task.name, *state.sample.columns(), state.classes))
-            self.writer.add_image('val/predictions', picture, state.step, dataformats='HWC')
+            picture = state.sample.picture(self.draw, state.task, state.config, state.classes)
+            self.writer.add_image('val/predictions', np.asarray(picture), state.step, dataformats='HWC')
             self.writer.flush()
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from vimamba.errors import UsageError
 from . import distributed
 from .hooks import peak_memory
 from .optim import NonFinite, autocast
+from .schema import Config
 from .state import TrainingState
 
 __all__ = ['EvalLoop', 'Sample', 'TrainLoop', 'evaluate']
@@ -203,12 +204,13 @@ class Sample:
         for image, target, output in zip(images, targets, outputs):
             kept = self.kept[task.mistaken(output, target)]
             if len(kept) < self.size:
-                kept.append((task.pixels(image), target, output))
+                kept.append((image, target, output))
 
-    def columns(self) -> tuple[list[Tensor], list[Any], list[Any]]:
-        """Images in 0..1, targets, outputs."""
+    def picture(self, draw: Callable[..., Any], task_type: Any, config: Config, classes: list[str]) -> Any:
+        """What ``draw`` makes of them."""
         chosen = (self.kept[True] + self.kept[False])[: self.size]
-        return [row[0] for row in chosen], [row[1] for row in chosen], [row[2] for row in chosen]
+        images, targets, outputs = ([row[i] for row in chosen] for i in range(3))
+        return draw(config.task.name, task_type.pixels(config, images), targets, outputs, classes)
 
 
 def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

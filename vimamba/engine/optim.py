@@ -72,7 +72,8 @@ def create_schedule(optimizer: torch.optim.Optimizer, config: Config, steps_per_
     """timm's schedule, a closed formula of the step, so that there is no state to save.
 
     With s steps, w of them warm-up: lr(t) = warmup_lr + (lr - warmup_lr) t / w for t < w, then for
-    p = (t - w) / (s - w): cosine min_lr + (lr - min_lr) (1 + cos(pi p)) / 2, linear lr + (min_lr - lr) p, or lr.
+    p = (t - w) / (s - w): cosine min_lr + (lr - min_lr) (1 + cos(pi p)) / 2, linear lr + (min_lr - lr) p, step
+    lr / 10^m with m milestones passed, or lr.
     """
     schedule = config.schedule
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
@@ -85,6 +86,10 @@ def create_schedule(optimizer: torch.optim.Optimizer, config: Config, steps_per_
     }
     if schedule.name == 'constant':
         return timm.scheduler.StepLRScheduler(optimizer, decay_t=rest + warmup + 1, **common)
+    if schedule.name == 'step':
+        # timm counts from the end of the warm-up, and one early
+        places = [round(epoch * steps_per_epoch) - warmup + 1 for epoch in schedule.milestones or ()]
+        return timm.scheduler.MultiStepLRScheduler(optimizer, decay_t=places, decay_rate=0.1, **common)
     if schedule.name == 'linear':
         return timm.scheduler.PolyLRScheduler(optimizer, t_initial=rest, power=1.0, lr_min=schedule.min_lr, **common)
     return timm.scheduler.CosineLRScheduler(optimizer, t_initial=rest, lr_min=schedule.min_lr, **common)

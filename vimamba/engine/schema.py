@@ -118,11 +118,12 @@ class Optim:
 class Schedule:
     """The learning rate: linear warm-up, then the rest, a new value each step."""
 
-    name: str = key('cosine', 'how it falls from lr to min_lr', choices=('cosine', 'linear', 'constant'))
+    name: str = key('cosine', 'how it falls from lr to min_lr', choices=('cosine', 'linear', 'step', 'constant'))
     epochs: int = key(300, 'passes over the training images', low=1)
     warmup_epochs: float = key(5.0, 'length of the warm-up', low=0)
     warmup_lr: float = key(1e-6, 'where it starts', low=0)
     min_lr: float = key(1e-5, 'where it ends', low=0)
+    milestones: Numbers | None = key(None, 'step: the epochs after which the rate is divided by ten', positive=True)
 
 
 @dataclass(frozen=True)
@@ -293,10 +294,14 @@ def _check_together(config: Config) -> None:
     if schedule.warmup_epochs >= schedule.epochs:
         raise bad_argument(f'{config.at("schedule.warmup_epochs")}schedule.warmup_epochs',
                            f'less than schedule.epochs ({schedule.epochs})', schedule.warmup_epochs)  # fmt: skip
-    falls = schedule.name != 'constant' and config.optim.lr_batch is None
+    falls = schedule.name in ('cosine', 'linear') and config.optim.lr_batch is None
     if falls and schedule.min_lr > config.optim.lr:
         where = config.at('schedule.min_lr' if 'min_lr' in config.source.get('schedule', {}) else 'optim.lr')
         raise bad_argument(f'{where}schedule.min_lr', f'at most optim.lr ({config.optim.lr})', schedule.min_lr)
+    stepped, places = schedule.name == 'step', schedule.milestones or ()
+    if stepped != bool(places) or list(places) != sorted(set(places)) or (places and places[-1] >= schedule.epochs):
+        expected = f'rising epochs below {schedule.epochs}' if stepped else "none where schedule.name is not 'step'"
+        raise bad_argument(f'{config.at("schedule.milestones")}schedule.milestones', expected, places or None)
     if config.run.ema == 1:
         raise bad_argument(f'{config.at("run.ema")}run.ema', 'less than 1', 1, 'the average would never move')
     size = config.model.img_size

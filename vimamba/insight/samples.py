@@ -15,20 +15,24 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make
 from vimamba.errors import bad_argument
 from vimamba.insight.plots import plot_predictions
 
-__all__ = ['draw_map', 'draw_objects', 'picture']
+__all__ = ['draw', 'draw_map', 'draw_objects', 'picture']
 
 _SIDE = 256  # pixels that the longer side of an image is drawn with, at least
 
 
 def picture(
-    task: str, images: Sequence[Tensor], targets: Sequence[Any], outputs: Sequence[Any], classes: Sequence[str]
+    task: str,
+    images: Sequence[Tensor],
+    targets: Sequence[Any] | None,
+    outputs: Sequence[Any] | None,
+    classes: Sequence[str],
 ) -> Image.Image:
-    """The images of an evaluation: with their labels, or beside their truth and their prediction.
+    """Images with their labels, or with their truth and their prediction side by side.
 
     Args:
         task: 'classification', 'detection' or 'segmentation'.
         images: each (C, H, W) in 0..1.
-        targets, outputs: of each, as the task has them.
+        targets, outputs: of each, as the task has them; either may be None, to be left out.
         classes: their names.
 
     Raises:
@@ -36,19 +40,15 @@ def picture(
     """
     if not len(images):
         raise bad_argument('images', 'at least one', 0)
-    if task == 'classification':
+    if task == 'classification' and targets is not None and outputs is not None:
         scores, best = torch.stack(list(outputs)).softmax(1).max(1)
         file = io.BytesIO()
         labels = [int(target) for target in targets]
         plot_predictions(torch.stack(list(images)), labels, best.tolist(), scores.tolist(), classes, file)
         return Image.open(file).convert('RGB')
-    tiles = []
-    for image, target, output in zip(images, targets, outputs):
-        if task == 'segmentation':
-            sides = [draw_map(image, labels, classes) for labels in (target['mask'], output)]
-        else:
-            sides = [draw_objects(image, objects, classes) for objects in (target, output)]
-        tiles.append(torch.cat(sides, dim=2))
+    said_of = [column for column in (targets, outputs) if column is not None]
+    rows = zip(images, *said_of)
+    tiles = [torch.cat([draw(task, image, said, classes) for said in row], dim=2) for image, *row in rows]
     height, width = (max(tile.shape[side] for tile in tiles) for side in (1, 2))
     canvas = torch.full((len(tiles), 3, height, width), 255, dtype=torch.uint8)
     for blank, tile in zip(canvas, tiles):
@@ -56,6 +56,17 @@ def picture(
     columns = 1 if len(tiles) < 4 else 2 if len(tiles) < 12 else 3
     grid = make_grid(canvas, columns, padding=6, pad_value=255)
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
+
+
+def draw(task: str, image: Tensor, said: Any, classes: Sequence[str]) -> Tensor:
+    """An image (C, H, W) in 0..1 under a target or an output of a task: (3, H', W') uint8."""
+    if task == 'detection':
+        return draw_objects(image, said, classes)
+    if task == 'segmentation':
+        return draw_map(image, said['mask'] if isinstance(said, dict) else said, classes)
+    label = int(said) if torch.as_tensor(said).ndim == 0 else int(said.argmax())
+    pixels, _ = _enlarged(image)
+    return _named(pixels, torch.zeros(1, 4), [classes[label]], [_colour(label)])
 
 
 def draw_objects(image: Tensor, objects: dict[str, Any], classes: Sequence[str], threshold: float = 0.5) -> Tensor:
@@ -98,8 +109,10 @@ def draw_map(image: Tensor, classes_of_pixels: Tensor, classes: Sequence[str]) -
     present = [int(label) for label in labels.unique() if label != 255]
     if not present:
         return pixels
-    masks = torch.stack([labels == label for label in present])
-    return draw_segmentation_masks(pixels, masks, alpha=0.6, colors=[_colour(label) for label in present])
+    masks, colours = torch.stack([labels == label for label in present]), [_colour(label) for label in present]
+    corners = torch.stack([torch.nonzero(mask)[0].flip(0).repeat(2) for mask in masks])  # of the first pixel, x y
+    drawn = draw_segmentation_masks(pixels, masks, alpha=0.6, colors=colours)
+    return _named(drawn, corners, [classes[label] for label in present], colours)
 
 
 def _enlarged(image: Tensor) -> tuple[Tensor, int]:

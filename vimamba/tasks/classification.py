@@ -104,7 +104,6 @@ class ClassificationTask(nn.Module):
         classes: their names.
         smoothing: of the labels.
         mixup: mixes images and targets in training; it smooths the labels itself.
-        mean, std: per channel, of the images, for `pixels`.
     """
 
     lists = False  # batches are tensors
@@ -116,11 +115,8 @@ class ClassificationTask(nn.Module):
         classes: Sequence[str],
         smoothing: float = 0.0,
         mixup: Mixup | None = None,
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
-        self.mean, self.std = mean, std
         self.model, self.classes = model, list(classes)
         self.smoothing, self.mixup = smoothing, mixup
 
@@ -140,10 +136,12 @@ class ClassificationTask(nn.Module):
         images, targets = self.mixup(images.clone(), targets)  # it mixes in place
         return {'loss': F.cross_entropy(self.model(images).float(), targets)}
 
-    def pixels(self, image: Tensor) -> Tensor:
-        """An image (C, H, W) as the loader gives it, in 0..1 again, to be looked at."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (image * std + mean).clamp(0, 1)
+    @classmethod
+    def pixels(cls, config: Settings, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images (C, H, W) as the loader gives them, in 0..1 again, to be looked at."""
+        wanted = cls.preprocessing(config)
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (wanted.mean, wanted.std))
+        return [(image * std + mean).clamp(0, 1) for image in images]
 
     @staticmethod
     def mistaken(output: Tensor, target: Tensor) -> bool:
@@ -221,4 +219,4 @@ class ClassificationTask(nn.Module):
                 label_smoothing=augment.smoothing,
                 num_classes=len(classes),
             )
-        return cls(model, classes, augment.smoothing, mixup, *mean_and_std(model, config))
+        return cls(model, classes, augment.smoothing, mixup)

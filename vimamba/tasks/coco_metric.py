@@ -114,7 +114,7 @@ class CocoMetric:
 def _objects(arrays: dict[str, Any], **more: list[Any]) -> list[dict[str, Any]]:
     """One dictionary an object, in COCO's form, from boxes (N, 4), labels (N,) and maybe masks (N, H, W)."""
     boxes = torch.as_tensor(arrays['boxes']).double().reshape(-1, 4)
-    boxes[:, 2:] -= boxes[:, :2]
+    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)  # left, top, width, height
     columns: dict[str, list[Any]] = {'bbox': boxes.tolist(), 'category_id': arrays['labels'].tolist(), **more}
     if 'masks' in arrays:
         columns['segmentation'] = _run_lengths(torch.as_tensor(arrays['masks']))

@@ -40,9 +40,10 @@ class DenseTask(nn.Module):
         super().__init__()
         self.model, self.classes = model, list(classes)
 
-    def pixels(self, image: Tensor) -> Tensor:
-        """An image (C, H, W) as the loader gives it, in 0..1, to be looked at."""
-        return image
+    @classmethod
+    def pixels(cls, config: Settings, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images (C, H, W) as the loader gives them, in 0..1, to be looked at."""
+        return list(images)
 
     @staticmethod
     def mistaken(output: Any, target: Any) -> bool:

@@ -191,6 +191,8 @@ def fcos(
     detections: int = 100,
 ) -> nn.Module:
     """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as of `faster_rcnn`."""
+    if channels % 32 or channels < 64:  # 32 groups, which may not be of one number each
+        raise bad_argument('task.channels', 'a multiple of 32 from 64 on, for the group norms of FCOS', channels)
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
     return FCOS(
         Neck(features, channels, LastLevelP6P7(channels, channels)),

@@ -22,30 +22,30 @@ _ANY_SIZE = {'dynamic_img_size': True, 'strict_img_size': False}  # how Vim and 
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """A pyramid out of maps of one stride (ViTDet, arXiv:2203.16527, Sec. 3): up by deconvolutions, down by pooling.
+    """A pyramid out of maps of other strides (ViTDet, arXiv:2203.16527, Sec. 3): deconvolutions up, pooling down.
 
     Args:
-        in_channels: of the maps.
-        stride: of the maps, in pixels.
-        strides: of the pyramid; each the map's stride times or divided by a power of two.
-        out_channels: of the pyramid, through a 1x1 and a 3x3 convolution, each with a LayerNorm; None leaves them
-            out, and halves the channels with each deconvolution.
+        sources: for each level the (channels, stride in pixels) of the map that it is made of.
+        strides: of the levels; each the source's stride times or divided by a power of two.
+        out_channels: of the levels, through a 1x1 and a 3x3 convolution, each with a LayerNorm; None leaves them out,
+            and halves the channels with each deconvolution.
 
-    Shape: one map for all levels, or one for each, (b, in_channels, h, w) -> a map for each level.
+    Shape: for each level a map (b, channels, h, w) -> (b, out_channels, h', w').
 
-    >>> pyramid = SimpleFeaturePyramid(32, 16, (4, 8, 16, 32), out_channels=24)
-    >>> [tuple(level.shape[1:]) for level in pyramid([torch.zeros(1, 32, 6, 4)])]
+    >>> pyramid = SimpleFeaturePyramid([(32, 16)] * 4, (4, 8, 16, 32), out_channels=24)
+    >>> [tuple(level.shape[1:]) for level in pyramid([torch.zeros(1, 32, 6, 4)] * 4)]
     [(24, 24, 16), (24, 12, 8), (24, 6, 4), (24, 3, 2)]
     """
 
-    def __init__(self, in_channels: int, stride: int, strides: Sequence[int], out_channels: int | None = None):
+    def __init__(
+        self, sources: Sequence[tuple[int, int]], strides: Sequence[int], out_channels: int | None = None
+    ) -> None:
         super().__init__()
         self.levels, self.channels = nn.ModuleList(), []
-        for wanted in strides:
-            width, layers = in_channels, []
+        for (width, stride), wanted in zip(sources, strides, strict=True):
+            layers: list[nn.Module] = []
             for step in range(_doublings(stride, wanted)):
-                if step:
-                    layers += [LayerNorm2d(width), nn.GELU()]
+                layers += [LayerNorm2d(width), nn.GELU()] if step else []
                 layers += [nn.ConvTranspose2d(width, width // 2, 2, 2)]
                 width //= 2
             if (down := _doublings(wanted, stride)) > 0:
@@ -56,8 +56,8 @@ class SimpleFeaturePyramid(nn.Module):
             self.levels.append(nn.Sequential(*layers))
             self.channels.append(out_channels or width)
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        return [level(maps[i if len(maps) > 1 else 0]) for i, level in enumerate(self.levels)]
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [level(map_) for level, map_ in zip(self.levels, maps)]
 
 
 def _doublings(stride: int, wanted: int) -> int:
@@ -73,14 +73,15 @@ class Features(nn.Module):
 
     Args:
         backbone: of timm's ``features_only``, by `FeatureGetter`.
-        strides: of the maps, in pixels.
-        out_channels: of a flat backbone's pyramid; see `SimpleFeaturePyramid`.
+        layers: of the backbone, whose map each level is, or is made of.
+        strides: of the levels, in pixels.
+        out_channels: of the pyramid that is made where the backbone has other strides; see `SimpleFeaturePyramid`.
         fixed_size: (height, width) in pixels of the only images that the backbone takes, if it does not take any.
         mean, std: per channel, for pixels in 0..1, of the images.
 
     Attributes:
-        channels: of each map.
-        flat: whether the backbone is no pyramid, and one is made of its maps.
+        channels: of each level.
+        flat: whether the backbone is no pyramid of these strides, and one is made of its maps.
 
     Shape: (b, in_chans, H, W) -> a list of (b, channels, H / stride, W / stride), rounded up.
     """
@@ -88,25 +89,30 @@ class Features(nn.Module):
     def __init__(
         self,
         backbone: FeatureGetter,
+        layers: Sequence[int],
         strides: Sequence[int],
         out_channels: int | None = None,
         fixed_size: tuple[int, int] | None = None,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
-    ):
+    ) -> None:
         super().__init__()
         self.backbone, self.strides = backbone, list(strides)
         self.fixed_size, self.mean, self.std = fixed_size, list(mean), list(std)
-        self.channels: list[int] = backbone.feature_info.channels()
-        self.flat = backbone.feature_info.reduction() != self.strides
+        distinct = sorted(set(layers))  # what the backbone gives
+        self.taken = [distinct.index(layer) for layer in layers]
+        channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
+        sources = [(channels[i], reductions[i]) for i in self.taken]
+        self.flat = [stride for _, stride in sources] != self.strides
+        self.channels = [width for width, _ in sources]
         self.pyramid: nn.Module = nn.Identity()
         if self.flat:
-            stride = backbone.feature_info.reduction()[-1]
-            self.pyramid = SimpleFeaturePyramid(self.channels[-1], stride, strides, out_channels)
+            self.pyramid = SimpleFeaturePyramid(sources, strides, out_channels)
             self.channels = self.pyramid.channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return self.pyramid(self.backbone(images))
+        maps = self.backbone(images)
+        return self.pyramid([maps[i] for i in self.taken])
 
 
 class DenseModel(nn.Module):
@@ -162,19 +168,8 @@ def create_features(
         fixed_size = None if _takes_any_size(plain, settings.in_chans) else tuple(plain.patch_embed.img_size)
     if not hasattr(plain, 'forward_intermediates'):
         raise UsageError(f'{where}model {settings.name!r} gives no feature maps: it has no forward_intermediates')
-    reductions = [info['reduction'] for info in plain.feature_info]
-    if set(strides) <= set(reductions):
-        if out_indices is not None:
-            raise bad_argument(f'{config.at("task.out_indices")}task.out_indices', 'None for a pyramid', out_indices)
-        indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
-    elif len(set(reductions)) == 1:
-        indices = [len(reductions) - 1] if out_indices is None else list(out_indices)
-        if len(indices) not in (1, len(strides)) or not all(0 <= i < len(reductions) for i in indices):
-            blocks = f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}'
-            raise bad_argument(f'{config.at("task.out_indices")}task.out_indices', blocks, out_indices)
-    else:
-        needed = ', '.join(map(str, strides))
-        raise UsageError(f'{where}model {settings.name!r} has maps of strides {reductions}, the head needs {needed}')
+    layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices, config)
+    indices = sorted(set(layers))
     if type(plain).__module__.startswith('vimamba.'):
         overlay = {'pretrained_cfg_overlay': {'file': settings.checkpoint}} if settings.checkpoint else {}
         pretrained = with_weights and (settings.pretrained or bool(overlay))
@@ -191,7 +186,22 @@ def create_features(
     elif norm != 'batch':
         raise unknown_name('task.norm', norm, ('batch', 'frozen', 'sync'), config.at('task.norm'))
     mean, std = mean_and_std(plain, config)
-    return Features(backbone, strides, out_channels, fixed_size, mean, std)
+    return Features(backbone, layers, strides, out_channels, fixed_size, mean, std)
+
+
+def _layers(
+    reductions: Sequence[int], strides: Sequence[int], chosen: Sequence[int] | None, config: Settings
+) -> list[int]:
+    """For each stride a layer of the backbone: the last that has it, or else is finer, or else is the finest."""
+    if chosen is None:
+        sources = [max((r for r in reductions if r <= stride), default=min(reductions)) for stride in strides]
+        return [len(reductions) - 1 - list(reversed(reductions)).index(source) for source in sources]
+    where = f'{config.at("task.out_indices")}task.out_indices'
+    if set(strides) <= set(reductions):
+        raise bad_argument(where, 'None for a pyramid', chosen)
+    if len(chosen) not in (1, len(strides)) or not all(0 <= i < len(reductions) for i in chosen):
+        raise bad_argument(where, f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}', chosen)
+    return list(chosen) * (len(strides) // len(chosen))
 
 
 def _takes_any_size(model: nn.Module, channels: int) -> bool:

@@ -20,7 +20,7 @@ from vimamba.errors import UsageError, bad_argument, unknown_name
 from .classification import ClassificationTask
 from .models import build_model, fitted_weights
 
-__all__ = ['Classifier', 'Prediction', 'as_json', 'load_classifier', 'predict', 'table']
+__all__ = ['Classifier', 'Prediction', 'load_classifier', 'predict', 'table']
 
 
 class Classifier(NamedTuple):
@@ -40,6 +40,12 @@ class Prediction(NamedTuple):
     classes: list[str]
     indices: list[int]
     scores: list[float]  # probabilities
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``tools/predict.py --json`` writes of it."""
+        keys = ('class', 'index', 'score')
+        rows = zip(self.classes, self.indices, self.scores)
+        return {'path': self.path, 'predictions': [dict(zip(keys, row)) for row in rows]}
 
 
 def load_classifier(name: str | None = None, checkpoint: str | Path | None = None) -> Classifier:
@@ -153,22 +159,6 @@ def _published(name: str) -> nn.Module:
         raise UsageError(
             f'{name}: its published weights cannot be loaded ({reason}): check the network, or give --checkpoint FILE'
         ) from error
-
-
-def as_json(
-    model: str, checkpoint: str | None, predictions: Sequence[Prediction], broken: Sequence[BrokenImage]
-) -> dict[str, Any]:
-    """What ``tools/predict.py --json`` writes."""
-    keys = ('class', 'index', 'score')
-    return {
-        'model': model,
-        'checkpoint': checkpoint,
-        'images': [
-            {'path': p.path, 'predictions': [dict(zip(keys, row)) for row in zip(p.classes, p.indices, p.scores)]}
-            for p in predictions
-        ],
-        'broken': [{'path': error.path, 'reason': error.reason} for error in broken],
-    }
 
 
 def table(predictions: Sequence[Prediction]) -> str:

@@ -48,6 +48,8 @@ def segformer(features: Features, *, channels: int = 256) -> nn.Module:
 
 def fpn(features: Features, *, channels: int = 256) -> nn.Module:
     """Semantic FPN (arXiv:1901.02446): a feature pyramid whose levels are added up at stride 4."""
+    if channels % 64:
+        raise bad_argument('task.channels', 'a multiple of 64, for the group norms of the FPN', channels)
     narrow = channels // 2
     return _decoder('fpn', 'FPNDecoder', features, narrow, pyramid_channels=channels, segmentation_channels=narrow)
 

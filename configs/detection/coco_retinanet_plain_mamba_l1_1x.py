@@ -1,0 +1,7 @@
+# RetinaNet with plain_mamba_l1 on COCO, 1x.
+# torchrun --nproc-per-node 8 tools/train.py configs/detection/coco_retinanet_plain_mamba_l1_1x.py
+# The weights are fetched; from an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
+# The authors put a ViT-Adapter around the backbone; here it is a simple feature pyramid.
+_base_ = '../_base_/coco_1x.py'
+model = dict(name='plain_mamba_l1', pretrained=True, drop_path_rate=0.1)
+task = dict(head='retinanet', norm='sync')

@@ -1,0 +1,193 @@
+"""Detectors on any backbone: the field's pyramids and anchors, any image, and losses that teach."""
+
+import pytest
+import timm
+import timm.optim
+import torch
+
+from tests.tasks.settings import TINY, settings
+from vimamba.errors import UsageError
+from vimamba.tasks.detection import DETECTORS, DetectionTask
+
+SMALL = {'min_size': 64, 'max_size': 64, 'channels': 64}
+RCNN = {'hidden': 32, 'proposals': 50, 'samples': 16}
+
+
+def task_of(model='vmamba', head='faster_rcnn', classes=10, **options):
+    more = RCNN if 'rcnn' in head else {}
+    torch.manual_seed(0)
+    config = settings('detection', model, {'head': head, **SMALL, **more, **options})
+    return config, DetectionTask.build(config, [str(i) for i in range(classes)])
+
+
+def batch(config, count=2, training=True):
+    data = DetectionTask.dataset(config, 'train', training)
+    samples = [data[i] for i in range(count)]
+    return [image for image, _ in samples], [target for _, target in samples]
+
+
+@pytest.mark.parametrize('model', TINY)
+def test_every_family_learns_and_detects(model):
+    """The same options serve a model of each family, and of timm, flat or a pyramid."""
+    config, task = task_of(model)
+    images, targets = batch(config)
+    losses = task.train()(images, targets, mode='loss')
+    assert all(name.startswith('loss_') and torch.isfinite(loss) for name, loss in losses.items())
+    sum(losses.values()).backward()
+    backbone = [p for name, p in task.named_parameters() if '.backbone.model.' in name]
+    assert len(backbone) > 10
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in backbone)
+    for found, image in zip(task.eval()(images), images):
+        assert found['boxes'].shape == (len(found['labels']), 4)
+        assert found['boxes'].numel() == 0 or found['boxes'].max() <= max(image.shape[1:])
+
+
+@pytest.mark.parametrize('head', DETECTORS)
+def test_every_head_overfits_two_scenes(head):
+    """What is wrong with a loss, a label or an anchor shows in that two images are not learned by heart."""
+    config, task = task_of(head=head)
+    images, targets = batch(config)
+    optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
+    first = None
+    for _ in range(60 if head == 'retinanet' else 25):  # focal loss begins slowly, with few positives
+        losses = task.train()(images, targets, mode='loss')
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        first = first or {name: loss.item() for name, loss in losses.items()}
+    assert sum(losses.values()).item() < 0.6 * sum(first.values())
+    if head == 'mask_rcnn':
+        assert losses['loss_mask'] < first['loss_mask']
+
+
+@pytest.mark.parametrize(
+    ('head', 'model', 'levels'),
+    [('faster_rcnn', 'vmamba', (4, 8, 16, 32, 64)), ('retinanet', 'vmamba', (8, 16, 32, 64, 128)),
+     ('fcos', 'vmamba', (8, 16, 32, 64, 128)), ('faster_rcnn', 'vim', (4, 8, 16, 32, 64)),
+     ('retinanet', 'vim', (8, 16, 32, 64, 128))],
+)  # fmt: skip
+def test_anchors_belong_to_the_strides_of_their_levels(head, model, levels):
+    _, task = task_of(model, head)
+    network = task.eval().model.network
+    size = (64, 64) if model == 'vim' else (128, 96)
+    with torch.inference_mode():
+        maps = list(network.backbone(torch.zeros(1, 3, *size)).values())
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (64, *(max(1, -(-side // stride)) for side in size)) for stride in levels
+    ]
+    generator = network.rpn.anchor_generator if 'rcnn' in head else network.anchor_generator
+    scale = {'faster_rcnn': 8, 'retinanet': 4, 'fcos': 1}[head]
+    assert [sizes[0] for sizes in generator.sizes] == [scale * stride for stride in levels]
+
+
+@pytest.mark.parametrize('size', [(1, 2000), (2000, 1), (40, 64), (300, 17), (64, 64)], ids=str)
+@pytest.mark.parametrize('head', ['faster_rcnn', 'mask_rcnn', 'fcos'])
+def test_images_of_any_shape_come_out_in_their_own_pixels(head, size):
+    _, task = task_of(head=head, score_threshold=0.0, max_size=128)
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        (found,) = task.eval()([torch.rand(3, *size)])
+    assert found['boxes'].shape[1:] == (4,)
+    assert len(found['boxes']) == len(found['scores']) == len(found['labels'])
+    if len(found['boxes']):
+        assert found['boxes'].min() >= 0
+        assert (found['boxes'][:, 2].max(), found['boxes'][:, 3].max()) <= (size[1] + 1e-3, size[0] + 1e-3)
+    if head == 'mask_rcnn':
+        assert found['masks'].shape == (len(found['boxes']), *size)
+        assert found['masks'].dtype == torch.bool
+
+
+@pytest.mark.parametrize('head', DETECTORS)
+def test_images_without_objects_and_boxes_of_one_pixel_are_learned_from(head):
+    config, task = task_of(head=head)
+    (image, _), (empty, single) = batch(config)[0], batch(config)[1]
+    for key in ('boxes', 'labels', 'area', 'iscrowd', 'masks'):
+        if key in empty:
+            empty[key] = empty[key][:0]
+    keep = {key: value[:1] if torch.is_tensor(value) else value for key, value in single.items()}
+    keep['boxes'] = torch.tensor([[10.0, 10.0, 11.0, 11.0]])
+    losses = task.train()([image, image], [empty, keep], mode='loss')
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    losses = task([image], [empty], mode='loss')
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_a_crowd_is_not_learned_from():
+    config, task = task_of()
+    images, targets = batch(config, 1)
+    seen = []
+    task.model.network.forward = lambda images, targets: seen.append(targets) or {'a': images[0].sum()}
+    targets[0]['iscrowd'][0] = 1
+    task.train()(images, targets, mode='loss')
+    assert len(seen[0][0]['boxes']) == len(targets[0]['boxes']) - 1
+    assert torch.equal(seen[0][0]['labels'], targets[0]['labels'][1:] + 1)  # 0 is the background there
+
+
+@pytest.mark.parametrize('amp', [torch.bfloat16, None], ids=str)
+def test_losses_are_finite_under_autocast(amp):
+    config, task = task_of(head='mask_rcnn')
+    images, targets = batch(config)
+    with torch.autocast('cpu', amp, enabled=amp is not None):
+        losses = task.train()(images, targets, mode='loss')
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_the_optimizer_knows_the_layers_of_the_backbone():
+    _, task = task_of('vmamba')
+    optimizer = timm.optim.create_optimizer_v2(task.model, 'adamw', lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    names = {id(p): name for name, p in task.model.named_parameters()}
+    groups = {names[id(p)]: group for group in optimizer.param_groups for p in group['params']}
+    assert len(groups) == len(names)
+    scale = {name: group['lr_scale'] for name, group in groups.items()}
+    heads = {scale[name] for name in scale if '.backbone.model.' not in name}
+    assert heads == {1.0}
+    stem = max(scale[name] for name in scale if '.stem.' in name)
+    last = max(scale[name] for name in scale if '.layers.3.blocks' in name)
+    assert stem < last < 1.0
+    assert all(groups[name]['weight_decay'] == 0 for name in names.values() if name.endswith(('A_log', '.D')))
+
+
+def test_frozen_norms_stay():
+    config, task = task_of('timm resnet', norm='frozen')
+    images, targets = batch(config)
+    before = {k: v.clone() for k, v in task.state_dict().items() if 'running' in k and '.backbone.model.' in k}
+    task.train()(images, targets, mode='loss')
+    assert before
+    assert all(torch.equal(task.state_dict()[key], value) for key, value in before.items())
+    kinds = {type(m).__name__ for m in task.model.network.backbone.features.backbone.modules()}
+    assert 'FrozenBatchNorm2d' in kinds
+    assert not kinds & {'BatchNorm2d', 'BatchNormAct2d'}
+
+
+def test_weights_of_a_classifier_start_the_backbone(tmp_path):
+    model = timm.create_model('test_vmamba', num_classes=7)
+    torch.save({'model': model.state_dict(), 'epoch': 3}, tmp_path / 'classifier.pth')
+    config = settings('detection', 'vmamba', {**SMALL, **RCNN})
+    config.model.checkpoint = str(tmp_path / 'classifier.pth')
+    task = DetectionTask.build(config, ['a'])
+    own = task.model.network.backbone.features.backbone.model.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in model.state_dict().items() if key in own)
+    assert sum(key.startswith('layers.') for key in own) == sum(k.startswith('layers.') for k in model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('model', 'options', 'says'),
+    [
+        ('vmamba', {'head': 'faster_rcn'}, "unknown task.head 'faster_rcn': did you mean 'faster_rcnn'"),
+        ('vmamba', {'chanels': 8}, "'chanels': did you mean 'channels'"),
+        ('vmamba', {'head': 'fcos', 'anchor_scale': 8}, "unknown key in task with head 'fcos' 'anchor_scale'"),
+        ('vmamba', {'norm': 'bacth'}, "unknown task.norm 'bacth': did you mean 'batch'"),
+        ('vmamba', {'out_indices': [1]}, 'task.out_indices: expected None for a pyramid'),
+        ('vim', {'out_indices': [7]}, 'of the blocks 0 to 1, got'),
+        ('vmamba', {'head': 'fcos', 'channels': 48}, 'task.channels: expected a multiple of 32'),
+    ],
+)
+def test_mistakes_are_named(model, options, says):
+    with pytest.raises(UsageError, match=says):
+        DetectionTask.check(settings('detection', model, options))
+
+
+def test_images_too_large_for_a_backbone_of_one_size_are_refused():
+    _, task = task_of('local_vim', max_size=128, min_size=128)
+    with pytest.raises(UsageError, match=r'images: expected at most \(64, 64\) for this backbone, got \(128, 128\)'):
+        task.eval()([torch.rand(3, 64, 64)])

@@ -1,0 +1,50 @@
+"""Draws what a model is trained on, after its transforms: python tools/browse.py CONFIG --out browse.png"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+
+from vimamba.errors import UsageError, bad_argument, prepare_output, run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a configuration of training')
+    parser.add_argument('--split', default='train', help='part of the data set (default: %(default)s)')
+    parser.add_argument('--out', default='browse.png', help='the picture (default: %(default)s)')
+    parser.add_argument('--count', type=int, default=16, help='images (default: %(default)s)')
+    parser.add_argument('--epoch', type=int, default=0, help='whose augmentation to show (default: %(default)s)')
+    parser.add_argument('--plain', action='store_true', help='without augmentation')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='such as augment.hflip=0.5')
+    args = parser.parse_args()
+
+    from vimamba.data import create_loader
+    from vimamba.engine import schema
+    from vimamba.engine.config import read_config
+    from vimamba.insight.samples import picture
+    from vimamba.tasks import TASKS
+
+    if args.count < 1 or args.epoch < 0:
+        raise bad_argument('--count, --epoch', 'at least 1, at least 0', f'{args.count}, {args.epoch}')
+    if Path(args.out).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
+        raise UsageError(f'--out {args.out}: expected a file name that ends in .png, .jpg or .webp')
+    prepare_output('--out', args.out)
+    config = schema.check(read_config(args.config, args.cfg_options))
+    task: Any = TASKS[config.task.name]
+    task.check(config)
+    dataset = task.dataset(config, args.split, training=not args.plain)
+    loader = create_loader(
+        dataset, min(args.count, len(dataset)), training=not args.plain, seed=config.run.seed, lists=task.lists
+    )
+    loader.sampler.set_epoch(args.epoch)  # type: ignore[attr-defined]
+    images, targets = next(iter(loader))
+    picture(config.task.name, task.pixels(config, images), targets, None, dataset.classes).save(args.out)
+    print(f'{len(images)} of {len(dataset)} images of {config.data.name}/{args.split} in {args.out}')
+    return 0
+
+
+if __name__ == '__main__':
+    run(main)
