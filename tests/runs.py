@@ -16,7 +16,7 @@ import torch
 from vimamba.checkpoint import load_checkpoint, save_checkpoint
 from vimamba.engine.train import train
 from vimamba.errors import UsageError, run
-from vimamba.tasks import ClassificationTask
+from vimamba.tasks import TASKS, ClassificationTask
 
 PROCESSES = multiprocessing.get_context('forkserver')
 PROCESSES.set_forkserver_preload(['tests.runs', 'sklearn.datasets', 'vimamba.data.transforms'])
@@ -93,7 +93,7 @@ def _child(log, environment, config, faults, keywords):
     os.environ.update(environment)
     torch.set_num_threads(1)
     FaultyTask.faults = faults
-    run(lambda: train(config, {'classification': FaultyTask}, **keywords))
+    run(lambda: train(config, {**TASKS, 'classification': FaultyTask}, **keywords))
 
 
 def start(config, folder, faults=(), environment=None, **keywords):
