@@ -156,6 +156,24 @@ def digits() -> str:
     return f'{table}\n\nTwo runs side by side. Measured {last["date"]} on {machine}.'
 
 
+def scenes() -> str:
+    """What the four `make` targets reach on the test scenes."""
+    results = rows('scenes.csv')
+    body = []
+    for row in results:
+        figures = [row[name] for name in ('AP', 'AP50', 'mask_AP', 'mask_AP50', 'mIoU')]
+        took = f'{int(row["train_seconds"]) / 60:.0f} min, {int(row["memory_mib"]) / 1024:.1f} GiB'
+        body.append(
+            [f'`make {row["target"]}`', row['head'], row['backbone'], f'{row["parameters_m"]} M', *figures, took]
+        )
+    header = ['', 'head', 'backbone', 'parameters', 'AP', 'AP50', 'mask AP', 'mask AP50', 'mIoU', 'training']
+    if not results:
+        return markdown(header, body)
+    last = results[-1]
+    where = f'{last["threads"]} threads of {last["cpu"]}, torch {last["torch"]}'
+    return f'{markdown(header, body)}\n\n{last["test_images"]} test scenes, last weights, {last["date"]}, {where}.'
+
+
 def measured(what: str) -> list[dict[str, str]]:
     """The last measurement of everything of one kind on the CPU, by one thread."""
     of_kind = [row for row in rows('results.csv') if (row['what'], row['clock']) == (what, 'CPU time')]
@@ -235,6 +253,7 @@ TABLES = {
     'families': families,
     'pairs': pairs,
     'digits': digits,
+    'scenes': scenes,
     'cross': cross,
     'scans': scans,
     'resolutions': resolutions,
@@ -258,7 +277,7 @@ def main() -> int:
     if args.plot:
         draw_scaling()
     stale = []
-    for file in (ROOT / 'README.md', *sorted((ROOT / 'model_cards').glob('*.md'))):
+    for file in (ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('model_cards/*.md'))):
         text = file.read_text()
         if (new := render(text)) != text:
             stale.append(file.name)

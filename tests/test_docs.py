@@ -1,9 +1,13 @@
 """What the pages say is what happens: their Python runs, and prints what they show."""
 
+import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,3 +26,30 @@ def test_the_page_on_composing_runs_as_it_stands(tmp_path):
     assert shown in done.stdout
     assert 'spiral' in (tmp_path / 'spiral' / 'config.json').read_text()
     assert (tmp_path / 'spiral' / 'last.pth').is_file()
+
+
+def blocks_of(page):
+    """Heading -> its Python, with what stood under the headings before that it builds on."""
+    parts = re.split(r'^## (.+)$', (ROOT / 'docs' / page).read_text(), flags=re.MULTILINE)
+    return {
+        heading: '\n'.join(re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL))
+        for heading, text in zip(parts[1::2], parts[2::2])
+    }
+
+
+DOWNSTREAM = blocks_of('downstream.md')
+
+
+@pytest.mark.parametrize('stack', DOWNSTREAM)
+def test_the_examples_in_other_stacks_run_as_they_stand(stack):
+    library = stack.replace('-', '_')
+    if not find_spec(library):
+        pytest.skip(f'{stack} is not installed')
+    needs = [] if stack == 'torchvision' else ['import timm, torch, vimamba']
+    if stack == 'transformers':
+        needs.append('images, labels = torch.rand(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.long)')
+    script = '\n'.join([*needs, DOWNSTREAM[stack]])
+    environment = {**os.environ, 'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, env=environment, capture_output=True, text=True,
+                          timeout=280)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]

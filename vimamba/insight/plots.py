@@ -38,11 +38,11 @@ STYLE: dict[Any, Any] = {
 
 
 def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], out_png: str | os.PathLike[str]) -> None:
-    """Losses, validation top-1 and learning rate over epochs.
+    """Losses, the first metric of the validation and learning rate over epochs.
 
     Args:
         records: dicts with 'kind' ('train' or 'val') and 'epoch', the former with 'loss' and 'lr', the latter with
-            'loss' and 'top1' (percent); or the JSON-lines file that holds them.
+            a metric in percent, such as 'top1', and maybe 'loss'; or the JSON-lines file that holds them.
         out_png: the file to write.
 
     Raises:
@@ -58,10 +58,14 @@ def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], o
         points = [(r['epoch'], r[key]) for r in rows[kind] if r.get(key) is not None]
         return [x for x, _ in points], [y for _, y in points]
 
+    others = {'kind', 'epoch', 'step', 'loss', 'images'}
+    metric = next((key for row in rows['val'] for key in row if key not in others), 'top1')
     with _figure(out_png, (11, 3.3), ncols=3) as (_, (loss, top1, rate)):
         loss.set_title('Loss')
         for kind, colour in (('train', GREY), ('val', BLUE)):
             marker = 'o' if len(rows[kind]) == 1 else None
+            if not series(kind, 'loss')[0]:
+                continue
             loss.plot(
                 *series(kind, 'loss'),
                 color=colour,
@@ -71,11 +75,11 @@ def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], o
             )
         loss.set_ylim(bottom=0)
         loss.legend()
-        top1.set_title('Validation top-1 (%)')
-        x, y = series('val', 'top1')
+        top1.set_title(f'Validation {metric.replace("top1", "top-1")} (%)')
+        x, y = series('val', metric)
         top1.plot(x, y, color=BLUE)
         if y:
-            best = int(np.argmax(y))
+            best = int(np.argmax(np.nan_to_num(y)))  # NaN where there was nothing to find
             top1.axhline(y[best], color=RED, linewidth=0.7, linestyle=':')
             top1.plot(x[best], y[best], 'o', color=RED, markersize=5, clip_on=False)
             top1.set_title(f'best: {y[best]:.2f} %, epoch {x[best]:g}', loc='right', color=RED, fontsize=9)
