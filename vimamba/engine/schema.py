@@ -298,6 +298,12 @@ def _check_together(config: Config) -> None:
     if falls and schedule.min_lr > config.optim.lr:
         where = config.at('schedule.min_lr' if 'min_lr' in config.source.get('schedule', {}) else 'optim.lr')
         raise bad_argument(f'{where}schedule.min_lr', f'at most optim.lr ({config.optim.lr})', schedule.min_lr)
+    if task != 'classification':
+        nothing = {'augment': ('mixup', 'cutmix', 'smoothing'), 'data': ('interpolation', 'crop_pct')}
+        for section, names in nothing.items():
+            for name in names:
+                if value := getattr(getattr(config, section), name):
+                    raise bad_argument(f'{config.at(f"{section}.{name}")}{section}.{name}', f'none for {task}', value)
     stepped, places = schedule.name == 'step', schedule.milestones or ()
     if stepped != bool(places) or list(places) != sorted(set(places)) or (places and places[-1] >= schedule.epochs):
         expected = f'rising epochs below {schedule.epochs}' if stepped else "none where schedule.name is not 'step'"

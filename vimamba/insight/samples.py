@@ -18,6 +18,7 @@ from vimamba.insight.plots import plot_predictions
 __all__ = ['draw', 'draw_map', 'draw_objects', 'picture']
 
 _SIDE = 256  # pixels that the longer side of an image is drawn with, at least
+_NAMED = 0.005  # share of an image from which a class is named on a map
 
 
 def picture(
@@ -109,10 +110,13 @@ def draw_map(image: Tensor, classes_of_pixels: Tensor, classes: Sequence[str]) -
     present = [int(label) for label in labels.unique() if label != 255]
     if not present:
         return pixels
-    masks, colours = torch.stack([labels == label for label in present]), [_colour(label) for label in present]
-    corners = torch.stack([torch.nonzero(mask)[0].flip(0).repeat(2) for mask in masks])  # of the first pixel, x y
-    drawn = draw_segmentation_masks(pixels, masks, alpha=0.6, colors=colours)
-    return _named(drawn, corners, [classes[label] for label in present], colours)
+    masks = torch.stack([labels == label for label in present])
+    drawn = draw_segmentation_masks(pixels, masks, alpha=0.6, colors=[_colour(label) for label in present])
+    named = [(label, mask) for label, mask in zip(present, masks) if mask.float().mean() > _NAMED]
+    corners = torch.tensor(
+        [[*torch.nonzero(mask)[0].flip(0).tolist()] * 2 for _, mask in named]
+    )  # the first pixel, x y
+    return _named(drawn, corners, [classes[label] for label, _ in named], [_colour(label) for label, _ in named])
 
 
 def _enlarged(image: Tensor) -> tuple[Tensor, int]:

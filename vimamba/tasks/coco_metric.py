@@ -36,10 +36,12 @@ class CocoMetric:
         self.classes = list(classes)
         self.state: dict[str, Tensor] = {}
         self.records: list[tuple[int, tuple[int, ...], list[dict[str, Any]], list[dict[str, Any]]]] = []
+        self._evaluated: dict[tuple[str, int], Any] = {}
         self.kinds = {'': 'bbox'}  # prefix of the figures -> what the evaluator calls it
 
     def update(self, outputs: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Any]]) -> None:
         """Adds images: what `vimamba.tasks.detection.Detector` gives, and the targets of their data set."""
+        self._evaluated.clear()
         for output, target in zip(outputs, targets, strict=True):
             if 'masks' in output:
                 self.kinds['mask_'] = 'segm'
@@ -68,6 +70,11 @@ class CocoMetric:
         return [100 * float(of[of > -1].mean()) if (of > -1).any() else math.nan for of in precision.transpose(2, 0, 1)]
 
     def _evaluator(self, kind: str) -> Any:
+        if (kind, len(self.records)) not in self._evaluated:
+            self._evaluated[kind, len(self.records)] = self._evaluate(kind)
+        return self._evaluated[kind, len(self.records)]
+
+    def _evaluate(self, kind: str) -> Any:
         try:
             from faster_coco_eval import COCO, COCOeval_faster
         except ImportError as error:

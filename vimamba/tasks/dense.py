@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from vimamba.data import create_dataset
+from vimamba.data import DATASETS, create_dataset
 from vimamba.data.dense import DenseTransform
 from vimamba.errors import UsageError, unknown_name
 
@@ -60,6 +61,12 @@ class DenseTask(nn.Module):
         with torch.device('meta'):
             cls._model(config, 2, with_weights=False)
         cls.transform(config, training=True)
+        name, wanted = config.data.name, cls.data_options(cls._options(config))
+        if wanted.keys() - inspect.signature(DATASETS[config.task.name][name]).parameters.keys():
+            head = cls._options(config)['head']
+            raise UsageError(
+                f'{config.at("task.head")}task.head: {head!r} learns from {", ".join(wanted)}, {name!r} has none'
+            )
 
     @classmethod
     def build(cls, config: Settings, classes: Sequence[str], with_weights: bool = True) -> Any:
@@ -118,10 +125,13 @@ class DenseTask(nn.Module):
     def _model(cls, config: Settings, num_classes: int, with_weights: bool) -> DenseModel:
         try:
             options = {k: v for k, v in cls._options(config).items() if k not in _keywords(cls.__init__)}
-            return cls.build_model(config, num_classes, with_weights, **options)
+            model = cls.build_model(config, num_classes, with_weights, **options)
         except (TypeError, ArithmeticError, RuntimeError) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(f'{config.at("task")}task: the model cannot be built: {line}') from error
+        if options.get('norm') == 'sync' and dist.is_initialized() and dist.get_backend() == 'nccl':
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # which only GPUs have
+        return model
 
 
 def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

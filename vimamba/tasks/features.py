@@ -150,8 +150,7 @@ def create_features(
         strides: of the maps, in pixels.
         out_indices: blocks of a flat backbone: one, or one for each stride; None for the last.
         out_channels: see `Features`.
-        norm: what to do with its batch norms: 'batch' leaves them, 'frozen' keeps their statistics and weights, 'sync'
-            takes the statistics over all processes.
+        norm: 'frozen' keeps the statistics and weights of its batch norms; 'batch' and 'sync' leave them.
         with_weights: whether to load ``model.pretrained`` or ``model.checkpoint``.
 
     Raises:
@@ -165,7 +164,11 @@ def create_features(
             plain = create(config, num_classes=0, **arguments)
         except UsageError:  # a scan order of one size
             arguments = {}
-        fixed_size = None if _takes_any_size(plain, settings.in_chans) else tuple(plain.patch_embed.img_size)
+        fixed_size = None
+        if not _takes_any_size(plain, settings.in_chans):
+            fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
+            if fixed_size is None:
+                raise UsageError(f'{where}model {settings.name!r} does not take images of 64 x 96 and 128 x 64 pixels')
     if not hasattr(plain, 'forward_intermediates'):
         raise UsageError(f'{where}model {settings.name!r} gives no feature maps: it has no forward_intermediates')
     layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices, config)
@@ -181,12 +184,10 @@ def create_features(
     checkpointed(backbone, config)
     if norm == 'frozen':
         backbone = freeze_batch_norm_2d(backbone)
-    elif norm == 'sync':
-        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
-    elif norm != 'batch':
+    elif norm not in ('batch', 'sync'):
         raise unknown_name('task.norm', norm, ('batch', 'frozen', 'sync'), config.at('task.norm'))
     mean, std = mean_and_std(plain, config)
-    return Features(backbone, layers, strides, out_channels, fixed_size, mean, std)
+    return Features(backbone, layers, strides, out_channels, fixed_size and tuple(fixed_size), mean, std)
 
 
 def _layers(

@@ -219,6 +219,13 @@ class SegmentationTask(DenseTask):
         features = create_features(config, _STRIDES, out_indices=out_indices, norm=norm, with_weights=with_weights)
         return Segmenter(features, DECODERS[head](features, **options), num_classes, auxiliary, dropout)
 
+    @classmethod
+    def check(cls, config: Settings) -> None:
+        super().check(config)
+        if cls._options(config)['head'] == 'upernet' and config.data.batch_size < 2:
+            where = f'{config.at("data.batch_size")}data.batch_size'
+            raise bad_argument(where, 'at least 2 for UPerNet, which normalises pooled maps of one pixel', 1)
+
     def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
         """``{'loss_pixels': ()}`` in mode 'loss', classes (H, W) uint8 of each image in mode 'predict'.
 
