@@ -2,3 +2,4 @@
 # python tools/train.py configs/detection/digit_scenes_mask_rcnn_vmamba.py
 _base_ = 'digit_scenes_faster_rcnn_vmamba.py'
 task = dict(head='mask_rcnn', mask_channels=64)
+schedule = dict(epochs=3, warmup_epochs=0.3)

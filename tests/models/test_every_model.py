@@ -103,6 +103,17 @@ def test_options_of_every_model(name, kwargs):
 
 
 @pytest.mark.parametrize('name', SMALL)
+def test_features_of_chosen_layers_are_those_of_all(name):
+    every = small(name, features_only=True, out_indices=range(len(small(name).feature_info))).eval()
+    x = images(every.model, 1)
+    maps = every(x)
+    for index in (0, len(maps) - 1):
+        chosen = small(name, features_only=True, out_indices=(index,)).eval()
+        torch.testing.assert_close(chosen(x)[0], maps[index])
+        assert chosen.feature_info.channels() == [maps[index].shape[1]]
+
+
+@pytest.mark.parametrize('name', SMALL)
 def test_feature_maps(name):
     model = small(name, features_only=True)
     x = images(model.model)

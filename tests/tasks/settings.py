@@ -36,7 +36,7 @@ def settings(task, model='vmamba', options=None, augment=None, **sections):
     default = {
         'task': {'name': task, 'options': options or {}},
         'model': plain,
-        'data': {'name': 'digit_scenes', 'root': None, 'mean': None, 'std': None, 'options': scenes},
+        'data': {'name': 'digit_scenes', 'root': None, 'mean': None, 'std': None, 'options': scenes, 'batch_size': 1},
         'augment': {'style': 'dense' if augment is not None else None, 'options': augment or {}},
         'run': {'seed': 0, 'grad_checkpointing': False},
     }

@@ -187,6 +187,39 @@ def test_mistakes_are_named(model, options, says):
         DetectionTask.check(settings('detection', model, options))
 
 
+@pytest.mark.parametrize(
+    ('sections', 'says'),
+    [
+        ({'augment': {'mixup': 0.2}}, 'augment.mixup: expected none for detection, got 0.2'),
+        ({'augment': {'smoothing': 0.1}}, 'augment.smoothing: expected none for detection'),
+        ({'data': {'crop_pct': 0.9}}, 'data.crop_pct: expected none for detection'),
+        ({'augment': {'style': 'imagenet'}}, "unknown augment style of detection 'imagenet'"),
+        ({'data': {'name': 'ade20k'}}, "unknown data set of detection 'ade20k'"),
+        (
+            {'data': {'name': 'voc', 'root': '.'}, 'task': {'head': 'mask_rcnn'}},
+            "'mask_rcnn' learns from masks, 'voc' has none",
+        ),
+        ({'task': {'name': 'detecton'}}, "unknown task.name 'detecton': did you mean 'detection'"),
+        ({'schedule': {'milestones': (3,)}}, "schedule.milestones: expected none where schedule.name is not 'step'"),
+        (
+            {'schedule': {'name': 'step', 'epochs': 4, 'milestones': (3, 5)}},
+            'milestones: expected rising epochs below 4',
+        ),
+    ],
+)
+def test_what_a_detector_has_no_use_for_is_refused(sections, says):
+    pytest.importorskip('mmengine')
+    from vimamba.engine.config import Table
+    from vimamba.engine.schema import check
+
+    plain = {'task': {'name': 'detection'}, 'model': {'name': 'test_vmamba'}, 'data': {'name': 'digit_scenes'},
+             'schedule': {'warmup_epochs': 0}}  # fmt: skip
+    given = {name: {**plain.get(name, {}), **sections.get(name, {})} for name in {*plain, *sections}}
+    tables = {name: Table(entries, dict.fromkeys(entries, 'a.py:1')) for name, entries in given.items()}
+    with pytest.raises(UsageError, match=says):
+        DetectionTask.check(check(Table(tables, dict.fromkeys(tables, 'a.py:1'))))
+
+
 def test_images_too_large_for_a_backbone_of_one_size_are_refused():
     _, task = task_of('local_vim', max_size=128, min_size=128)
     with pytest.raises(UsageError, match=r'images: expected at most \(64, 64\) for this backbone, got \(128, 128\)'):

@@ -140,6 +140,8 @@ def test_figures_are_those_of_their_definition(classes, images, seed):
     [
         ({'head': 'uppernet'}, "unknown task.head 'uppernet': did you mean 'upernet'"),
         ({'windw': (3, 3)}, "'windw': did you mean 'window'"),
+        ({'head': 'upernet', 'channels': 16}, 'data.batch_size: expected at least 2 for UPerNet'),
+        ({'head': 'fpn', 'channels': 32}, 'task.channels: expected a multiple of 64'),
     ],
 )
 def test_mistakes_are_named(options, says):
