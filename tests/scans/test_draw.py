@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vimamba import errors, scans
-from vimamba.scans import flat
+from vimamba.scans import flat, spatiotemporal
 from vimamba.scans.draw import main, picture, save_png
 
 ROOT = Path(__file__).parents[2]
@@ -52,11 +52,21 @@ def test_every_cell_shows_the_step_at_which_it_is_read(name, grid):
     order = scans.create_order(name, grid)
     for k in range(order.routes):
         route = scans.ScanOrder(order.index[k : k + 1], grid)
-        assert [int(step) for step in picture(route).split()] == order.inverse[k].tolist()
+        frames, height, width = (1,) * (3 - len(grid)) + grid
+        shown = [[line.split() for line in row.split('|')] for row in picture(route).splitlines()]  # (h, t, w)
+        steps = [int(shown[y][t][x]) for t in range(frames) for y in range(height) for x in range(width)]
+        assert steps == order.inverse[k].tolist()
 
 
-def test_a_clip_is_drawn_frame_below_frame():
-    assert picture(scans.raster((2, 1, 3))) == '0 1 2\n\n3 4 5'
+def test_the_docstring_of_the_module_over_clips_shows_its_pictures():
+    names = ['spatial_first', 'temporal_first', 'tube2']
+    orders = [scans.create_order(name, (3, 2, 2)) for name in names]
+    together = orders[0] | orders[1] | orders[2]
+    assert drawn(spatiotemporal.__doc__) == textwrap.indent(picture(together, names), '    ')
+
+
+def test_the_frames_of_a_clip_stand_side_by_side():
+    assert picture(scans.raster((2, 2, 3))) == ' 0  1  2 |  6  7  8\n 3  4  5 |  9 10 11'
 
 
 def test_class_tokens_have_a_line_of_their_own():

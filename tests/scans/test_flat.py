@@ -12,7 +12,7 @@ from vimamba.scans import flat
 PLANES = st.tuples(st.integers(1, 24), st.integers(1, 24))
 QUICK = settings(deadline=None, max_examples=50)
 LINES = ['bidirectional', 'raster']
-PLANAR = [name for name in flat.__all__ if name not in LINES]
+PLANAR = [name for name in flat.__all__ if name not in (*LINES, 'column', 'column_bidirectional')]
 
 
 def coordinates(order, route=0):
@@ -39,6 +39,11 @@ def test_raster_orders_read_sequences_planes_and_clips(name, grid):
     tokens = torch.arange(order.length).view(grid).flatten()
     assert order.grid == grid
     assert torch.equal(order.index, torch.stack([tokens, tokens.flip(0)][: order.routes]))
+
+
+def test_columns_of_a_clip_are_those_of_its_frames():
+    plane, clip = scans.column((3, 4)).index, scans.column((2, 3, 4)).index
+    assert torch.equal(clip, torch.cat([plane, plane + 12], 1))
 
 
 @pytest.mark.parametrize('name', PLANAR)

@@ -26,6 +26,17 @@ from vimamba.scans.flat import (
 )
 from vimamba.scans.hierarchical import pyramid, windows, windows2, windows7
 from vimamba.scans.hybrid import SCHEDULES, schedule
+from vimamba.scans.spatiotemporal import (
+    spatial_first,
+    spatial_first_bidirectional,
+    temporal_columns,
+    temporal_first,
+    temporal_first_bidirectional,
+    tube,
+    tube2,
+    tube2_bidirectional,
+    tube4,
+)
 
 __all__ = [
     'SCHEDULES',
@@ -48,7 +59,16 @@ __all__ = [
     'snake',
     'snake_bidirectional',
     'snake_column',
+    'spatial_first',
+    'spatial_first_bidirectional',
     'strided',
+    'temporal_columns',
+    'temporal_first',
+    'temporal_first_bidirectional',
+    'tube',
+    'tube2',
+    'tube2_bidirectional',
+    'tube4',
     'windows',
     'windows2',
     'windows7',

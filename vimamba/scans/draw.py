@@ -36,7 +36,7 @@ _ENDS = ('start', 'o', 'tab:green'), ('end', 's', 'tab:red')
 def picture(order: ScanOrder, titles: Sequence[str] | None = None, width: int = 100) -> str:
     """The order as text: one panel for each route, with the step at which each cell is read.
 
-    The frames of a clip stand one below the other; class tokens have a line of their own.
+    The frames of a clip stand side by side; class tokens have a line of their own.
 
     Args:
         order: any order.
@@ -69,11 +69,9 @@ def _panel(order: ScanOrder, route: int) -> list[str]:
     frames, height, width = _frames(order.grid)
     steps = order.inverse[route].tolist()
     digits = len(str(order.length - 1))
-    cells = iter(f'{step:{digits}}' for row, step in enumerate(steps) if row not in order.class_rows)
-    lines = []
-    for frame in range(frames):
-        lines += [''] * (frame > 0)
-        lines += [' '.join(next(cells) for _ in range(width)) for _ in range(height)]
+    cells = [f'{step:{digits}}' for row, step in enumerate(steps) if row not in order.class_rows]
+    rows = [' '.join(cells[first : first + width]) for first in range(0, frames * height * width, width)]
+    lines = [' | '.join(rows[line::height]) for line in range(height)]
     return lines + [f'class {steps[row]}' for row in order.class_rows]
 
 

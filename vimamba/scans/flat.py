@@ -5,7 +5,7 @@
      4  5  6  7    1  4  7 10    7  6  5  4    2  4  7 10
      8  9 10 11    2  5  8 11    8  9 10 11    3  8  9 11
 
-`raster` and `bidirectional` also read sequences (L,) and clips (T, H, W); the others read a plane of any size.
+`raster` and `bidirectional` also read sequences (L,), they and `column` clips (T, H, W); all read a plane of any size.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def bidirectional(grid: Grid) -> ScanOrder:
     return _there_and_back(raster(grid))
 
 
-@register_order(2)
+@register_order(2, 3)
 def column(grid: Grid) -> ScanOrder:
-    """Column after column.
+    """Column after column; frame after frame in a clip.
 
          0  3  6  9
          1  4  7 10
@@ -76,10 +76,10 @@ def column(grid: Grid) -> ScanOrder:
     >>> column((2, 3)).index
     tensor([[0, 3, 1, 4, 2, 5]])
     """
-    return _order(grid, _cells(grid).T)
+    return _order(grid, _cells(grid).mT)
 
 
-@register_order(2)
+@register_order(2, 3)
 def column_bidirectional(grid: Grid) -> ScanOrder:
     """Column, there and back.
 

@@ -37,6 +37,11 @@ def _searched(text: str) -> tuple[tuple[str, ...], ...]:
 SCHEDULES: dict[str, tuple[tuple[str, ...], ...]] = {
     # Mamba-ND (arXiv:2402.05892, Sec. 3.2): one route a layer, along the rows, then along the columns
     'axes': (('raster',), ('raster_reversed',), ('column',), ('column_reversed',)),
+    # the same over clips, and through time
+    'axes_3d': (
+        *(('raster',), ('raster_reversed',), ('column',), ('column_reversed',)),
+        *(('temporal_columns',), ('temporal_columns_reversed',)),
+    ),
     # LocalMamba (arXiv:2403.09338, Sec. 4.2): found by a search, layer by layer
     'local': (('raster', 'raster_reversed', 'windows2', 'windows2_reversed'),),
     'local_vim_tiny': _searched("""
