@@ -72,7 +72,7 @@ def build_model(
                 sizes = f'{classes} classes in the file, {model.num_classes} here'
                 logging.getLogger('vimamba').warning('%s: the head is left out and starts anew (%s)', source, sizes)
         own = model.state_dict()
-        anew = ('feature_norms.', *(('norm.', head) if kwargs.get('features_only') else ()))
+        anew = ('feature_', *(('norm.', head) if kwargs.get('features_only') else ()))
         weights |= {key: own[key] for key in own.keys() - weights.keys() if key.startswith(anew)}
         wrong = [key for key in own.keys() ^ weights.keys() if not key.startswith(head)]
         if wrong:
