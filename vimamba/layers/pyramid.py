@@ -52,6 +52,10 @@ class FlatPyramid(nn.Module):
                 if isinstance(module, (nn.ConvTranspose2d, BatchNorm2d)):
                     module.reset_parameters()
 
+    def strides(self, depth: int) -> list[int]:
+        """Strides in pixels by block; one between two of the maps stands with the next, as timm wants them ascending."""
+        return [min((s for block, s in self.reductions.items() if block >= i), default=32) for i in range(depth)]
+
     def prune(self, blocks: list[int]) -> None:
         """Drops what the maps of other blocks need."""
         self.levels = nn.ModuleDict({str(block): self.levels[str(block)] for block in blocks})

@@ -166,10 +166,9 @@ class Vim(nn.Module):
         norms = (LayerNorm(embed_dim, **dd) for _ in range(depth))
         self.feature_norms = nn.ModuleList(norms) if feature_norm else None
         self.feature_pyramid = FlatPyramid(embed_dim, stride, levels, **dd) if levels else None
-        reductions = self.feature_pyramid.reductions if levels else {}
+        strides = [stride] * depth if self.feature_pyramid is None else self.feature_pyramid.strides(depth)
         self.feature_info = [
-            {'module': f'blocks.{i}', 'num_chs': embed_dim, 'reduction': reductions.get(i, stride)}
-            for i in range(depth)
+            {'module': f'blocks.{i}', 'num_chs': embed_dim, 'reduction': stride} for i, stride in enumerate(strides)
         ]
         self.norm = _NORMS[norm](embed_dim, **dd)
         self.head_drop = nn.Dropout(drop_rate)
