@@ -1,11 +1,18 @@
 """What the pages say is what happens: their Python runs, and prints what they show."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import vimamba  # noqa: F401  (registers the models)
+
 ROOT = Path(__file__).parent.parent
+DOWNSTREAM = (ROOT / 'docs' / 'downstream.md').read_text()
+BLOCKS = re.findall(r'<!-- needs: (\w+) -->\n```python\n(.*?)```', DOWNSTREAM, flags=re.DOTALL)
 
 
 def test_the_page_on_composing_runs_as_it_stands(tmp_path):
@@ -22,3 +29,23 @@ def test_the_page_on_composing_runs_as_it_stands(tmp_path):
     assert shown in done.stdout
     assert 'spiral' in (tmp_path / 'spiral' / 'config.json').read_text()
     assert (tmp_path / 'spiral' / 'last.pth').is_file()
+
+
+def test_every_block_on_other_stacks_is_tested_or_says_not():
+    assert len(BLOCKS) == DOWNSTREAM.count('```python\n')
+
+
+@pytest.mark.parametrize(('needs', 'block'), BLOCKS, ids=[f'{needs}-{i}' for i, (needs, _) in enumerate(BLOCKS)])
+def test_a_block_on_other_stacks_trains_and_predicts(needs, block):
+    """Offline, in a process of its own; skipped, saying so, where the other library is absent."""
+    pytest.importorskip(needs)
+    env = {**os.environ, 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-c', block], cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize('decoder', ['DeepLabV3', 'DeepLabV3Plus', 'PAN'])
+def test_heads_with_an_output_stride_do_not_work(decoder):
+    smp = pytest.importorskip('segmentation_models_pytorch')
+    with pytest.raises(TypeError, match='output_stride'):
+        getattr(smp, decoder)('tu-test_vmamba', encoder_weights=None)

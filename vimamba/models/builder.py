@@ -32,7 +32,7 @@ def build_model(
     variant: str,
     pretrained: bool,
     filter_fn: Callable[..., dict[str, Tensor]],
-    out_indices: tuple[int, ...] = (-3, -2, -1),
+    feature_indices: tuple[int, ...] = (-3, -2, -1),
     **kwargs: Any,
 ) -> Any:
     """timm's `build_model_with_cfg` with feature maps by `FeatureGetter` and official files read as published.
@@ -40,8 +40,8 @@ def build_model(
     A file or an address in the pretrained configuration is read by `load_checkpoint`, which executes nothing, and goes
     to ``filter_fn`` with its wrapper keys: which of several copies of the weights in a training checkpoint is the
     published one is the family's knowledge, not a general rule. Only a head for other classes may be left out, the
-    norms of ``feature_norm``, and with ``features_only`` the final norm. Weights that may not be used commercially say
-    so, once.
+    norms of ``feature_norm``, the layers of ``feature_pyramid``, and with ``features_only`` the final norm. Weights that may not be used commercially say
+    so, once. ``feature_indices`` are what timm's ``out_indices`` are by default.
 
     Raises:
         UsageError: the file is damaged, would execute something, or does not fit the model.
@@ -88,7 +88,7 @@ def build_model(
             pretrained_cfg=given,
             pretrained_cfg_overlay=overlay or None,
             pretrained_filter_fn=fit,
-            feature_cfg={'out_indices': out_indices, 'feature_cls': FeatureGetter},
+            feature_cfg={'out_indices': feature_indices, 'feature_cls': FeatureGetter},
             **kwargs,
         )
     except RuntimeError as error:

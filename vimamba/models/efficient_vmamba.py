@@ -199,7 +199,9 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> EfficientVMamba:
-    return build_model(EfficientVMamba, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **kwargs)
+    return build_model(
+        EfficientVMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs
+    )
 
 
 @register_model

@@ -105,14 +105,14 @@ _VMAMBA = {**V0, 'merge': 'attention'}
 
 
 def _local_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    out_indices = kwargs.pop('out_indices', None) or kwargs.get('feature_pyramid') or (-3, -2, -1)
-    filter_fn = partial(checkpoint_filter_fn, out_indices=out_indices)
-    return build_model(Vim, variant, pretrained, filter_fn, out_indices, **{**_VIM, **kwargs})
+    own = kwargs.get('feature_pyramid') or (-3, -2, -1)
+    filter_fn = partial(checkpoint_filter_fn, out_indices=kwargs.get('out_indices') or own)
+    return build_model(Vim, variant, pretrained, filter_fn, own, **{**_VIM, **kwargs})
 
 
 def _local_vmamba(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
     args = {**_VMAMBA, **kwargs}
-    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **args)
+    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **args)
 
 
 @register_model

@@ -285,7 +285,7 @@ _LARGE3 = {**_LARGE, 'embed_dim': 256, 'depths': (3, 3, 20, 10)}
 
 def _create_mambavision(variant: str, pretrained: bool, args: dict[str, Any], **kwargs: Any) -> MambaVision:
     return build_model(
-        MambaVision, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **{**args, **kwargs}
+        MambaVision, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **{**args, **kwargs}
     )
 
 

@@ -430,8 +430,8 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    out_indices = kwargs.pop('out_indices', None) or kwargs.get('feature_pyramid') or (-3, -2, -1)
-    return build_model(Vim, variant, pretrained, checkpoint_filter_fn, out_indices, **kwargs)
+    own = kwargs.get('feature_pyramid') or (-3, -2, -1)
+    return build_model(Vim, variant, pretrained, checkpoint_filter_fn, own, **kwargs)
 
 
 @register_model

@@ -252,7 +252,7 @@ V0 = {
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
-    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, out_indices=(0, 1, 2, 3), **kwargs)
+    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs)
 
 
 @register_model
