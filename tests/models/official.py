@@ -96,3 +96,20 @@ def assert_stages(case: Case, model: torch.nn.Module, filter_fn) -> None:
             stage = maps[int(name.removeprefix('stage'))]
             statistics = torch.stack((stage.mean((1, 2)), stage.std((1, 2), correction=0)), 1)
             assert_parity(statistics, expected, name)
+
+
+def save_detector(path: Path, backbone: dict[str, torch.Tensor], prefix: str = 'backbone.', under='state_dict') -> str:
+    """A file in the layout of mmdet, mmseg and detectron2: a backbone among the parts of a model; returns its name."""
+    rest = ('neck.conv.weight', 'decode_head.conv_seg.weight', 'roi_head.bbox_head.fc_cls.weight')
+    parts = {**{prefix + key: value for key, value in backbone.items()}, **{key: torch.ones(1) for key in rest}}
+    torch.save({'meta': {'epoch': 12}, under: parts}, path)
+    return str(path)
+
+
+def random_norms(widths, name: str = 'outnorm{}') -> dict[str, torch.Tensor]:
+    """Weights and biases of a norm for every map, under official names."""
+    return {
+        f'{name.format(i)}.{kind}': torch.from_numpy(_normal(f'{name}{i}{kind}', (width,)))
+        for i, width in enumerate(widths)
+        for kind in ('weight', 'bias')
+    }

@@ -10,7 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from tests.models.official import Case, assert_stages
+from tests.models.official import Case, assert_stages, random_norms, save_detector
 from vimamba.kernels.selective_scan import selective_scan
 from vimamba.mixers import StridedSSM
 from vimamba.models.efficient_vmamba import checkpoint_filter_fn
@@ -87,3 +87,19 @@ def test_released_files_load(tmp_path, prefix, names):
     model = timm.create_model('efficient_vmamba_tiny', pretrained=True, pretrained_cfg_overlay=overlay).eval()
     with torch.no_grad():
         assert_parity(model(CASE.input()), CASE.outputs['logits'], 'logits')
+
+
+def test_the_backbone_of_a_detector_gives_the_official_maps(tmp_path):
+    weights = {key: value for key, value in CASE.state_dict().items() if not key.startswith('classifier.')}
+    norms = random_norms([48, 96, 192, 384])
+    load = {'pretrained': True, 'features_only': True}
+    overlay = {'file': save_detector(tmp_path / 'det.pth', {**weights, **norms})}
+    model = timm.create_model('efficient_vmamba_tiny', feature_norm=True, pretrained_cfg_overlay=overlay, **load)
+    overlay = {'file': save_detector(tmp_path / 'bare.pth', weights)}
+    plain = timm.create_model('efficient_vmamba_tiny', pretrained_cfg_overlay=overlay, **load).eval()
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for i, (got, feature) in enumerate(zip(model.eval()(x), plain(x), strict=True)):
+            norm = norms[f'outnorm{i}.weight'], norms[f'outnorm{i}.bias']
+            want = F.layer_norm(feature.permute(0, 2, 3, 1), feature.shape[1:2], *norm)
+            assert relative_l2(got, want.permute(0, 3, 1, 2)) < 1e-6

@@ -10,7 +10,8 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from tests.models.official import Case, assert_stages
+from tests.models.official import Case, assert_stages, random_norms, save_detector
+from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import selective_scan
 from vimamba.layers.rope import RotaryPositions
 from vimamba.mixers import Mamba1
@@ -153,3 +154,50 @@ def test_the_released_pyramid_loads_from_its_wrapper(tmp_path):
     model = timm.create_model('local_vmamba_tiny', pretrained=True, pretrained_cfg_overlay=overlay).eval()
     with torch.no_grad():
         assert_parity(model(case.input()), case.outputs['logits'], 'logits')
+
+
+@pytest.mark.parametrize('blocks', [(4, 9, 14, 19), (19,)], ids=['segmentation', 'detection'])
+def test_the_backbone_of_a_detector_gives_the_official_maps(tmp_path, blocks):
+    """What the mixer of a block gives, not the sum, behind a LayerNorm; no final norm, no head, norms with biases."""
+    weights, grid = Case('local_vim_tiny_224').state_dict(), (3, 4)
+    weights = {key: value for key, value in weights.items() if not key.startswith(('head.', 'norm_f.'))}
+    weights |= {f'layers.{i}.norm.bias': 0.1 * torch.randn(192) for i in range(20)}
+    weights |= {'pos_embed': torch.randn(1, 12, 192), 'rope.freqs_cos': torch.ones(12, 192)}
+    norms = random_norms([192] * len(blocks), 'outnorm_{}')
+    file = save_detector(tmp_path / 'seg.pth', {**weights, **norms})
+    options = {'img_size': (48, 64), 'norm': 'layer'}
+    load = {'pretrained': True, 'pretrained_cfg_overlay': {'file': file}, 'features_only': True, 'feature_norm': True}
+    model = timm.create_model('local_vim_tiny', out_indices=blocks, **load, **options).eval()
+
+    plain = timm.create_model('local_vim_tiny', **options).eval()
+    own = checkpoint_filter_fn(weights, plain)
+    assert plain.load_state_dict(own, strict=False).unexpected_keys == []
+    added = {}
+    for i, block in enumerate(plain.blocks):
+        block.mixer.register_forward_hook(lambda m, args, out, i=i: added.update({i: out}))
+    x = torch.randn(2, 3, 48, 64)
+    with torch.no_grad():
+        plain(x)
+        for j, (got, i) in enumerate(zip(model(x), blocks, strict=True)):
+            want = F.layer_norm(added[i], [192], norms[f'outnorm_{j}.weight'], norms[f'outnorm_{j}.bias'])
+            assert relative_l2(got, want.transpose(1, 2).unflatten(2, grid)) < 1e-6
+    with pytest.raises(UsageError, match='out_indices: expected'):
+        timm.create_model('local_vim_tiny', out_indices=(1, 2, 3), **load, **options)
+
+
+def test_the_backbone_of_a_pyramid_loads_with_its_norms(tmp_path):
+    weights = Case('local_vmamba_tiny_224').state_dict()
+    weights = {key: value for key, value in weights.items() if not key.startswith('classifier.')}
+    norms = random_norms([96, 192, 384, 768])
+    load = {'pretrained': True, 'features_only': True}
+    file = save_detector(tmp_path / 'det.pth', {**weights, **norms})
+    overlay = {'file': file}
+    model = timm.create_model('local_vmamba_tiny', pretrained_cfg_overlay=overlay, feature_norm=True, **load).eval()
+    overlay = {'file': save_detector(tmp_path / 'bare.pth', weights)}
+    plain = timm.create_model('local_vmamba_tiny', pretrained_cfg_overlay=overlay, **load).eval()
+    x = torch.randn(1, 3, 64, 80)
+    with torch.no_grad():
+        for i, (got, feature) in enumerate(zip(model(x), plain(x), strict=True)):
+            norm = norms[f'outnorm{i}.weight'], norms[f'outnorm{i}.bias']
+            want = F.layer_norm(feature.permute(0, 2, 3, 1), feature.shape[1:2], *norm).permute(0, 3, 1, 2)
+            assert relative_l2(got, want) < 1e-6

@@ -77,7 +77,7 @@ def test_what_was_composed_compiles_scripts_and_exports(name):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'scan': 'hilbrt'}, "did you mean 'hilbert'. known: .*cross"),
+        ({'scan': 'hilbrt'}, "did you mean 'hilbert'. known: .*hilbert_bidirectional.*in all"),
         ({'scan': ['cross', 'axis']}, "unknown scan order 'axis': did you mean 'axes'"),
         ({'scan': []}, 'scan: expected a name, several, or one for each layer'),
         ({'scan': ['cross'] * 99}, 'expected at most'),

@@ -12,7 +12,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from tests.models.official import Case, assert_stages
+from tests.models.official import Case, assert_stages, random_norms, save_detector
 from vimamba.kernels.selective_scan import selective_scan
 from vimamba.mixers import DirectionalSSM
 from vimamba.mixers.directional import SNAKES, find_directions
@@ -97,3 +97,24 @@ def test_a_file_with_averages_beside_the_weights_loads(tmp_path):
     model = timm.create_model('plain_mamba_l1', pretrained=True, pretrained_cfg_overlay=overlay).eval()
     with torch.no_grad():
         assert_parity(model(CASE.input()), CASE.outputs['logits'], 'logits')
+
+
+def test_the_backbone_of_official_segmentation_gives_its_maps(tmp_path):
+    """A norm for the map of each chosen layer but the last, whose norm is the final one."""
+    layers, width = (5, 11, 17, 23), 192
+    names = {key: value for key, value in CASE.state_dict().items() if key.startswith('backbone.')}
+    weights = {key.removeprefix('backbone.'): value for key, value in names.items()}
+    norms = {i: random_norms([width], f'norm_layer{i}') for i in layers[:-1]}
+    extra = {key: value for norm in norms.values() for key, value in norm.items()}
+    file = save_detector(tmp_path / 'seg.pth', {**weights, **extra})
+    load = {'pretrained': True, 'pretrained_cfg_overlay': {'file': file}, 'features_only': True}
+    model = timm.create_model('plain_mamba_l1', feature_norm=True, out_indices=layers, **load).eval()
+    file = save_detector(tmp_path / 'bare.pth', weights)
+    load['pretrained_cfg_overlay'] = {'file': file}
+    plain = timm.create_model('plain_mamba_l1', out_indices=layers, **load).eval()
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for i, got, feature in zip(layers, model(x), plain(x), strict=True):
+            norm = norms.get(i) or {key: weights[f'ln1.{key}'] for key in ('weight', 'bias')}
+            want = F.layer_norm(feature.permute(0, 2, 3, 1), [width], *norm.values(), eps=1e-6)
+            assert relative_l2(got, want.permute(0, 3, 1, 2)) < 1e-6

@@ -12,11 +12,12 @@ import pickle
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vimamba  # noqa: F401  (registers the models)
-from tests.models.official import Case
+from tests.models.official import Case, save_detector
 from vimamba.errors import UsageError
 from vimamba.layers import resize_pos_embed
 from vimamba.models.vim import Vim, checkpoint_filter_fn
@@ -351,3 +352,93 @@ def test_unknown_arguments_and_sizes_are_errors():
         timm.create_model('vim_nano_patch4_32', clas_token='middle')
     with pytest.raises(AssertionError, match=r'image size 16x16: this model takes 32x32; .*set_input_size'):
         mini()(torch.randn(1, 3, 16, 16))
+
+
+def dense(grid, **extra):
+    """The weights of an official backbone for dense tasks: no class token, no row for it, no head."""
+    weights = {k: v for k, v in OFFICIAL.state_dict().items() if not k.startswith(('cls_token', 'head.'))}
+    return {**weights, 'pos_embed': torch.randn(1, grid[0] * grid[1], 192), **extra}
+
+
+def added_by_blocks(weights, images):
+    """What the mixers of the plain model give, {block: (b, l, c)}."""
+    size = tuple(images.shape[2:])
+    model = timm.create_model('vim_tiny_patch16_224', class_token='none', img_size=size, num_classes=0).eval()
+    model.load_state_dict(checkpoint_filter_fn(weights, model))
+    added = {}
+    for i, block in enumerate(model.blocks):
+        block.mixer.register_forward_hook(lambda m, args, out, i=i: added.update({i: out}))
+    with torch.no_grad():
+        model(images)
+    return added
+
+
+def test_the_backbone_of_official_segmentation_gives_its_maps(tmp_path):
+    weights, blocks, x = dense((4, 4)), (5, 11, 17, 23), torch.randn(2, 3, 64, 64)
+    up = {f'fpn{k}.weight': torch.randn(192, 192, 2, 2) / 28 for k in ('1.0', '1.3', '2.0')}
+    up |= {f'fpn{k}.bias': torch.randn(192) for k in ('1.0', '1.1', '1.3', '2.0')}
+    up |= {f'fpn1.1.{name}': 1 + torch.rand(192) for name in ('weight', 'running_mean', 'running_var')}
+    file = save_detector(tmp_path / 'seg.pth', {**weights, **up, 'fpn1.1.num_batches_tracked': torch.tensor(9)})
+    load = {'pretrained': True, 'pretrained_cfg_overlay': {'file': file}, 'class_token': 'none', 'img_size': 64}
+    backbone = timm.create_model('vim_tiny_patch16_224', features_only=True, feature_pyramid=blocks, **load).eval()
+    added = added_by_blocks(weights, x)
+    a, b, c, d = (added[i].transpose(1, 2).unflatten(2, (4, 4)) for i in blocks)
+
+    def upsample(x, k):
+        return F.conv_transpose2d(x, up[f'fpn{k}.weight'], up[f'fpn{k}.bias'], stride=2)
+
+    norm = (up[f'fpn1.1.{name}'] for name in ('running_mean', 'running_var', 'weight', 'bias'))
+    want = upsample(F.gelu(F.batch_norm(upsample(a, '1.0'), *norm)), '1.3'), upsample(b, '2.0'), c, F.max_pool2d(d, 2)
+    with torch.no_grad():
+        for got, expected in zip(backbone(x), want, strict=True):
+            assert relative_l2(got, expected) < 1e-6
+    assert backbone.feature_info.reduction() == [4, 8, 16, 32]
+    with pytest.raises(UsageError, match=r"have no place for 'fpn1"):
+        timm.create_model('vim_tiny_patch16_224', features_only=True, **load)
+
+
+def test_the_backbone_of_official_detection_gives_its_map(tmp_path):
+    """The sum behind the last block, whose stream was turned by positions between those of training."""
+    weights, x = dense((4, 4), **{'rope.freqs_cos': torch.ones(16, 192)}), torch.randn(2, 3, 64, 64)
+    del weights['norm_f.weight']
+    file = save_detector(tmp_path / 'det.pth', weights, 'backbone.net.', 'model')
+    load = {'pretrained': True, 'pretrained_cfg_overlay': {'file': file}, 'class_token': 'none', 'img_size': 64}
+    load |= {'features_only': True, 'out_indices': (23,)}
+    backbone = timm.create_model('vim_tiny_patch16_224', rope='between', **load).eval()
+    angles = torch.arange(4) * 14 / 4 * 10000.0 ** (-torch.arange(48) / 48)[:, None]  # (48, 4)
+    rows, columns = angles.T[:, None].expand(4, 4, 48), angles.T[None].expand(4, 4, 48)
+    turn = torch.polar(torch.ones(16, 96), torch.cat((rows, columns), -1).reshape(16, 96))
+    with torch.no_grad():
+        stream = F.conv2d(x, weights['patch_embed.proj.weight'], weights['patch_embed.proj.bias'], stride=16)
+        stream = stream.flatten(2).transpose(1, 2) + weights['pos_embed']
+        for block in backbone.model.blocks:
+            pairs = torch.view_as_complex(stream.unflatten(2, (96, 2)).contiguous())
+            stream = torch.view_as_real(pairs * turn).flatten(2)
+            stream = stream + block.mixer(block.norm(stream))
+        (got,) = backbone(x)
+    assert relative_l2(got, stream.transpose(1, 2).unflatten(2, (4, 4))) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'norm': 'batch'}, "norm: expected 'rms' or 'layer'"),
+        ({'rope': 'far', 'class_token': 'none'}, 'rope: expected'),
+        ({'feature_pyramid': (0, 1, 2)}, 'feature_pyramid: expected four blocks'),
+        ({'feature_pyramid': (0, 1, 2, 9)}, 'feature_pyramid: expected blocks of 4'),
+        ({'feature_pyramid': (0, 1, 2, 3), 'feature_norm': True}, 'feature_norm: expected'),
+    ],
+)
+def test_wrong_options_of_dense_backbones_are_named(kwargs, message):
+    with pytest.raises(UsageError, match=message):
+        mini(**{'depth': 4, **kwargs})
+
+
+@pytest.mark.parametrize('kwargs', [{'feature_norm': True}, {'feature_pyramid': (0, 1, 2, 3)}], ids=str)
+def test_maps_of_dense_backbones_train_every_parameter(kwargs):
+    options = {'features_only': True, 'out_indices': (0, 1, 2, 3), 'class_token': 'none'}
+    backbone = timm.create_model('vim_nano_patch4_32', **options, **kwargs)
+    backbone.set_grad_checkpointing()
+    sum(out.square().sum() for out in backbone(torch.randn(2, 3, 32, 32))).backward()
+    unused = {name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.any()}
+    assert not unused

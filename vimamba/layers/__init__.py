@@ -1,8 +1,8 @@
 """Building blocks that the families share; whatever timm has is taken from timm."""
 
 from .block import Block
-from .norm import RMSNorm, widen
+from .norm import LayerNorm, RMSNorm, widen
 from .patch_embed import PatchEmbed
 from .pos_embed import resize_pos_embed
 
-__all__ = ['Block', 'PatchEmbed', 'RMSNorm', 'resize_pos_embed', 'widen']
+__all__ = ['Block', 'LayerNorm', 'PatchEmbed', 'RMSNorm', 'resize_pos_embed', 'widen']

@@ -42,9 +42,14 @@ class Block(nn.Module):
         self.ls2 = None if mlp is None else scale()
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.both(x)[0]
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the block returns, and what its mixer added to the stream, before stochastic depth."""
         if self.before is not None:
             x = self.before(x)
-        x = x + self.drop_path(self.ls(self.mixer(self.norm(x))))
+        added = self.ls(self.mixer(self.norm(x)))
+        x = x + self.drop_path(added)
         if self.mlp is not None and self.norm2 is not None and self.ls2 is not None:
             x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
-        return x
+        return x, added

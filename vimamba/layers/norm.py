@@ -37,6 +37,14 @@ class RMSNorm(nn.Module):
         return f'{self.dim}, eps={self.eps}'
 
 
+class LayerNorm(nn.LayerNorm):
+    """`torch.nn.LayerNorm` that computes in at least float32 and returns the dtype of its weight, as `RMSNorm` does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = widen(self.weight), widen(self.bias)
+        return F.layer_norm(widen(input), self.normalized_shape, weight, bias, self.eps).to(self.weight.dtype)
+
+
 @register_notrace_module
 class BatchNorm2d(nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` whose count of batches is floating-point like every other buffer.

@@ -10,7 +10,8 @@ class RotaryPositions(nn.Module):
 
         (x_2m, x_2m+1) -> rotation by p theta_m,    theta_m = 10000^(-2m / (dim / 2))       (EVA-02, arXiv:2303.11331)
 
-    Tables of another grid than the one of training are those of training resized, as LocalVim's authors do it.
+    Tables of another grid than the one of training are those of training resized, as LocalVim's authors do it, or those
+    of positions between the trained ones, as Vim's authors do it for detection.
 
     Shape: (b, height * width, dim) -> the same, in its dtype.
 
@@ -18,11 +19,19 @@ class RotaryPositions(nn.Module):
         dim: channels, a multiple of 4.
         grid: (height, width) of the tokens.
         trained_grid: that of training.
+        between: compute positions between the trained ones, p * trained side / side, and resize no table.
     """
 
-    def __init__(self, dim: int, grid: tuple[int, int], trained_grid: tuple[int, int] = (14, 14), device=None):
+    def __init__(
+        self,
+        dim: int,
+        grid: tuple[int, int],
+        trained_grid: tuple[int, int] = (14, 14),
+        between: bool = False,
+        device=None,
+    ):
         super().__init__()
-        self.dim, self.trained_grid = dim, trained_grid
+        self.dim, self.trained_grid, self.between = dim, trained_grid, between
         self.register_buffer('cos', None, persistent=False)
         self.register_buffer('sin', None, persistent=False)
         self.set_grid(grid, device or 'cpu')
@@ -31,14 +40,18 @@ class RotaryPositions(nn.Module):
     def set_grid(self, grid: tuple[int, int], device: torch.device | str = 'cpu') -> None:
         """Changes the tokens that are rotated."""
         theta = 10000.0 ** (-torch.arange(0, self.dim // 2, 2, device='cpu').float() / (self.dim // 2))
-        rows, columns = (torch.arange(side, device='cpu').float()[:, None] * theta for side in self.trained_grid)
-        height, width = self.trained_grid
+        height, width = grid if self.between else self.trained_grid
+        steps = self.trained_grid[0] / height, self.trained_grid[1] / width
+        rows, columns = (
+            torch.arange(side, device='cpu').float()[:, None] * step * theta
+            for side, step in zip((height, width), steps)
+        )
         angles = torch.cat((rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)), -1)
         angles = angles.repeat_interleave(2, -1)  # (height, width, dim)
         self.cos, self.sin = (self._resize(table, grid).to(device) for table in (angles.cos(), angles.sin()))
 
     def _resize(self, table: Tensor, grid: tuple[int, int]) -> Tensor:
-        if grid != self.trained_grid:
+        if grid != tuple(table.shape[:2]):
             table = F.interpolate(table.permute(2, 0, 1)[None], grid, mode='bicubic')[0].permute(1, 2, 0)
         return table.reshape(1, -1, self.dim)
 

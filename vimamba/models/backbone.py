@@ -96,7 +96,9 @@ class Backbone(nn.Module):
         self.num_features = widths[-1]
         self.stem = stem
         self.layers = nn.ModuleList(layers)
-        self.feature_norms = nn.ModuleList(nn.LayerNorm(width, **dd) for width in widths) if feature_norm else None
+        eps = getattr(norm, 'eps', 1e-5)
+        norms = (nn.LayerNorm(width, eps, **dd) for width in widths)
+        self.feature_norms = nn.ModuleList(norms) if feature_norm else None
         self.norm = norm
         self.head = ClassifierHead(widths[-1], num_classes, global_pool, drop_rate, input_fmt='NHWC', **dd)
         self.head_hidden_size = self.head.num_features

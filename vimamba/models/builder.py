@@ -40,8 +40,8 @@ def build_model(
     A file or an address in the pretrained configuration is read by `load_checkpoint`, which executes nothing, and goes
     to ``filter_fn`` with its wrapper keys: which of several copies of the weights in a training checkpoint is the
     published one is the family's knowledge, not a general rule. Only a head for other classes may be left out, the
-    norms of ``feature_norm``, and with ``features_only`` the final norm. Weights that may not be used commercially say
-    so, once.
+    norms of ``feature_norm``, the layers of ``feature_pyramid``, and with ``features_only`` the final norm. Weights
+    that may not be used commercially say so, once. ``feature_indices`` are what timm's ``out_indices`` are by default.
 
     Raises:
         UsageError: the file is damaged, would execute something, or does not fit the model.
@@ -72,7 +72,7 @@ def build_model(
                 sizes = f'{classes} classes in the file, {model.num_classes} here'
                 logging.getLogger('vimamba').warning('%s: the head is left out and starts anew (%s)', source, sizes)
         own = model.state_dict()
-        anew = ('feature_norms.', *(('norm.', head) if kwargs.get('features_only') else ()))
+        anew = ('feature_', *(('norm.', head) if kwargs.get('features_only') else ()))
         weights |= {key: own[key] for key in own.keys() - weights.keys() if key.startswith(anew)}
         wrong = [key for key in own.keys() ^ weights.keys() if not key.startswith(head)]
         if wrong:

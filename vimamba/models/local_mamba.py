@@ -10,16 +10,20 @@ Official code loses the weights of three of four routes when it loads a file on 
 order where a grid is not square; here every route keeps its own, and every route is put back where it was read.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoint import model_weights
+from vimamba.errors import bad_argument
 
-from . import vim, vmamba
-from .builder import build_model, imagenet_cfg, rename
+from . import vmamba
+from .builder import build_model, imagenet_cfg, rename, unwrap
 from .vim import Vim
+from .vim_checkpoint import resize_positions
 from .vmamba import V0, VMamba
 
 __all__ = ['checkpoint_filter_fn']
@@ -36,14 +40,24 @@ _RENAMED = (  # official LocalVim -> here, in this order
 )
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official file of either family, or a state dict of ours -> the state dict of ``model``."""
+def checkpoint_filter_fn(
+    state_dict: dict[str, Any], model: nn.Module, out_indices: Sequence[int] = ()
+) -> dict[str, Tensor]:
+    """An official file of either family, or a state dict of ours -> the state dict of ``model``.
+
+    LocalVim's backbones count the norms of their maps; ``out_indices`` says of which blocks those are.
+    """
     if isinstance(model, VMamba):
         return vmamba.checkpoint_filter_fn(state_dict, model)
-    weights = model_weights(state_dict, 'the checkpoint')
+    weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.')
+    norms = {key for key in weights if key.startswith('outnorm_')}
+    if norms and len({key.split('.')[0] for key in norms}) != len(out_indices):
+        raise bad_argument('out_indices', f'the blocks of {len(norms) // 2} maps in the file', repr(out_indices))
+    blocks = [index % len(model.blocks) for index in out_indices]
     tables = ('rope.freqs_cos', 'rope.freqs_sin')  # computed, here
-    renamed = rename({key: value for key, value in weights.items() if key not in tables}, _RENAMED)
-    return vim.resize_positions(renamed, state_dict, model)
+    own = (r'^outnorm_(\d+)\.', lambda m: f'feature_norms.{blocks[int(m[1])]}.')
+    renamed = rename({key: value for key, value in weights.items() if key not in tables}, (*_RENAMED, own))
+    return resize_positions(renamed, state_dict, model)
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
@@ -91,7 +105,9 @@ _VMAMBA = {**V0, 'merge': 'attention'}
 
 
 def _local_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    return build_model(Vim, variant, pretrained, checkpoint_filter_fn, **{**_VIM, **kwargs})
+    own = kwargs.get('feature_pyramid') or (-3, -2, -1)
+    filter_fn = partial(checkpoint_filter_fn, out_indices=kwargs.get('out_indices') or own)
+    return build_model(Vim, variant, pretrained, filter_fn, own, **{**_VIM, **kwargs})
 
 
 def _local_vmamba(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:

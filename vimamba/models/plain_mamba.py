@@ -26,7 +26,7 @@ from vimamba.scans import schedule
 from vimamba.scans.hybrid import Schedule
 
 from .backbone import Backbone, check_img_size
-from .builder import build_model, imagenet_cfg, rename, reshape_like
+from .builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 
 __all__ = ['PlainMamba']
 
@@ -139,7 +139,7 @@ class PlainMamba(Backbone):
 
 
 _RENAMED = (  # official -> here, in this order
-    (r'^backbone\.', ''),
+    (r'^norm_layer(\d+)\.', r'feature_norms.\1.'),
     (r'^pos_embed$', 'stem.2.table'),
     (r'^patch_embed\.stem\.(\d)\.', lambda m: f'stem.0.{int(m[1]) + 1}.'),
     (r'^patch_embed\.convs\.(\d)\.', lambda m: f'stem.0.{int(m[1]) + 4}.'),
@@ -158,14 +158,20 @@ _RENAMED = (  # official -> here, in this order
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``.
 
-    Buffers ``ema_*``, which training leaves beside the parameters, are copies and are left out.
+    In the backbone of a segmentation model every map has a norm, and that of the last is the final one. Buffers
+    ``ema_*``, which training leaves beside the parameters, are copies and are left out.
     """
     weights = model_weights(state_dict, 'the checkpoint')
+    head = {key: value for key, value in weights.items() if key.startswith('head.')}  # beside 'backbone.', not in it
+    weights = {**unwrap(weights, 'backbone.'), **head}
     if 'stem.1.weight' not in weights:
         weights = rename({key: value for key, value in weights.items() if not key.startswith('ema_')}, _RENAMED)
         followed = {i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Sequential)}
         inner = tuple((rf'^layers\.{i}\.(?=norm|mixer)', f'layers.{i}.0.') for i in followed)
         weights = reshape_like(rename(weights, inner), model)
+        if model.feature_norms is not None and 'norm.weight' in weights:
+            last = f'feature_norms.{len(model.layers) - 1}'
+            weights |= {f'{last}.{name}': weights[f'norm.{name}'] for name in ('weight', 'bias')}
     if 'stem.2.table' in weights:
         weights['stem.2.table'] = model.stem[2].fit(weights['stem.2.table'])
     return weights

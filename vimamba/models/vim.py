@@ -17,20 +17,22 @@ from torch import Tensor, nn
 from torch.jit import Final
 from torch.utils.checkpoint import checkpoint
 
-from vimamba.checkpoint import FORMAT, model_weights
 from vimamba.errors import UsageError, bad_argument, check_integers
-from vimamba.layers import Block, PatchEmbed, RMSNorm, resize_pos_embed, widen
+from vimamba.layers import Block, LayerNorm, PatchEmbed, RMSNorm, resize_pos_embed, widen
 from vimamba.layers.class_token import CLASS_TOKENS, class_rows, insert_class, split_class
+from vimamba.layers.pyramid import FlatPyramid
 from vimamba.layers.rope import RotaryPositions
 from vimamba.mixers import Mamba1, Mamba2
 from vimamba.scans import ScanOrder, create_order, schedule
 from vimamba.scans.hybrid import Scan, Schedule
 
 from .builder import build_model, imagenet_cfg, record_input_size
+from .vim_checkpoint import checkpoint_filter_fn
 
-__all__ = ['Vim']
+__all__ = ['Vim', 'checkpoint_filter_fn']
 
 _MIXERS = {'mamba1': Mamba1, 'mamba2': Mamba2}
+_NORMS = {'rms': RMSNorm, 'layer': LayerNorm}
 _POOLS = ('token', 'avg', 'max', '')
 
 
@@ -56,7 +58,12 @@ class Vim(nn.Module):
         dynamic_img_size: accept any image size in forward, resizing the positions on the fly; for scan orders that
             follow the memory (raster, bidirectional).
         layer_scale: initial value of a learned scale of each block's output; none if None.
-        rope: rotate the stream by its position before every block (LocalVim); without class tokens.
+        rope: rotate the stream by its position before every block; without class tokens. True is LocalVim's: tables of
+            14 x 14 tokens, resized; 'between' is Vim's for detection: positions between those.
+        norm: 'rms', or 'layer' as LocalVim's backbones for detection and segmentation have it.
+        feature_norm: feature maps are what the blocks add to the stream, each behind a LayerNorm (these of LocalVim).
+        feature_pyramid: four blocks; feature maps are what they add to the stream, brought to strides of 4, 8, 16 and
+            32 pixels (Vim's for segmentation).
         pad_image: zeros at the bottom and on the right to whole patches (LocalVim), not leaving pixels out.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth of the last block, linear in depth from 0.
@@ -88,7 +95,10 @@ class Vim(nn.Module):
         class_token: str = 'middle',
         dynamic_img_size: bool = False,
         layer_scale: float | None = None,
-        rope: bool = False,
+        rope: bool | str = False,
+        norm: str = 'rms',
+        feature_norm: bool = False,
+        feature_pyramid: tuple[int, ...] = (),
         pad_image: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -104,8 +114,12 @@ class Vim(nn.Module):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        if rope and class_token != 'none':
-            raise bad_argument('rope', "class_token='none'", repr(class_token))
+        if rope and (class_token != 'none' or rope not in (True, 'between')):
+            raise bad_argument('rope', "True or 'between' with class_token='none'", f'{rope!r} with {class_token!r}')
+        if norm not in _NORMS:
+            raise bad_argument('norm', "'rms' or 'layer'", repr(norm))
+        if feature_norm and feature_pyramid:
+            raise bad_argument('feature_norm', 'False with a feature_pyramid', True)
         self.scans = schedule(scan, depth)
         self.class_token = class_token
         self.num_class_tokens = CLASS_TOKENS[class_token]
@@ -127,14 +141,15 @@ class Vim(nn.Module):
         cls_token = nn.Parameter(torch.empty(1, self.num_class_tokens, embed_dim, **dd))
         self.register_parameter('cls_token', cls_token if self.num_class_tokens else None)
         self.pos_embed = nn.Parameter(torch.empty(1, rows, embed_dim, **dd))
-        self.rope = RotaryPositions(embed_dim, self.patch_embed.grid_size, device=device) if rope else None
+        grid, between = self.patch_embed.grid_size, rope == 'between'
+        self.rope = RotaryPositions(embed_dim, grid, between=between, device=device) if rope else None
         if mixer not in _MIXERS or (mixer == 'mamba2' and share_routes):
             raise bad_argument('mixer', "'mamba1', or without share_routes 'mamba2'", repr(mixer))
         options = {'d_state': d_state, 'merge': merge, **({'share_routes': True} if share_routes else {})}
         self.blocks = nn.Sequential(
             *(
                 Block(
-                    RMSNorm(embed_dim, **dd),
+                    _NORMS[norm](embed_dim, **dd),
                     _MIXERS[mixer](embed_dim, self._order(own), **options, **dd),
                     embed_dim,
                     before=self.rope,
@@ -145,10 +160,17 @@ class Vim(nn.Module):
                 for own, rate in zip(self.scans, calculate_drop_path_rates(drop_path_rate, depth))
             )
         )
+        stride, levels = self.patch_embed.stride, tuple(feature_pyramid)
+        if not all(0 <= block < depth for block in levels):
+            raise bad_argument('feature_pyramid', f'blocks of {depth}', repr(feature_pyramid))
+        norms = (LayerNorm(embed_dim, **dd) for _ in range(depth))
+        self.feature_norms = nn.ModuleList(norms) if feature_norm else None
+        self.feature_pyramid = FlatPyramid(embed_dim, stride, levels, **dd) if levels else None
+        strides = [stride] * depth if self.feature_pyramid is None else self.feature_pyramid.strides(depth)
         self.feature_info = [
-            {'module': f'blocks.{i}', 'num_chs': embed_dim, 'reduction': self.patch_embed.stride} for i in range(depth)
+            {'module': f'blocks.{i}', 'num_chs': embed_dim, 'reduction': stride} for i, stride in enumerate(strides)
         ]
-        self.norm = RMSNorm(embed_dim, **dd)
+        self.norm = _NORMS[norm](embed_dim, **dd)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(embed_dim, num_classes, **dd) if num_classes else nn.Identity()
         if dynamic_img_size and (rope or not all(block.mixer.any_length for block in self.blocks)):
@@ -189,8 +211,9 @@ class Vim(nn.Module):
                 block.mixer.out_proj.weight /= math.sqrt(len(self.blocks))
             if not isinstance(block.ls, nn.Identity):
                 block.ls.reset_parameters()
-        if isinstance(self.norm, RMSNorm):
-            self.norm.reset_parameters()
+        for module in (self.norm, self.feature_pyramid, *(self.feature_norms or ())):
+            if isinstance(module, (LayerNorm, RMSNorm, FlatPyramid)):
+                module.reset_parameters()
         if isinstance(self.head, nn.Linear):
             trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
@@ -241,7 +264,7 @@ class Vim(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {
             'stem': r'^cls_token|^pos_embed|^patch_embed',
-            'blocks': [(r'^blocks\.(\d+)', None), (r'^norm', (99999,))],
+            'blocks': [(r'^blocks\.(\d+)', None), (r'^norm|^feature_', (99999,))],
         }
 
     @torch.jit.ignore
@@ -323,7 +346,7 @@ class Vim(nn.Module):
         Args:
             x: images (b, in_chans, H, W).
             indices: the last n blocks, these blocks, or all of them if None.
-            norm: apply the final norm to the outputs too.
+            norm: apply the final norm to the outputs too, where these are what the blocks return.
             stop_early: do not run blocks behind the last chosen one.
             output_fmt: 'NCHW' (b, c, grid height, grid width) or 'NLC' (b, patches, c); class tokens are left out.
             intermediates_only: do not return the final features.
@@ -339,13 +362,23 @@ class Vim(nn.Module):
         x = self._embed(x)
         outputs = []
         for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
+            x, added = checkpoint(block.both, x, use_reentrant=False) if self.grad_checkpointing else block.both(x)
             if i in chosen:
-                tokens, patches = split_class(self.norm(x) if norm else x.to(self.pos_embed.dtype), self.class_token)
-                if output_fmt == 'NCHW':
+                tokens, patches = split_class(self._feature(i, x, added, norm), self.class_token)
+                if output_fmt == 'NCHW' or self.feature_pyramid is not None:
                     patches = patches.transpose(1, 2).unflatten(2, grid).contiguous()
+                if self.feature_pyramid is not None:
+                    patches = self.feature_pyramid(patches, i)
+                    patches = patches if output_fmt == 'NCHW' else patches.flatten(2).transpose(1, 2)
                 outputs.append((patches, tokens) if return_prefix_tokens else patches)
         return outputs if intermediates_only else (self.norm(x), outputs)
+
+    def _feature(self, block: int, x: Tensor, added: Tensor, norm: bool) -> Tensor:
+        """The tokens that a block's feature map is made of, out of what it returned and what it added."""
+        if self.feature_norms is not None:
+            return self.feature_norms[block](added)
+        out = x if self.feature_pyramid is None else added
+        return self.norm(out) if norm and out is x else out.to(self.pos_embed.dtype)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -353,72 +386,16 @@ class Vim(nn.Module):
         """Drops what the outputs of the chosen blocks do not need; returns their indices."""
         chosen, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
+        if self.feature_norms is not None:
+            kept = (norm if i in chosen else nn.Identity() for i, norm in enumerate(self.feature_norms))
+            self.feature_norms = nn.ModuleList(kept)
+        if self.feature_pyramid is not None:
+            self.feature_pyramid.prune(chosen)
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
             self.reset_classifier(0, '')
         return chosen
-
-
-_RENAMED = (('layers.', 'blocks.'), ('norm_f.', 'norm.'), ('.mixer.gamma', '.ls.gamma'))  # official -> here
-_ROUTE_KEYS = {  # of a mixer, by route
-    'A_log': 'routes.0.A_log',
-    'A_b_log': 'routes.1.A_log',
-    **{
-        f'{name}{suffix}': f'projections.{k}.{name}'
-        for k, suffix in enumerate(('', '_b'))
-        for name in ('D', 'conv1d', 'x_proj', 'dt_proj')
-    },
-}
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Tensor]:
-    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``.
-
-    Published figures belong to the weights under 'model'; official training files hold an average as 'model_ema' too.
-    Position tables of another size are resized around their class tokens; one that does not say its image size is
-    taken for a square one.
-    """
-    checkpoint, state_dict = state_dict, model_weights(state_dict, 'the checkpoint')
-    if 'cls_token_head' in state_dict:
-        tokens = [state_dict.pop(f'cls_token_{end}') for end in ('head', 'tail')]
-        state_dict['cls_token'] = torch.cat(tokens, 1)
-    renamed = {}
-    for key, value in state_dict.items():
-        for old, new in _RENAMED:
-            key = key.replace(old, new)
-        prefix, _, rest = key.partition('.mixer.')
-        name, *parameter = rest.split('.')
-        if name in _ROUTE_KEYS:
-            key = '.'.join((prefix + '.mixer', _ROUTE_KEYS[name], *parameter))
-        renamed[key] = value
-    return resize_positions(renamed, checkpoint, model)
-
-
-def resize_positions(weights: dict[str, Tensor], checkpoint: dict[str, Any], model: Vim) -> dict[str, Tensor]:
-    """The weights of a checkpoint with the position table of another size resized around its class tokens."""
-    img_size = _source_size(checkpoint, model)
-    table, embed = weights.get('pos_embed'), model.patch_embed
-    if table is None or table.ndim != 3:
-        return weights  # loading says what is missing
-    patches = table.shape[1] - model.num_class_tokens
-    if img_size:
-        grid = embed.dynamic_feat_size(img_size)
-    elif table.shape[1] == model.pos_embed.shape[1]:
-        grid = embed.grid_size
-    else:
-        grid = (math.isqrt(max(patches, 0)),) * 2
-    if grid != embed.grid_size and grid[0] * grid[1] == patches:
-        rows = model.class_rows(patches), model.class_rows(embed.num_patches)
-        weights['pos_embed'] = resize_pos_embed(table, grid, embed.grid_size, *rows)
-    return weights
-
-
-def _source_size(state_dict: dict[str, Any], model: Vim) -> tuple[int, int] | None:
-    """The image size that the weights were made for, where they or their folder say it."""
-    config = state_dict.get('config') if state_dict.get('format') == FORMAT else None
-    said = config['model'].get('img_size') if config else getattr(model, 'pretrained_model_args', {}).get('img_size')
-    return to_2tuple(said) if said else None
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
@@ -453,7 +430,8 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    return build_model(Vim, variant, pretrained, checkpoint_filter_fn, **kwargs)
+    own = kwargs.get('feature_pyramid') or (-3, -2, -1)
+    return build_model(Vim, variant, pretrained, checkpoint_filter_fn, own, **kwargs)
 
 
 @register_model

@@ -1,0 +1,86 @@
+"""Official files of Vim -> the state dict of ours, with positions of another size resized."""
+
+import math
+import re
+from typing import Any
+
+import torch
+from timm.layers import to_2tuple
+from torch import Tensor, nn
+
+from vimamba.checkpoint import FORMAT, model_weights
+from vimamba.layers import resize_pos_embed
+
+from .builder import unwrap
+
+__all__ = ['checkpoint_filter_fn', 'resize_positions']
+
+_RENAMED = (('layers.', 'blocks.'), ('norm_f.', 'norm.'), ('.mixer.gamma', '.ls.gamma'))  # official -> here
+_ROUTE_KEYS = {  # of a mixer, by route
+    'A_log': 'routes.0.A_log',
+    'A_b_log': 'routes.1.A_log',
+    **{
+        f'{name}{suffix}': f'projections.{k}.{name}'
+        for k, suffix in enumerate(('', '_b'))
+        for name in ('D', 'conv1d', 'x_proj', 'dt_proj')
+    },
+}
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``.
+
+    Published figures belong to the weights under 'model'; official training files hold an average as 'model_ema' too.
+    Position tables of another size are resized around their class tokens; one that does not say its image size is
+    taken for a square one.
+    """
+    checkpoint = state_dict
+    state_dict = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.', 'net.')  # of mmseg; of detectron2
+    for table in ('rope.freqs_cos', 'rope.freqs_sin'):  # computed, here
+        state_dict.pop(table, None)
+    if 'cls_token_head' in state_dict:
+        tokens = [state_dict.pop(f'cls_token_{end}') for end in ('head', 'tail')]
+        state_dict['cls_token'] = torch.cat(tokens, 1)
+    renamed = {}
+    for key, value in state_dict.items():
+        for old, new in _RENAMED:
+            key = key.replace(old, new)
+        prefix, _, rest = key.partition('.mixer.')
+        name, *parameter = rest.split('.')
+        if name in _ROUTE_KEYS:
+            key = '.'.join((prefix + '.mixer', _ROUTE_KEYS[name], *parameter))
+        if level := re.match(r'fpn([1-4])\.', key):
+            key = _pyramid_key(key, int(level[1]) - 1, model)
+        renamed[key] = value
+    return resize_positions(renamed, checkpoint, model)
+
+
+def _pyramid_key(key: str, level: int, model: nn.Module) -> str:
+    blocks = [] if model.feature_pyramid is None else list(model.feature_pyramid.reductions)
+    return f'feature_pyramid.levels.{blocks[level]}.{key[5:]}' if blocks else key
+
+
+def resize_positions(weights: dict[str, Tensor], checkpoint: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a checkpoint with the position table of another size resized around its class tokens."""
+    img_size = _source_size(checkpoint, model)
+    table, embed = weights.get('pos_embed'), model.patch_embed
+    if table is None or table.ndim != 3:
+        return weights  # loading says what is missing
+    patches = table.shape[1] - model.num_class_tokens
+    if img_size:
+        grid = embed.dynamic_feat_size(img_size)
+    elif table.shape[1] == model.pos_embed.shape[1]:
+        grid = embed.grid_size
+    else:
+        grid = (math.isqrt(max(patches, 0)),) * 2
+    if grid != embed.grid_size and grid[0] * grid[1] == patches:
+        rows = model.class_rows(patches), model.class_rows(embed.num_patches)
+        weights['pos_embed'] = resize_pos_embed(table, grid, embed.grid_size, *rows)
+    return weights
+
+
+def _source_size(state_dict: dict[str, Any], model: nn.Module) -> tuple[int, int] | None:
+    """The image size that the weights were made for, where they or their folder say it."""
+    config = state_dict.get('config') if state_dict.get('format') == FORMAT else None
+    said = config['model'].get('img_size') if config else getattr(model, 'pretrained_model_args', {}).get('img_size')
+    return to_2tuple(said) if said else None
