@@ -156,7 +156,7 @@ def test_imagenet_wants_its_thousand_folders_and_names_them_in_words(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'name': 'digit', 'split': 'train'}, "unknown data set 'digit': did you mean 'digits'"),
+        ({'name': 'digit', 'split': 'train'}, "unknown classification data set 'digit': did you mean 'digits'"),
         ({'name': 'digits', 'split': 'vall'}, "unknown split of digits 'vall': did you mean 'val'"),
         ({'name': 'folder', 'split': 'test', 'root': '.'}, 'unknown split of folder'),
         ({'name': 'digits', 'split': 'train', 'flod': 1}, "'flod': did you mean 'fold'"),

@@ -1,5 +1,8 @@
 """Residual block."""
 
+from typing import Any
+
+import torch
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
@@ -43,6 +46,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.both(x)[0]
+
+    @torch.jit.ignore
+    def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The next tokens of a sequence that comes in parts, and what the mixer carries on: of a block without MLP."""
+        added, state = self.mixer.step(self.norm(x), state)
+        return x + self.drop_path(self.ls(added)), state
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the block returns, and what its mixer added to the stream, before stochastic depth."""

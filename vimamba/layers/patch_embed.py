@@ -1,4 +1,7 @@
-"""Image to tokens."""
+"""Image or clip to tokens."""
+
+import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +24,28 @@ def check_img_size(height: int, width: int, img_size: tuple[int, int]) -> None:
 def _missing(side: int, patch: int, stride: int) -> int:
     """Pixels to add to a side so that the last patch is whole."""
     return patch - side if side < patch else (patch - side) % stride
+
+
+@register_notrace_function
+def check_clip(x: Tensor, num_frames: int | None, tubelet_size: int) -> None:
+    torch._assert(x.ndim == 5, f'clip: expected (b, channels, frames, height, width), got shape {tuple(x.shape)}')
+    frames = x.shape[2]
+    torch._assert(
+        frames == num_frames or num_frames is None,
+        f'clip of {frames} frames: this model takes {num_frames}; sample as many, or build it with '
+        f'num_frames={frames}, or call set_input_size(num_frames={frames})',
+    )
+    torch._assert(
+        frames > 0 and frames % tubelet_size == 0,
+        f'clip of {frames} frames: expected a multiple of the {tubelet_size} frames of a patch',
+    )
+
+
+def resize_time_embed(table: Tensor, times: int) -> Tensor:
+    """Rows between those there are: (1, t, dim) -> (1, times, dim), as official code does it, corners not aligned."""
+    if table.shape[1] == times:
+        return table
+    return F.interpolate(table.float().transpose(1, 2), [times], mode='linear').transpose(1, 2).to(table.dtype)
 
 
 @register_notrace_function
@@ -56,8 +81,11 @@ class PatchEmbed(nn.Module):
         super().__init__()
         check_integers(1, patch_size=patch_size, stride=stride, in_chans=in_chans, embed_dim=dim)
         self.patch_size, self.stride, self.strict_img_size, self.pad = patch_size, stride, strict_img_size, pad
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride, device=device, dtype=dtype)
+        self.proj = self._projection(in_chans, dim, device=device, dtype=dtype)
         self.set_input_size(img_size)
+
+    def _projection(self, in_chans: int, dim: int, **dd: Any) -> nn.Module:
+        return nn.Conv2d(in_chans, dim, self.patch_size, self.stride, **dd)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Sets the image size, in pixels, and the grid that follows from it."""
@@ -70,7 +98,7 @@ class PatchEmbed(nn.Module):
             raise bad_argument('img_size', expected, f'{height}x{width}')
         self.img_size = (int(height), int(width))
         self.grid_size = self.dynamic_feat_size(self.img_size)
-        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        self.num_patches = math.prod(self.grid_size)
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """The grid, in tokens, of an image of ``img_size`` pixels."""
@@ -85,3 +113,56 @@ class PatchEmbed(nn.Module):
         if self.pad:
             x = pad_image(x, self.patch_size, self.stride)
         return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class TubeletEmbed(PatchEmbed):
+    """Patches of a few frames to tokens: ViViT's tubelets (arXiv:2103.15691, Sec. 3.2).
+
+    With ``time_embed`` a learned row for each time is added; for another number of frames, rows between them.
+
+    Shape: (b, in_chans, T, H, W) -> (b, T / tubelet_size * grid height * grid width, dim), frame after frame, each in
+    raster order. ``grid_size`` is (frames of tokens, height, width).
+
+    Raises:
+        UsageError: a frame smaller than a patch, or ``num_frames`` no multiple of ``tubelet_size``.
+    """
+
+    def __init__(self, num_frames: int, tubelet_size: int, time_embed: bool, *args: Any, **options: Any):
+        check_integers(1, num_frames=num_frames, tubelet_size=tubelet_size)
+        self.num_frames, self.tubelet_size = num_frames, tubelet_size
+        super().__init__(*args, **options)
+        shape = (1, self.grid_size[0], self.proj.out_channels)
+        table = nn.Parameter(self.proj.weight.new_zeros(shape)) if time_embed else None
+        self.register_parameter('time_embed', table)
+
+    def _projection(self, in_chans: int, dim: int, **dd: Any) -> nn.Module:
+        sizes = (self.tubelet_size, self.patch_size, self.patch_size)
+        return nn.Conv3d(in_chans, dim, sizes, (self.tubelet_size, self.stride, self.stride), **dd)
+
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None) -> None:
+        """Sets the size of a frame in pixels, the number of frames, or both, and what follows from them."""
+        frames = self.num_frames if num_frames is None else num_frames
+        if frames < 1 or frames % self.tubelet_size:
+            raise bad_argument('num_frames', f'a positive multiple of tubelet_size, {self.tubelet_size}', frames)
+        super().set_input_size(self.img_size if img_size is None else img_size)
+        self.num_frames, self.grid_size = frames, self.dynamic_feat_size((frames, *self.img_size))
+        self.num_patches = math.prod(self.grid_size)
+        table = self._parameters.get('time_embed')
+        if table is not None and table.shape[1] != self.grid_size[0]:
+            resized = resize_time_embed(table.detach(), self.grid_size[0])
+            self.time_embed = nn.Parameter(resized, requires_grad=table.requires_grad)
+
+    def dynamic_feat_size(self, img_size: tuple[int, ...]) -> tuple[int, ...]:
+        """The grid, in tokens, of a clip of (T, H, W), or of a frame of (H, W)."""
+        *frames, height, width = img_size
+        grid = super().dynamic_feat_size((height, width))
+        return (frames[0] // self.tubelet_size, *grid) if frames else grid
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_clip(x, self.num_frames if self.strict_img_size else None, self.tubelet_size)
+        if self.strict_img_size:
+            check_img_size(x.shape[3], x.shape[4], self.img_size)
+        x = self.proj(x).flatten(3)  # (b, dim, t, n)
+        if self.time_embed is not None:
+            x = x + resize_time_embed(self.time_embed, x.shape[2]).transpose(1, 2).unsqueeze(3).to(x.dtype)
+        return x.flatten(2).transpose(1, 2)

@@ -1,7 +1,7 @@
 """Mamba-1 as a sequence mixer: the convolution and the scan run along each route of a scan order."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 import vimamba.kernels.causal_conv1d  # noqa: F401  (registers its operator in torch.ops.vimamba)
-from vimamba.errors import bad_argument
+from vimamba.errors import UsageError, bad_argument
 from vimamba.kernels.linear import linears
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.norm import widen
@@ -17,8 +17,15 @@ from vimamba.scans import ScanOrder, create_order
 from vimamba.scans.hybrid import Scan
 
 from .init import init_A_log, init_dt
-from .scan import scan, scan_each
+from .scan import scan, scan_each, scan_on
 from .walk import Walker, as_scan, walk
+
+
+class MambaState(NamedTuple):
+    """What a sequence leaves for the tokens that come: the last inputs of the convolution, and the scan's state."""
+
+    inputs: Tensor  # (b, d_inner, d_conv - 1)
+    hidden: Tensor  # (b, 1, d_inner, d_state), at least float32
 
 
 class Projections(nn.Module):
@@ -115,26 +122,6 @@ class Mamba1(Walker):
         if self.attention is not None:
             self.attention.reset_parameters()
 
-    def _stacked(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Of each set of projections: conv1d weight and bias, x_proj, dt_proj, its bias, D."""
-        conv: list[Tensor] = []
-        conv_bias: list[Tensor] = []
-        x_proj: list[Tensor] = []
-        dt_proj: list[Tensor] = []
-        dt_bias: list[Tensor] = []
-        D: list[Tensor] = []
-        for own in self.projections:
-            conv.append(own.conv1d.weight.squeeze(1))
-            bias = own.conv1d.bias
-            assert bias is not None
-            conv_bias.append(bias)
-            x_proj.append(own.x_proj.weight)
-            dt_proj.append(own.dt_proj.weight.t())
-            dt_bias.append(own.dt_proj.bias)
-            D.append(own.D)
-        stacked = [torch.stack(parts) for parts in (conv, conv_bias, x_proj, dt_proj, dt_bias, D)]
-        return stacked[0], stacked[1], stacked[2], stacked[3], stacked[4], stacked[5]
-
     def forward(self, x: Tensor) -> Tensor:
         return self.mix(x, self.rows, self.steps, self.pads)
 
@@ -144,19 +131,42 @@ class Mamba1(Walker):
         x = self.in_proj(x)
         if pads:
             x = F.pad(x, (0, 0, 0, pads))
-        b, l, _ = x.shape
         x, z = x.chunk(2, -1)
-        conv, conv_bias, x_proj, dt_proj, dt_bias, D = self._stacked()
+        u = self._convolve(x.transpose(1, 2), None if self.share_routes else rows, [1] if self.share_routes else steps)
+        u, delta, A, B, C, D, z, dt_bias = self._project(u, z)
+        if self.attention is None:
+            y = scan(u, delta, A, B, C, D, z, dt_bias, rows, steps)[:, :tokens]
+        else:
+            y = torch.zeros_like(x[:, :tokens])
+            for own in scan_each(u, delta, A, B, C, D, z, dt_bias, rows, steps, self.share_routes):
+                y = y + self.attention(own[:, :tokens])
+        return self.out_proj(y) * self.scale
+
+    def _convolve(self, x: Tensor, rows: Tensor | None, steps: list[int]) -> Tensor:
+        """silu(conv1d) along each route: (b, d, l) -> (b, p, d, l), of p sets of parameters."""
+        conv: list[Tensor] = []
+        conv_bias: list[Tensor] = []
+        for own in self.projections:
+            conv.append(own.conv1d.weight.squeeze(1))
+            bias = own.conv1d.bias
+            assert bias is not None
+            conv_bias.append(bias)
+        return torch.ops.vimamba.route_conv1d(x, torch.stack(conv), torch.stack(conv_bias), rows, steps, True)
+
+    def _project(self, u: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the scan takes: u, delta, A, B, C, D, z, delta's bias; of u (b, p, d, l) and z (b, l, d)."""
+        projections: list[list[Tensor]] = [[], [], [], []]
+        for own in self.projections:
+            parts = (own.x_proj.weight, own.dt_proj.weight.t(), own.dt_proj.bias, own.D)
+            for stacked, part in zip(projections, parts):
+                stacked.append(part)
+        x_proj, dt_proj, dt_bias, D = [torch.stack(parts) for parts in projections]
         A_log: list[Tensor] = []
         for route in self.routes:
             A_log.append(route.A_log)
         A = -torch.exp(widen(torch.stack(A_log)))  # (k, d, n)
-        k, p = A.shape[0], D.shape[0]  # p sets of projections: k, or 1 that all routes share
-        conv_rows, conv_steps = rows, steps
-        if self.share_routes:
-            conv_rows, conv_steps = None, [1]
-        u = torch.ops.vimamba.route_conv1d(x.transpose(1, 2), conv, conv_bias, conv_rows, conv_steps, True)
-        # (b, p, d, l)
+        b, p, _, l = u.shape
+        k = A.shape[0]  # p sets of projections: k, or 1 that all routes share
         flat = u.permute(1, 0, 3, 2).reshape(p, b * l, -1)
         dt, B, C = linears(flat, x_proj.to(flat.dtype)).split(self.splits, -1)
         delta = torch.bmm(dt, dt_proj)  # without the bias, which goes into the softplus, once
@@ -165,14 +175,30 @@ class Mamba1(Walker):
             u = u.squeeze(1)
             delta, B, C = [t.expand(-1, k, -1, -1) for t in (delta, B, C)]
             D, dt_bias = D.expand(k, -1), dt_bias.expand(k, -1)
-        z, B, C, D, dt_bias = z.transpose(1, 2), B.unsqueeze(2), C.unsqueeze(2), widen(D), widen(dt_bias)
-        if self.attention is None:
-            y = scan(u, delta, A, B, C, D, z, dt_bias, rows, steps)[:, :tokens]
-        else:
-            y = torch.zeros_like(x[:, :tokens])
-            for own in scan_each(u, delta, A, B, C, D, z, dt_bias, rows, steps, self.share_routes):
-                y = y + self.attention(own[:, :tokens])
-        return self.out_proj(y) * self.scale
+        return u, delta, A, B.unsqueeze(2), C.unsqueeze(2), widen(D), z.transpose(1, 2), widen(dt_bias)
+
+    @torch.jit.ignore
+    def step(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+        """The next tokens of a sequence that comes in parts: (b, l, d_model), what those before left -> the same.
+
+        Any parts give what `forward` gives for all tokens at once, and gradients flow through the state.
+
+        Raises:
+            UsageError: the mixer does not read its tokens in the order in which they come.
+        """
+        if not self.is_causal:
+            raise UsageError("step: the mixer reads tokens before they come; it takes a scan of one route, 'raster'")
+        x, z = self.in_proj(x).chunk(2, -1)
+        x, width = x.transpose(1, 2), self.projections[0].conv1d.kernel_size[0] - 1
+        x = F.pad(x, (width, 0)) if state is None else torch.cat((state.inputs.to(x.dtype), x), 2)
+        u, delta, A, B, C, D, z, dt_bias = self._project(self._convolve(x, None, [1])[..., width:], z)
+        y, hidden = scan_on(u, delta, A, B, C, D, z, dt_bias, None if state is None else state.hidden)
+        return self.out_proj(y) * self.scale, MambaState(x[..., x.shape[2] - width :], hidden)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token's output depends on those before it alone."""
+        return self.rows is None and list(self.steps) == [1] and self.attention is None
 
 
 @register_notrace_module

@@ -5,7 +5,7 @@ from torch import Tensor
 
 import vimamba.kernels.selective_scan  # noqa: F401  (registers the operator in torch.ops.vimamba)
 
-__all__ = ['scan', 'scan_each']
+__all__ = ['scan', 'scan_each', 'scan_on']
 
 
 def scan(
@@ -24,6 +24,25 @@ def scan(
     save = torch.is_grad_enabled()
     y = torch.ops.vimamba.route_scan(u, delta, A, B, C, D, z, delta_bias, None, rows, steps, True, save, 'auto')[0]
     return y.transpose(1, 2)
+
+
+def scan_on(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`scan` of one route in memory order, from the state where the last part of a sequence ended: with the next."""
+    save = torch.is_grad_enabled()
+    y, state = torch.ops.vimamba.route_scan(u, delta, A, B, C, D, z, delta_bias, state, None, [1], True, save, 'auto')[
+        :2
+    ]
+    return y.transpose(1, 2), state
 
 
 def scan_each(

@@ -127,17 +127,11 @@ class Vim(nn.Module):
         self.grad_checkpointing = False
         self._set_pool(global_pool if global_pool is not None else ('token' if self.num_class_tokens else 'avg'))
 
-        self.patch_embed = PatchEmbed(
-            img_size,
-            patch_size,
-            patch_size if stride is None else stride,
-            in_chans,
-            embed_dim,
-            strict_img_size=not dynamic_img_size,
-            pad=pad_image,
-            **dd,
+        stride = patch_size if stride is None else stride
+        self.patch_embed = self._create_patch_embed(
+            img_size, patch_size, stride, in_chans, embed_dim, not dynamic_img_size, pad_image, **dd
         )
-        rows = self.patch_embed.num_patches + self.num_class_tokens
+        rows = math.prod(self.patch_embed.grid_size[-2:]) + self.num_class_tokens
         cls_token = nn.Parameter(torch.empty(1, self.num_class_tokens, embed_dim, **dd))
         self.register_parameter('cls_token', cls_token if self.num_class_tokens else None)
         self.pos_embed = nn.Parameter(torch.empty(1, rows, embed_dim, **dd))
@@ -180,6 +174,9 @@ class Vim(nn.Module):
             )
         if self.pos_embed.device.type != 'meta':
             self.init_weights()
+
+    def _create_patch_embed(self, *args: Any, **dd: Any) -> PatchEmbed:
+        return PatchEmbed(*args, **dd)
 
     @torch.jit.ignore
     def init_weights(self) -> None:
@@ -358,7 +355,7 @@ class Vim(nn.Module):
         if output_fmt not in ('NCHW', 'NLC'):
             raise bad_argument('output_fmt', "'NCHW' or 'NLC'", repr(output_fmt))
         chosen, last = feature_take_indices(len(self.blocks), indices)
-        grid = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
+        grid = self.patch_embed.dynamic_feat_size(tuple(x.shape[2:]))
         x = self._embed(x)
         outputs = []
         for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):

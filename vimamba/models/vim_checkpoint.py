@@ -66,16 +66,16 @@ def resize_positions(weights: dict[str, Tensor], checkpoint: dict[str, Any], mod
     table, embed = weights.get('pos_embed'), model.patch_embed
     if table is None or table.ndim != 3:
         return weights  # loading says what is missing
-    patches = table.shape[1] - model.num_class_tokens
+    patches, own = table.shape[1] - model.num_class_tokens, embed.grid_size[-2:]  # of a frame, in clips
     if img_size:
         grid = embed.dynamic_feat_size(img_size)
     elif table.shape[1] == model.pos_embed.shape[1]:
-        grid = embed.grid_size
+        grid = own
     else:
         grid = (math.isqrt(max(patches, 0)),) * 2
-    if grid != embed.grid_size and grid[0] * grid[1] == patches:
-        rows = model.class_rows(patches), model.class_rows(embed.num_patches)
-        weights['pos_embed'] = resize_pos_embed(table, grid, embed.grid_size, *rows)
+    if grid != own and grid[0] * grid[1] == patches:
+        rows = model.class_rows(patches), model.class_rows(own[0] * own[1])
+        weights['pos_embed'] = resize_pos_embed(table, grid, own, *rows)
     return weights
 
 
