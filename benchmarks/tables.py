@@ -38,10 +38,10 @@ def latest(results: list[dict[str, str]], *keys: str) -> list[dict[str, str]]:
 def models(*patterns: str) -> str:
     """Every variant whose name fits, with what its authors publish and what was measured here."""
     import timm
-    from timm.layers import to_2tuple
 
     import vimamba  # noqa: F401  (registers the models)
     from vimamba.insight.flops import count_gflops
+    from vimamba.models import input_shape
 
     published = {row['model']: row for row in rows('published.csv')}
     timed = {row['implementation']: row for row in measured('model') if row['case'] == '224 px' and row['batch'] == '1'}
@@ -49,29 +49,29 @@ def models(*patterns: str) -> str:
     for name in sorted({name for pattern in patterns for name in timm.list_models(pattern)}):
         model = timm.create_model(name, device='meta')
         cfg = model.pretrained_cfg
-        height, width = to_2tuple(cfg['input_size'][1:])
         row = published.get(name, defaultdict(str))
         accuracy = ' / '.join(filter(None, (row['top1'], row['top5'])))
         parameters = sum(p.numel() for p in model.parameters())
-        gflops = f'{count_gflops(model, (1, *cfg["input_size"])):.2f}'
+        gflops = f'{count_gflops(model, (1, *input_shape(model))):.2f}'
         time = f'{float(timed[name]["median_ms"]):.0f}' if name in timed else ''
         licence = cfg['license'] if cfg.get('url') else ''
         cells = [
             f'{parameters:,}',
-            f'{height}x{width}',
+            'x'.join(map(str, input_shape(model)[1:])),
             gflops,
             time,
-            accuracy,
+            f'{accuracy} on {row["on"]}' if accuracy else '',
             row['published_by'],
             row['file'],
             licence,
         ]
         body.append([f'`{name}`', *cells])
     header = [
-        'model', 'parameters', 'pixels', 'GFLOPs', 'CPU, ms', 'ImageNet-1k top-1 / top-5', 'published by', 'weights',
+        'model', 'parameters', 'input', 'GFLOPs', 'CPU, ms', 'top-1 / top-5', 'published by', 'weights',
         'their licence',
     ]  # fmt: skip
-    notes = 'GFLOPs of one image, a multiply-add as one, the scans counted (9 per token, channel and state).'
+    notes = 'GFLOPs of one input (of a clip, its frames stand first), a multiply-add as one, the scans counted (9 per '
+    notes += 'token, channel and state).'
     if timed:
         notes += f' CPU: one image of 224x224, {machine(list(timed.values()))}'
     return f'{markdown(header, body)}\n\n{notes}'
@@ -87,6 +87,8 @@ FAMILIES = {  # family -> names, what reads the map how, paper, card
     'PlainMamba': (('plain_mamba_*',), 'flat; four snakes that know where they come from', '2403.17695', 'plain_mamba'),
     'EfficientVMamba': (('efficient_vmamba_*',), 'pyramid; four sub-grids, then convolutions', '2403.09977',
                         'efficient_vmamba'),
+    'VideoMamba': (('videomamba_*',), 'clips, frame after frame, there and back; images as Vim', '2403.06977',
+                   'videomamba'),
     'Mamba-ND': (('mamba_nd_2d_*',), 'one way a block: rows, columns, there and back', '2402.05892', 'mamba_nd'),
 }  # fmt: skip
 
@@ -97,7 +99,7 @@ def families() -> str:
 
     import vimamba  # noqa: F401  (registers the models)
 
-    published = {row['model']: float(row['top1']) for row in rows('published.csv')}
+    published = {row['model']: float(row['top1']) for row in rows('published.csv') if row['on'] == 'ImageNet-1k'}
     body = []
     for family, (patterns, how, paper, card) in FAMILIES.items():
         names = sorted({name for pattern in patterns for name in timm.list_models(pattern) if name in published})
@@ -107,7 +109,7 @@ def families() -> str:
             f'[{family}](model_cards/{card}.md)', f'{len(names)}', how, f'{sizes[0] / 1e6:.0f}-{sizes[-1] / 1e6:.0f} M',
             f'{accuracy[0]}-{accuracy[-1]}', f'[{paper}](https://arxiv.org/abs/{paper})',
         ])  # fmt: skip
-    header = ['family', 'published variants', 'reads', 'parameters', 'top-1 its authors publish', 'paper']
+    header = ['family', 'published variants', 'reads', 'parameters', 'ImageNet-1k top-1 its authors publish', 'paper']
     return markdown(header, body)
 
 

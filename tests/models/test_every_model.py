@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 
 import vimamba  # noqa: F401  (registers the models)
 from vimamba.kernels.selective_scan import cpu
+from vimamba.models import input_shape
 from vimamba.models.backbone import Backbone, Stage
 from vimamba.testing import relative_l2
 
@@ -37,11 +38,16 @@ def small(name, **kwargs):
     return timm.create_model(name, **{'num_classes': 7, **kwargs})
 
 
+def is_video(model):
+    return len(input_shape(model)) == 4
+
+
 def size(model):
-    """Of images that a model runs on and that no patch or window divides, where it takes any size."""
+    """Of images or clips that a model runs on and that no patch or window divides, where it takes any size."""
+    shape = input_shape(model)[1:]
     if model.pretrained_cfg.get('fixed_input_size'):
-        return model.pretrained_cfg['input_size'][1:]
-    return (72, 101)
+        return shape
+    return (*shape[:-2], 72, 101)
 
 
 def images(model, batch=2):
@@ -66,7 +72,7 @@ def test_structure(name):
     assert reductions == sorted(reductions)
     if isinstance(model, Backbone) and isinstance(model.layers[0], Stage):
         assert reductions == [4, 8, 16, 32]
-    assert model.get_classifier().out_features == 1000
+    assert model.get_classifier().out_features == cfg['num_classes'] == (400 if is_video(model) else 1000)
     doc = timm.models.model_entrypoint(name).__doc__
     assert doc
     assert doc.strip().endswith('.')
@@ -95,8 +101,8 @@ def test_an_unknown_argument_is_refused(name):
 )
 def test_options_of_every_model(name, kwargs):
     model = small(name, **{**kwargs, 'drop_rate': 0.1, 'drop_path_rate': 0.1})
-    height, width = kwargs.get('img_size') or size(model)
-    out = model(torch.randn(2, kwargs.get('in_chans', 3), height, width))
+    height, width = kwargs.get('img_size') or size(model)[-2:]
+    out = model(torch.randn(2, kwargs.get('in_chans', 3), *size(model)[:-2], height, width))
     assert out.shape == (2, kwargs.get('num_classes', 7) or model.num_features)
     out.sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
@@ -120,7 +126,7 @@ def test_feature_maps(name):
     maps = model(x)
     for out, width, reduction in zip(maps, model.feature_info.channels(), model.feature_info.reduction(), strict=True):
         assert out.shape[:2] == (2, width)
-        for side, pixels in zip(out.shape[2:], x.shape[2:]):
+        for side, pixels in zip(out.shape[-2:], x.shape[-2:]):
             assert abs(side - pixels / reduction) <= 1
 
 
@@ -201,6 +207,8 @@ def test_learns_to_read_digits(name):
     train, test = shuffled[:1400], shuffled[1400:]
     model = small(name, num_classes=10, in_chans=1, img_size=32)
     pixels = F.interpolate(pixels, 32, mode='bilinear') * 2 - 1
+    if is_video(model):
+        pixels = pixels.unsqueeze(2).expand(-1, -1, model.num_frames, -1, -1)
     epochs, batch = 6, 50
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * len(train) // batch)

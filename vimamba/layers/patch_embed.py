@@ -27,11 +27,11 @@ def _missing(side: int, patch: int, stride: int) -> int:
 
 
 @register_notrace_function
-def check_clip(x: Tensor, num_frames: int | None, tubelet_size: int) -> None:
-    torch._assert(x.ndim == 5, f'clip: expected (b, channels, frames, height, width), got shape {tuple(x.shape)}')
+def check_clip(x: Tensor, num_frames: int, tubelet_size: int) -> None:
+    torch._assert(x.ndim == 5, f'clip: expected (b, channels, frames, height, width), got shape {list(x.shape)}')
     frames = x.shape[2]
     torch._assert(
-        frames == num_frames or num_frames is None,
+        num_frames in (0, frames),
         f'clip of {frames} frames: this model takes {num_frames}; sample as many, or build it with '
         f'num_frames={frames}, or call set_input_size(num_frames={frames})',
     )
@@ -100,7 +100,7 @@ class PatchEmbed(nn.Module):
         self.grid_size = self.dynamic_feat_size(self.img_size)
         self.num_patches = math.prod(self.grid_size)
 
-    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+    def dynamic_feat_size(self, img_size: tuple[int, ...]) -> tuple[int, ...]:
         """The grid, in tokens, of an image of ``img_size`` pixels."""
         height, width = img_size
         if self.pad:
@@ -118,7 +118,8 @@ class PatchEmbed(nn.Module):
 class TubeletEmbed(PatchEmbed):
     """Patches of a few frames to tokens: ViViT's tubelets (arXiv:2103.15691, Sec. 3.2).
 
-    With ``time_embed`` a learned row for each time is added; for another number of frames, rows between them.
+    With ``time_embed`` a learned row for each time is added, and for another number of frames rows between them;
+    without, any number of frames is taken.
 
     Shape: (b, in_chans, T, H, W) -> (b, T / tubelet_size * grid height * grid width, dim), frame after frame, each in
     raster order. ``grid_size`` is (frames of tokens, height, width).
@@ -159,7 +160,8 @@ class TubeletEmbed(PatchEmbed):
         return (frames[0] // self.tubelet_size, *grid) if frames else grid
 
     def forward(self, x: Tensor) -> Tensor:
-        check_clip(x, self.num_frames if self.strict_img_size else None, self.tubelet_size)
+        fixed = self.strict_img_size and self.time_embed is not None
+        check_clip(x, self.num_frames if fixed else 0, self.tubelet_size)
         if self.strict_img_size:
             check_img_size(x.shape[3], x.shape[4], self.img_size)
         x = self.proj(x).flatten(3)  # (b, dim, t, n)

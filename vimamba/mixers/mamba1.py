@@ -155,12 +155,16 @@ class Mamba1(Walker):
 
     def _project(self, u: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """What the scan takes: u, delta, A, B, C, D, z, delta's bias; of u (b, p, d, l) and z (b, l, d)."""
-        projections: list[list[Tensor]] = [[], [], [], []]
+        x_projs: list[Tensor] = []
+        dt_projs: list[Tensor] = []
+        dt_biases: list[Tensor] = []
+        Ds: list[Tensor] = []
         for own in self.projections:
-            parts = (own.x_proj.weight, own.dt_proj.weight.t(), own.dt_proj.bias, own.D)
-            for stacked, part in zip(projections, parts):
-                stacked.append(part)
-        x_proj, dt_proj, dt_bias, D = [torch.stack(parts) for parts in projections]
+            x_projs.append(own.x_proj.weight)
+            dt_projs.append(own.dt_proj.weight.t())
+            dt_biases.append(own.dt_proj.bias)
+            Ds.append(own.D)
+        x_proj, dt_proj, dt_bias, D = [torch.stack(parts) for parts in (x_projs, dt_projs, dt_biases, Ds)]
         A_log: list[Tensor] = []
         for route in self.routes:
             A_log.append(route.A_log)
@@ -193,7 +197,7 @@ class Mamba1(Walker):
         x = F.pad(x, (width, 0)) if state is None else torch.cat((state.inputs.to(x.dtype), x), 2)
         u, delta, A, B, C, D, z, dt_bias = self._project(self._convolve(x, None, [1])[..., width:], z)
         y, hidden = scan_on(u, delta, A, B, C, D, z, dt_bias, None if state is None else state.hidden)
-        return self.out_proj(y) * self.scale, MambaState(x[..., x.shape[2] - width :], hidden)
+        return self.out_proj(y) * self.scale, MambaState(x[..., x.shape[2] - width :].clone(), hidden)
 
     @property
     def is_causal(self) -> bool:

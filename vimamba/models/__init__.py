@@ -1,5 +1,16 @@
 """Model families; importing this package registers their variants with timm."""
 
 from . import efficient_vmamba, local_mamba, mamba_nd, mambavision, plain_mamba, videomamba, vim, vmamba
+from .builder import input_shape
 
-__all__ = ['efficient_vmamba', 'local_mamba', 'mamba_nd', 'mambavision', 'plain_mamba', 'videomamba', 'vim', 'vmamba']
+__all__ = [
+    'efficient_vmamba',
+    'input_shape',
+    'local_mamba',
+    'mamba_nd',
+    'mambavision',
+    'plain_mamba',
+    'videomamba',
+    'vim',
+    'vmamba',
+]

@@ -100,6 +100,20 @@ def build_model(
     return use_linear(model)
 
 
+def input_shape(model: nn.Module) -> tuple[int, ...]:
+    """What a model takes, without the batch: (channels, height, width), or (channels, frames, height, width) of clips.
+
+    timm's configuration knows images alone: the frames are the model's own ``num_frames``.
+
+    >>> import timm
+    >>> input_shape(timm.create_model('videomamba_tiny_patch16_224_f16', device='meta'))
+    (3, 16, 224, 224)
+    """
+    channels, height, width = model.pretrained_cfg['input_size']
+    frames = getattr(model, 'num_frames', None)
+    return (channels, height, width) if frames is None else (channels, frames, height, width)
+
+
 def imagenet_cfg(url: str = '', top1: float = 0, top5: float = 0, **kwargs: Any) -> dict[str, Any]:
     """timm's configuration of weights for ImageNet-1k at 224 pixels, of a pyramid of stride 32.
 

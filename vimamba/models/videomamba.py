@@ -4,7 +4,7 @@ Paper: VideoMamba: State Space Model for Efficient Video Understanding, arXiv:24
 Official code and weights: OpenGVLab/VideoMamba (Apache-2.0); this file was written from the paper, the layout of the
 weights and the outputs of the official models.
 
-    clip -> patches of each frame -> + positions in time and in the frame -> class token first -> n x [ + Mamba ] -> norm
+    clip -> patches of frames -> + positions in time and in the frame -> class token first -> n x [ + Mamba ] -> norm
          -> head on the class token
 
 A causal model reads forth only and has neither a class token nor positions in time: it takes frames as they come
@@ -54,9 +54,8 @@ class VideoMamba(vim.Vim):
             frames, and `step`.
         chunk_frames: a causal model runs so many frames at a time and keeps for the gradient what passes from part to
             part alone; 0 runs all at once. The numbers are the same.
-        dynamic_img_size: accept any number and size of frames in forward, resizing the positions on the fly: in a
-            frame bicubic, in time linear.
-        options: further arguments of `Vim`.
+        options: further arguments of `Vim`; ``dynamic_img_size`` takes any number and size of frames in forward and
+            resizes the positions on the fly, in time linear, in a frame bicubic.
 
     Initial values are `Vim`'s; positions in time start at 0.
 
@@ -67,6 +66,8 @@ class VideoMamba(vim.Vim):
     torch.Size([1, 10])
     """
 
+    patch_embed: TubeletEmbed
+
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
@@ -76,7 +77,6 @@ class VideoMamba(vim.Vim):
         class_token: str | None = None,
         causal: bool = False,
         chunk_frames: int = 0,
-        dynamic_img_size: bool = False,
         device=None,
         dtype=None,
         **options: Any,
@@ -93,7 +93,6 @@ class VideoMamba(vim.Vim):
             img_size,
             num_classes=num_classes,
             class_token=class_token,
-            dynamic_img_size=dynamic_img_size or causal,
             **{'merge': 'sum', **own, **options},
             device=device,
             dtype=dtype,
@@ -153,7 +152,7 @@ class VideoMamba(vim.Vim):
         """Normalised tokens of the last block: (b, in_chans, T, H, W) -> (b, l, embed_dim), the class token first."""
         if self.chunk_frames and not torch.jit.is_scripting():
             return self._forward_chunks(x)
-        return super().forward_features(x)
+        return self._features(x)
 
     @torch.jit.ignore
     def _forward_chunks(self, x: Tensor) -> Tensor:

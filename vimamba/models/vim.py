@@ -305,6 +305,9 @@ class Vim(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Normalised tokens of the last block, in sequence order: (b, in_chans, H, W) -> (b, l, embed_dim)."""
+        return self._features(x)
+
+    def _features(self, x: Tensor) -> Tensor:
         x = self._embed(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.blocks, x)

@@ -1,0 +1,236 @@
+"""VideoMamba gives what its authors' classes give, takes their files, and causal takes frames as they come."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.models.official import Case
+from vimamba.errors import UsageError
+from vimamba.models import input_shape
+from vimamba.models.videomamba import VideoMamba, checkpoint_filter_fn
+from vimamba.testing import assert_parity, relative_l2
+
+SIZES = {  # as the authors count them: images with 1000 classes, clips of 8 frames with 400
+    'videomamba_tiny_patch16_224': 7_148_008,
+    'videomamba_small_patch16_224': 25_796_584,
+    'videomamba_middle_patch16_224': 74_217_448,
+    'videomamba_base_patch16_224': 97_598_440,
+    'videomamba_tiny_patch16_224_f8': 7_033_744,
+    'videomamba_tiny_patch16_224_f16': 7_035_280,
+    'videomamba_small_patch16_224_f8': 25_568_656,
+    'videomamba_middle_patch16_224_f8': 73_875_856,
+}
+OFFICIAL = {
+    'videomamba_img_tiny_224': 'videomamba_tiny_patch16_224',
+    'videomamba_tiny_8x224': 'videomamba_tiny_patch16_224_f8',
+}
+CLIPS = Case('videomamba_tiny_8x224')
+IMAGES = Case('videomamba_img_tiny_224')
+
+
+def small(**kwargs):
+    torch.manual_seed(0)
+    own = {'img_size': (16, 24), 'patch_size': 8, 'num_frames': 4, 'embed_dim': 32, 'depth': 3, 'num_classes': 5}
+    return VideoMamba(**{**own, **kwargs})
+
+
+def causal(**kwargs):
+    return small(causal=True, **kwargs).eval()
+
+
+def clip(frames, batch=2, size=(16, 24)):
+    return torch.randn(batch, 3, frames, *size, generator=torch.Generator().manual_seed(frames))
+
+
+def save(path, weights, under=None):
+    torch.save({under: weights} if under else weights, path)
+    return {'pretrained': True, 'pretrained_cfg_overlay': {'file': str(path)}}
+
+
+@pytest.mark.parametrize(('case', 'name'), OFFICIAL.items())
+def test_official_outputs(case, name):
+    case, model = Case(case), timm.create_model(name)
+    model.load_state_dict(checkpoint_filter_fn(case.state_dict(), model))
+    model.eval()
+    with torch.no_grad():
+        features = model.forward_features(case.input())
+        assert_parity(model.forward_head(features), case.outputs['logits'], 'logits')
+        assert_parity(model.forward_head(features, pre_logits=True), case.outputs['feat'], 'features')
+
+
+@pytest.mark.parametrize(('name', 'parameters'), SIZES.items())
+def test_parameters_as_the_authors_count_them(name, parameters):
+    model = timm.create_model(name, device='meta')
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert input_shape(model)[-2:] == (224, 224)
+
+
+@pytest.mark.parametrize('under', [None, 'model'])
+def test_official_files_of_clips_load_as_published(tmp_path, under):
+    extra = {'clip_decoder.0.head.weight': torch.ones(2, 2)}
+    file = save(tmp_path / 'clips.pth', {**CLIPS.state_dict(), **extra}, under)
+    model = timm.create_model('videomamba_tiny_patch16_224_f8', num_classes=400, **file)
+    times = CLIPS.state_dict()['temporal_pos_embedding']
+    torch.testing.assert_close(model.patch_embed.time_embed, torch.nn.Parameter(times))
+
+
+def test_a_file_of_eight_frames_starts_a_model_of_others(tmp_path):
+    file = save(tmp_path / 'clips.pth', CLIPS.state_dict())
+    model = timm.create_model('videomamba_tiny_patch16_224_f16', num_classes=3, img_size=(96, 160), **file)
+    times = F.interpolate(CLIPS.state_dict()['temporal_pos_embedding'].transpose(1, 2), 16, mode='linear')
+    assert torch.equal(model.patch_embed.time_embed, times.transpose(1, 2))
+    assert model.pos_embed.shape == (1, 1 + 6 * 10, 192)
+    assert model(torch.zeros(1, 3, 16, 96, 160)).shape == (1, 3)
+
+
+@pytest.mark.parametrize('tubelet', [1, 2])
+def test_a_file_of_images_starts_a_model_of_clips(tmp_path, tubelet):
+    """A clip in which the frame read of every patch is the image, at one time only, has the features of the image."""
+    file = save(tmp_path / 'images.pth', IMAGES.state_dict(), 'model')
+    image = timm.create_model('videomamba_tiny_patch16_224', **file).eval()
+    video = timm.create_model('videomamba_tiny_patch16_224_f8', num_frames=tubelet, tubelet_size=tubelet, **file).eval()
+    frames = torch.randn(1, 3, tubelet, 224, 224)
+    with torch.no_grad():
+        want = image.forward_features(frames[:, :, tubelet // 2])
+        assert relative_l2(video.forward_features(frames), want) < 1e-6
+    assert video.head.out_features == 400
+    assert not video.patch_embed.time_embed.any()
+
+
+def test_a_file_of_another_size_of_model_is_refused(tmp_path):
+    file = save(tmp_path / 'clips.pth', CLIPS.state_dict())
+    with pytest.raises(UsageError, match=r"clips.pth: these weights do not fit 'videomamba_small_patch16_224_f8'"):
+        timm.create_model('videomamba_small_patch16_224_f8', **file)
+
+
+def test_frames_and_their_size_change_with_the_input_size():
+    model = small()
+    model.patch_embed.time_embed.data.normal_()
+    model.set_input_size((32, 40), num_frames=6)
+    assert model(clip(6, size=(32, 40))).shape == (2, 5)
+    model.set_input_size(num_frames=2)
+    assert model(clip(2, size=(32, 40))).shape == (2, 5)
+
+
+def test_a_dynamic_model_resizes_as_one_that_is_told():
+    told, dynamic = small().eval(), small(dynamic_img_size=True).eval()
+    for model in (told, dynamic):
+        torch.manual_seed(1)
+        model.patch_embed.time_embed.data.normal_()
+    told.set_input_size((32, 8), num_frames=7)
+    with torch.no_grad():
+        assert relative_l2(dynamic(clip(7, size=(32, 8))), told(clip(7, size=(32, 8)))) < 1e-6
+
+
+@pytest.mark.parametrize('scan', ['spatial_first_bidirectional', 'temporal_first', 'tube2_bidirectional', 'axes_3d'])
+def test_clips_are_read_in_any_order_over_time(scan):
+    model = small(scan=scan)
+    model(clip(4)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_feature_maps_keep_time():
+    model = small(tubelet_size=2).eval()
+    maps = model.forward_intermediates(clip(4), [0, 2], intermediates_only=True)
+    assert [m.shape for m in maps] == [(2, 32, 2, 2, 3)] * 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.sampled_from([1, 2]))
+def test_parts_of_any_length_give_what_the_clip_gives(parts, tubelet):
+    parts = [tubelet * part for part in parts]
+    model, x, state, seen = causal(tubelet_size=tubelet), clip(sum(parts)), None, 0
+    with torch.no_grad():
+        for part in x.split(parts, 2):
+            scores, state = model.step(part, state)
+            seen += part.shape[2]
+            assert relative_l2(scores, model(x[:, :, :seen])) < 1e-5
+
+
+def test_256_frames_one_by_one_leave_a_state_no_larger_than_one_does():
+    model, x, state = causal(), clip(256), None
+    sizes = set()
+    with torch.no_grad():
+        for frame in x.split(1, 2):
+            scores, state = model.step(frame, state)
+            tensors = [state.total, *(t for own in state.layers for t in own)]
+            sizes.add(sum(t.numel() * t.element_size() for t in tensors))
+            assert not any(t.requires_grad for t in tensors)
+        assert relative_l2(scores, model(x)) < 1e-5
+    assert len(sizes) == 1
+
+
+def test_a_state_owns_what_it_keeps():
+    """Not a view into the activations of the frames that made it, which would hold them in memory."""
+    model = causal()
+    with torch.no_grad():
+        _, state = model.step(clip(8))
+    for tensor in (t for own in state.layers for t in own):
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def test_no_frame_knows_what_comes():
+    model, x = causal(), clip(6)
+    other = x.clone()
+    other[:, :, 4:] = 0
+    with torch.no_grad():
+        tokens, others = model.forward_features(x), model.forward_features(other)
+    assert torch.equal(tokens[:, : 4 * 6], others[:, : 4 * 6])
+    assert not torch.equal(tokens[:, 4 * 6 :], others[:, 4 * 6 :])
+
+
+@pytest.mark.parametrize('chunk', [1, 3, 8])
+def test_training_in_parts_changes_no_gradient(chunk):
+    def gradients(model):
+        model.train()(clip(8)).square().sum().backward()
+        return [p.grad for p in model.parameters()]
+
+    for whole, parts in zip(gradients(causal()), gradients(causal(chunk_frames=chunk)), strict=True):
+        assert relative_l2(parts, whole) < 1e-5
+
+
+def test_gradients_flow_through_the_state_until_it_is_detached():
+    model = causal()
+    first = clip(2).requires_grad_()
+    _, state = model.step(first)
+    scores, _ = model.step(clip(3), state)
+    (grad,) = torch.autograd.grad(scores.sum(), first, retain_graph=True)
+    assert grad.abs().sum() > 0
+    scores, _ = model.step(clip(3), state.detach())
+    assert torch.autograd.grad(scores.sum(), first, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: small()(clip(4)[0]), r'expected \(b, channels, frames, height, width\), got shape \[3, 4, 16, 24\]'),
+        (lambda: small()(clip(5)), 'clip of 5 frames: this model takes 4; .* or build it with num_frames=5'),
+        (lambda: small()(clip(4, size=(8, 24))), 'this model takes 16x24'),
+        (lambda: causal(tubelet_size=2)(clip(5)), 'expected a multiple of the 2 frames of a patch'),
+    ],
+)  # fmt: skip
+def test_a_wrong_clip_is_answered_with_what_is_expected(make, message):
+    with pytest.raises(AssertionError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: small(num_frames=5, tubelet_size=2), 'num_frames: expected a positive multiple of tubelet_size, 2'),
+        (lambda: small(class_token='middle'), "class_token: expected 'first' or 'none', got 'middle'"),
+        (lambda: causal(class_token='first'), "class_token: expected 'none', got 'first'"),
+        (lambda: causal(scan='bidirectional'), 'causal: expected one route in memory order'),
+        (lambda: small(chunk_frames=2), 'chunk_frames: expected 0, or in a causal model'),
+        (lambda: causal(tubelet_size=2, chunk_frames=3), 'chunk_frames: .* a causal model a multiple of 2'),
+        (lambda: small().step(clip(1)), 'step: this model needs whole clips; build it with causal=True'),
+        (lambda: causal(global_pool='max').step(clip(1)), 'step: this model needs whole clips'),
+        (lambda: small().set_input_size(num_frames=0), 'num_frames: expected a positive multiple'),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_answered_with_what_is_valid(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
