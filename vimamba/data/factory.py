@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from vimamba.data.clips import Clips, SomethingSomething, VideoFolder, VideoList, VideoSplits
 from vimamba.data.coco import CocoDataset
 from vimamba.data.datasets import Digits, Folder, ImageNet
 from vimamba.data.mask_folders import ADE20K, Cityscapes, MaskFolder, VocSegmentation
+from vimamba.data.moving_digits import MovingDigits
 from vimamba.data.scenes import DigitScenes, SemanticDigitScenes
 from vimamba.data.voc import VocDataset
 from vimamba.errors import unknown_name
@@ -26,7 +28,22 @@ DATASETS: dict[str, dict[str, Any]] = {
         'masks': MaskFolder,
         'voc': VocSegmentation,
     },
+    'video': {
+        'moving_digits': MovingDigits,
+        'something_v2': SomethingSomething,
+        'video_folder': VideoFolder,
+        'video_list': VideoList,
+        'video_splits': VideoSplits,
+    },
 }
+
+
+def options_of(kind: Any) -> set[str]:
+    """The arguments of a data set's class, with those that it hands on to `Clips`."""
+    named = dict(inspect.signature(kind).parameters)
+    if named.pop('options', None):
+        named |= dict(list(inspect.signature(Clips).parameters.items())[5:])
+    return set(named)
 
 
 def create_dataset(
@@ -43,7 +60,7 @@ def create_dataset(
 
     Args:
         name: one of ``DATASETS[task]``.
-        task: 'classification', 'detection' or 'segmentation'.
+        task: 'classification', 'detection', 'segmentation' or 'video'.
         root: the folder of the data set; digits and digit scenes need none.
         split: which part.
         transform: to classify, PIL image -> float tensor (C, H, W); None keeps the size and scales to 0..1. For the
@@ -65,7 +82,7 @@ def create_dataset(
     kind = DATASETS[task][name]
     if split not in kind.splits:
         raise unknown_name(f'split of {name}', split, kind.splits)
-    valid = set(inspect.signature(kind).parameters) - {'root', 'split', 'transform', 'seed'}
+    valid = options_of(kind) - {'root', 'split', 'transform', 'seed'}
     for option in options:
         if option not in valid:
             raise unknown_name(f'option of data set {name}', option, valid)

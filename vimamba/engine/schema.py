@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import types
 import typing
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from typing import Any
 import timm.optim
 
 from vimamba.data import AUGMENT, AUGMENT_DENSE, DATASETS
+from vimamba.data.clip_transforms import AUGMENT_CLIP
+from vimamba.data.factory import options_of
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
 from .config import Table
@@ -24,7 +25,8 @@ from .config import Table
 __all__ = ['Config', 'check', 'describe']
 
 Numbers = tuple[float, ...]
-_STYLES = {**AUGMENT, 'dense': AUGMENT_DENSE}
+_STYLES = {**AUGMENT, 'dense': AUGMENT_DENSE, 'clip': AUGMENT_CLIP}
+_OWN_STYLE = {'classification': tuple(AUGMENT), 'video': ('clip',)}  # of the other tasks, 'dense'
 
 
 def key(
@@ -276,10 +278,11 @@ def _check_together(config: Config) -> None:
     task, datasets = config.task.name, DATASETS[config.task.name]
     if data.name not in datasets:
         raise unknown_name(f'data set of {task}', data.name, datasets, config.at('data.name'))
-    if augment.style and (augment.style == 'dense') == (task == 'classification'):
-        fitting = [style for style in _STYLES if (style == 'dense') != (task == 'classification')]
+    fitting = _OWN_STYLE.get(task, ('dense',))
+    if augment.style and augment.style not in fitting:
         raise unknown_name(f'augment style of {task}', augment.style, fitting, config.at('augment.style'))
-    dataset = set(inspect.signature(datasets[data.name]).parameters) - {'split', 'transform', 'seed', 'masks'}
+    dataset = options_of(datasets[data.name]) - {'split', 'transform', 'seed', 'masks', 'num_frames'}
+    dataset |= {'num_crops'} if task == 'video' else set()
     for entry in data.options:
         if entry not in dataset:
             raise unknown_name('key in data', entry, {*_names(Data), *dataset}, config.at(f'data.{entry}'))
@@ -298,7 +301,7 @@ def _check_together(config: Config) -> None:
     if falls and schedule.min_lr > config.optim.lr:
         where = config.at('schedule.min_lr' if 'min_lr' in config.source.get('schedule', {}) else 'optim.lr')
         raise bad_argument(f'{where}schedule.min_lr', f'at most optim.lr ({config.optim.lr})', schedule.min_lr)
-    if task != 'classification':
+    if task not in ('classification', 'video'):
         nothing = {'augment': ('mixup', 'cutmix', 'smoothing'), 'data': ('interpolation', 'crop_pct')}
         for section, names in nothing.items():
             for name in names:

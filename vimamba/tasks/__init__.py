@@ -4,7 +4,21 @@ from .classification import ClassificationMetric, ClassificationTask
 from .detection import DetectionTask
 from .models import build_model
 from .segmentation import SegmentationTask
+from .video import VideoTask
 
-__all__ = ['TASKS', 'ClassificationMetric', 'ClassificationTask', 'DetectionTask', 'SegmentationTask', 'build_model']
+__all__ = [
+    'TASKS',
+    'ClassificationMetric',
+    'ClassificationTask',
+    'DetectionTask',
+    'SegmentationTask',
+    'VideoTask',
+    'build_model',
+]
 
-TASKS = {'classification': ClassificationTask, 'detection': DetectionTask, 'segmentation': SegmentationTask}
+TASKS = {
+    'classification': ClassificationTask,
+    'detection': DetectionTask,
+    'segmentation': SegmentationTask,
+    'video': VideoTask,
+}

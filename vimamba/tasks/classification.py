@@ -23,7 +23,7 @@ _LISTED = 50  # classes in the table; of more, the worst
 class Preprocessing(NamedTuple):
     """How a model wants its images: the arguments of `vimamba.data.create_transform`."""
 
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
@@ -180,8 +180,8 @@ class ClassificationTask(nn.Module):
         except UsageError as error:
             raise UsageError(f'{config.at("augment") if style else config.at("data")}{error}') from error
 
-    @staticmethod
-    def preprocessing(config: Settings) -> Preprocessing:
+    @classmethod
+    def preprocessing(cls, config: Settings) -> Preprocessing:
         """How the configured model wants its images; also tries to build the model, without memory or weights.
 
         Raises:
@@ -193,10 +193,19 @@ class ClassificationTask(nn.Module):
         size = config.model.img_size or own['input_size'][1:]
         height, width = (size, size) if isinstance(size, int) else size
         channels = config.model.in_chans
-        try_size(model, (channels, height, width), config)
+        shape = (channels, *cls.frames(model, config), height, width)
+        try_size(model, shape, config)
         mean, std = mean_and_std(model, config)
         wanted = {key: getattr(data, key) or own[key] for key in ('interpolation', 'crop_pct')}
-        return Preprocessing((channels, height, width), mean, std, **wanted)
+        return Preprocessing(shape, mean, std, **wanted)
+
+    @classmethod
+    def frames(cls, model: nn.Module, config: Settings) -> tuple[int, ...]:
+        """What stands in front of the height and width of an input: nothing, of images."""
+        if hasattr(model, 'num_frames'):
+            where, name = config.at('model.name'), config.model.name
+            raise UsageError(f"{where}model {name!r} takes clips; set task.name='video', or choose one of images")
+        return ()
 
     @classmethod
     def build(cls, config: Settings, classes: Sequence[str], with_weights: bool = True) -> ClassificationTask:

@@ -80,7 +80,7 @@ def fitted_weights(model: nn.Module, state: dict[str, Any], path: str | Path) ->
     return filter_fn(state if ours else weights, model)
 
 
-def try_size(model: nn.Module, size: tuple[int, int, int], config: Settings) -> None:
+def try_size(model: nn.Module, size: tuple[int, ...], config: Settings) -> None:
     """A forward pass of a model on the meta device, which computes shapes alone."""
     try:
         model.eval()(torch.zeros(1, *size, device='meta'))

@@ -1,0 +1,217 @@
+"""Labelled videos in the layouts that people have them in; clips that keep their frames in step; moving digits."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from vimamba.data import create_dataset, create_loader
+from vimamba.data.clip_transforms import ClipTransform
+from vimamba.data.moving_digits import DIRECTIONS, MovingDigits, compose, opposite
+from vimamba.errors import UsageError
+
+from .test_video import write
+
+pytest.importorskip('av')
+PLAIN = {'mean': (0.0,) * 3, 'std': (1.0,) * 3}
+
+
+def videos(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / name, 8, (16, 16))
+
+
+def folder_of_videos(root):
+    videos(root, [f'{split}/{name}/{i}.mp4' for split in ('train', 'val') for name in ('run', 'walk') for i in (0, 1)])
+    return {'name': 'video_folder', 'root': root}
+
+
+def lists(root):
+    videos(root, ['a b.mp4', 'c.mp4'])
+    (root / 'train.csv').write_text('path,frames,label\na b.mp4,8,1\nc.mp4,8,0\n')
+    (root / 'val.txt').write_text('a b.mp4 1\nc.mp4 0\n')
+    return {'name': 'video_list', 'root': root}
+
+
+def something(root):
+    videos(root, ['videos/1.webm.mp4', 'videos/2.webm.mp4'])
+    for i in (1, 2):
+        (root / f'videos/{i}.webm.mp4').rename(root / f'videos/{i}.webm')
+    stem = 'something-something-v2-'
+    (root / f'{stem}labels.json').write_text(json.dumps({'Pushing something': '0', 'Moving something up': '1'}))
+    records = [{'id': '1', 'template': 'Moving [something] up'}, {'id': '2', 'template': 'Pushing [something]'}]
+    for part in ('train', 'validation'):
+        (root / f'{stem}{part}.json').write_text(json.dumps(records))
+    return {'name': 'something_v2', 'root': root, 'videos': 'videos'}
+
+
+def ucf(root):
+    videos(root / 'videos', ['Run/v1.avi', 'Walk/v2.avi'])
+    (root / 'splits').mkdir()
+    (root / 'splits/trainlist01.txt').write_text('Walk/v2.avi 2\nRun/v1.avi 1\n')
+    (root / 'splits/testlist01.txt').write_text('Run/v1.avi\nWalk/v2.avi\n')
+    return {'name': 'video_splits', 'root': root}
+
+
+def hmdb(root):
+    videos(root / 'videos', ['run/a.avi', 'run/b.avi', 'walk/c.avi'])
+    (root / 'splits').mkdir()
+    (root / 'splits/run_test_split1.txt').write_text('a.avi 1\nb.avi 2\n')
+    (root / 'splits/walk_test_split1.txt').write_text('c.avi 1\n')
+    return {'name': 'video_splits', 'root': root}
+
+
+@pytest.mark.parametrize('make', [folder_of_videos, lists, something, ucf, hmdb])
+def test_every_layout_gives_clips_and_classes(tmp_path, make):
+    options = make(tmp_path)
+    for split in ('train', 'val'):
+        dataset = create_dataset(task='video', split=split, num_frames=4, **options)
+        clips, targets = next(iter(create_loader(dataset, len(dataset), training=False, seed=0)))
+        assert clips.shape == (len(dataset), 3, 4, 16, 16)
+        assert targets.tolist() == dataset.targets.tolist()
+    assert len(dataset.classes) == 2
+
+
+def test_labels_are_those_of_the_files(tmp_path):
+    for name, make in (('list', lists), ('ssv2', something), ('ucf', ucf), ('hmdb', hmdb)):
+        dataset = create_dataset(task='video', split='train', **make(tmp_path / name))
+        assert dataset.targets.tolist() == {'list': [1, 0], 'ssv2': [1, 0], 'ucf': [1, 0], 'hmdb': [0, 1]}[name]
+
+
+@pytest.mark.parametrize(
+    ('make', 'change', 'message'),
+    [
+        (
+            lists,
+            lambda root: (root / 'train.csv').write_text('a.mp4,x\n1'),
+            r'csv:2: expected a path and the',
+        ),
+        (lists, lambda root: (root / 'train.csv').unlink(), 'no train.csv or train.txt'),
+        (lists, lambda root: (root / 'classes.txt').write_text('one\n'), 'is of class 1, but there are 1'),
+        (lists, lambda root: (root / 'train.csv').write_text(''), 'no videos in it'),
+        (
+            something,
+            lambda root: (root / 'something-something-v2-train.json').write_text('[{"id": 1}]'),
+            'record 0: ',
+        ),
+        (
+            something,
+            lambda root: (root / 'something-something-v2-labels.json').write_text('{'),
+            'not JSON',
+        ),
+        (
+            something,
+            lambda root: (root / 'something-something-v2-labels.json').write_text('{"a": 3}'),
+            '0 to 0',
+        ),
+        (ucf, lambda root: (root / 'splits/trainlist01.txt').write_text('Jump/a.avi 1'), 'no folder of this class'),
+        (hmdb, lambda root: (root / 'splits/run_test_split1.txt').write_text('a.avi 7'), r'split1.txt:1: exp'),
+        (folder_of_videos, lambda root: (root / 'val/jump').mkdir(), 'jump: this class has no folder in'),
+    ],
+)
+def test_a_mistake_in_a_list_is_named_with_its_place(tmp_path, make, change, message):
+    options = make(tmp_path)
+    change(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        [create_dataset(task='video', split=split, **options) for split in ('train', 'val')]
+
+
+def test_broken_videos_are_left_out_of_training_and_end_an_evaluation(tmp_path):
+    options = folder_of_videos(tmp_path)
+    for split in ('train', 'val'):
+        (tmp_path / split / 'run' / '0.mp4').write_bytes(b'')
+    training = create_dataset(task='video', split='train', num_frames=4, **options)
+    loader = create_loader(training, 2, training=True, seed=0, max_broken=0.5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        batches = list(loader)
+    assert [clips.shape for clips, _ in batches] == [(2, 3, 4, 16, 16)] * 2
+    assert list(loader.broken) == [str(tmp_path / 'train/run/0.mp4')]
+    assert any('the file is empty (0 bytes); left out' in str(warning.message) for warning in caught)
+    with pytest.raises(UsageError, match=r'val/run/0\.mp4: the file is empty'):
+        list(create_loader(create_dataset(task='video', split='val', **options), 2, training=False, seed=0))
+
+
+def test_what_is_drawn_is_drawn_once_for_all_frames():
+    frame = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    style = {'hflip': 0.5, 'rand_augment': 2, 'erasing': 1.0}
+    transform = ClipTransform((32, 32), **PLAIN, training=True, style=style)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        clip = transform(np.stack([frame] * 4))
+        assert clip.shape == (3, 4, 32, 32)
+        assert torch.equal(clip, clip[:, :1].expand(-1, 4, -1, -1))
+
+
+@pytest.mark.parametrize('size', [(40, 90), (90, 40), (32, 32), (9, 200)])
+def test_three_crops_cover_the_longer_side(size):
+    frames = np.zeros((2, *size, 3), np.uint8)
+    frames[:, : size[0] // 8 + 1], frames[:, :, : size[1] // 8 + 1] = 255, 255
+    views = ClipTransform((32, 32), **PLAIN, training=False, crops=3)(frames)
+    assert views.shape == (3, 3, 2, 32, 32)
+    assert views[0].sum() >= views[2].sum()
+
+
+def test_views_in_time_and_space_come_as_one_sample(tmp_path):
+    transform = ClipTransform((12, 12), **PLAIN, training=False, crops=3)
+    options = {**folder_of_videos(tmp_path), 'transform': transform, 'num_frames': 2, 'num_clips': 4}
+    views, _ = create_dataset(task='video', split='val', **options)[0]
+    assert views.shape == (12, 3, 2, 12, 12)
+    levels = views[::3].mean((1, 3, 4))
+    assert (levels[:, 1] > levels[:, 0]).all()
+    assert (levels.diff(dim=0) > 0).all()
+
+
+@pytest.fixture(scope='module')
+def moving(tmp_path_factory):
+    root = tmp_path_factory.mktemp('moving')
+    import vimamba.data.moving_digits as module
+
+    all_clips, module._CLIPS = module._CLIPS, {'train': 16, 'val': 16, 'test': 16}
+    yield root
+    module._CLIPS = all_clips
+
+
+def test_moving_digits_are_real_files_the_same_everywhere(moving, tmp_path):
+    here, there = (MovingDigits(root=root, split='val') for root in (moving, tmp_path))
+    for (clip, label), (other, same) in zip((here[i] for i in range(16)), (there[i] for i in range(16))):
+        assert clip.shape == (3, 8, 32, 32)
+        assert (clip - other).abs().max() < 0.1  # of the encoder
+        assert label == same
+    assert len(here.classes) == 80
+    assert [label % 8 for label in here.targets] == [*range(8), *range(8)]
+    assert not [path for path in (moving / 'moving_digits_1').iterdir() if path.name.startswith('.')]
+
+
+def test_a_clip_backwards_is_one_of_the_opposite_direction(moving):
+    forward, backward = (MovingDigits(root=moving, split='val', time=time) for time in ('forward', 'backward'))
+    for i in range(16):
+        (clip, label), (reversed_clip, other) = forward[i], backward[i]
+        assert torch.equal(clip.flip(1), reversed_clip)
+        assert other == opposite(label)
+        assert opposite(other) == label
+
+
+def test_shuffled_frames_are_the_same_frames(moving):
+    forward, shuffled = (MovingDigits(root=moving, split='val', time=time) for time in ('forward', 'shuffled'))
+    for i in range(4):
+        sums = [dataset[i][0].sum((0, 2, 3)).sort().values for dataset in (forward, shuffled)]
+        assert torch.equal(*sums)
+        assert torch.equal(shuffled[i][0], shuffled[i][0])
+
+
+def test_the_digit_moves_where_the_label_says():
+    ink = np.full((8, 8), 255, np.uint8)
+    for direction, name in enumerate(DIRECTIONS):
+        clips = np.stack([compose(ink, direction, np.random.default_rng(i)) for i in range(20)]).astype(float)
+        weight = np.maximum(clips.mean(0) - clips.mean(), 0)
+        y, x = np.mgrid[:32, :32]
+        centre = [(weight * axis).sum((1, 2)) / weight.sum((1, 2)) for axis in (x, y)]
+        east, south = (axis[-1] - axis[0] for axis in centre)
+        assert (east > 1) == ('east' in name)
+        assert (east < -1) == ('west' in name)
+        assert (south > 1) == ('south' in name)
+        assert (south < -1) == ('north' in name)

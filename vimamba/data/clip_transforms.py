@@ -1,0 +1,92 @@
+"""Frames to tensors: what is drawn at random is drawn once for all frames of a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from vimamba.errors import bad_argument
+
+__all__ = ['AUGMENT_CLIP', 'ClipTransform']
+
+# option -> default; what training does to a clip besides resizing
+AUGMENT_CLIP: dict[str, Any] = {
+    'scale': (0.08, 1.0),
+    'ratio': (3 / 4, 4 / 3),
+    'hflip': 0.5,
+    'rand_augment': 0,
+    'magnitude': 7,
+    'erasing': 0.0,
+}
+
+
+class ClipTransform:
+    """(T, H, W, 3) uint8 -> (3, T, height, width) float32, or of several crops (crops, 3, T, height, width).
+
+    Args:
+        input_size: (height, width) in pixels.
+        mean, std: per channel, for pixels in 0..1.
+        training: augment as ``style`` says, whose keys are those of `AUGMENT_CLIP`; without a style, as in evaluation.
+        interpolation: resizing filter, 'bicubic' or 'bilinear'.
+        crop_pct: share of the shorter side that evaluation keeps.
+        crops: 1 in the middle, or 3 along the longer side, outside of training.
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        training: bool,
+        interpolation: str = 'bicubic',
+        crop_pct: float = 1.0,
+        crops: int = 1,
+        style: dict[str, Any] | None = None,
+    ):
+        if crops not in (1, 3):
+            raise bad_argument('num_crops', '1 or 3', crops)
+        self.size, self.mean, self.std = tuple(input_size), list(mean), list(std)
+        self.training, self.crops = training, 1 if training else crops
+        self.filter = v2.InterpolationMode(interpolation)
+        self.short = tuple(round(side / crop_pct) for side in self.size)
+        self.augment, self.erase = v2.Identity(), v2.Identity()
+        if training and style is not None:
+            own = {**AUGMENT_CLIP, **style}
+            steps = [
+                v2.RandomResizedCrop(self.size, own['scale'], own['ratio'], self.filter),
+                v2.RandomHorizontalFlip(own['hflip']),
+            ]
+            if own['rand_augment']:
+                steps.append(v2.RandAugment(own['rand_augment'], own['magnitude']))
+            self.augment, self.erase = v2.Compose(steps), v2.RandomErasing(own['erasing'])
+        self.augmented = training and style is not None
+
+    def __call__(self, frames: np.ndarray) -> Tensor:
+        clip = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
+        crops = [self.augment(clip)] if self.augmented else self._crop(clip)
+        tensors = []
+        for crop in crops:
+            crop = F.normalize(F.to_dtype(crop, torch.float32, scale=True), self.mean, self.std)
+            tensors.append(self.erase(crop).transpose(0, 1).contiguous())
+        return tensors[0] if self.crops == 1 else torch.stack(tensors)
+
+    def _crop(self, clip: Tensor) -> list[Tensor]:
+        height, width = clip.shape[2:]
+        factor = max(self.short[0] / height, self.short[1] / width)
+        size = [max(side, round(own * factor)) for side, own in zip(self.size, (height, width))]
+        if size != [height, width]:
+            clip = F.resize(clip, size, self.filter)
+        room = [own - side for own, side in zip(size, self.size)]
+        places = (0.0, 0.5, 1.0) if self.crops == 3 else (0.5,)
+        along = int(room[1] >= room[0])  # the longer side
+        crops = []
+        for place in places:
+            top, left = (int(space * (place if side == along else 0.5)) for side, space in enumerate(room))
+            crops.append(F.crop(clip, top, left, *self.size))
+        return crops

@@ -1,0 +1,91 @@
+"""Classification of videos: a timm model of clips, its loss and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vimamba.data import create_dataset
+from vimamba.data.clip_transforms import ClipTransform
+from vimamba.errors import UsageError
+
+from .classification import ClassificationTask
+from .models import Settings, create
+
+__all__ = ['VideoTask']
+
+
+class VideoTask(ClassificationTask):
+    """A model of clips (B, 3, T, H, W), with the loss it is trained on; the scores of several views are averaged.
+
+    Views (B, V, 3, T, H, W) are those of `vimamba.data.clips.Clips` and `ClipTransform`: in time and in space.
+    """
+
+    def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
+        """As of `ClassificationTask`; of several views the logarithm of their mean probabilities (B, classes)."""
+        if mode == 'predict' and images.ndim == 6:
+            scores = self.model(images.flatten(0, 1)).float().log_softmax(-1)
+            views = images.shape[1]
+            return scores.unflatten(0, (-1, views)).logsumexp(1) - torch.tensor(float(views)).log()
+        if mode == 'predict' or self.mixup is None:
+            return super().forward(images, targets, mode)
+        frames = images.shape[2]
+        assert targets is not None
+        mixed, soft = self.mixup(images.flatten(1, 2).clone(), targets)  # as images of many channels: one box a clip
+        logits = self.model(mixed.unflatten(1, (-1, frames)))
+        return {'loss': nn.functional.cross_entropy(logits.float(), soft)}
+
+    @classmethod
+    def pixels(cls, config: Settings, images: Sequence[Tensor]) -> list[Tensor]:
+        """Clips (3, T, H, W), or views of them, in 0..1 again, the frames side by side: (3, H, T * W)."""
+        clips = [clip if clip.ndim == 4 else clip[0] for clip in images]
+        return super().pixels(config, [clip.transpose(1, 2).flatten(2) for clip in clips])
+
+    @classmethod
+    def dataset(cls, config: Settings, split: str, training: bool) -> Any:
+        """The clips of a split, augmented in training; in evaluation with the views that are configured."""
+        data = config.data
+        options = {key: value for key, value in data.options.items() if key != 'num_crops'}
+        return create_dataset(
+            data.name,
+            task='video',
+            root=data.root,
+            split=split,
+            transform=cls._transform(config, training),
+            seed=config.run.seed,
+            num_frames=cls._frames(config),
+            **options,
+        )
+
+    @classmethod
+    def _transform(cls, config: Settings, training: bool) -> ClipTransform:
+        wanted, augment = cls.preprocessing(config), config.augment
+        try:
+            return ClipTransform(
+                wanted.input_size[-2:],
+                wanted.mean,
+                wanted.std,
+                training,
+                wanted.interpolation,
+                wanted.crop_pct,
+                config.data.options.get('num_crops', 1),
+                augment.options if augment.style else None,
+            )
+        except (UsageError, ValueError, TypeError) as error:
+            raise UsageError(f'{config.at("augment")}{error}') from error
+
+    @classmethod
+    def _frames(cls, config: Settings) -> int:
+        with torch.device('meta'):
+            return cls.frames(create(config, num_classes=2), config)[0]
+
+    @classmethod
+    def frames(cls, model: nn.Module, config: Settings) -> tuple[int, ...]:
+        """Of the clips that a model takes, in front of its height and width."""
+        frames = getattr(model, 'num_frames', None)
+        if frames is None:
+            raise UsageError(f'{config.at("model.name")}model {config.model.name!r} takes images; choose one of clips')
+        return (frames,)
