@@ -102,9 +102,10 @@ def families() -> str:
     published = {row['model']: float(row['top1']) for row in rows('published.csv') if row['on'] == 'ImageNet-1k'}
     body = []
     for family, (patterns, how, paper, card) in FAMILIES.items():
-        names = sorted({name for pattern in patterns for name in timm.list_models(pattern) if name in published})
+        carded = {row['model'] for row in rows('published.csv')}
+        names = sorted({name for pattern in patterns for name in timm.list_models(pattern) if name in carded})
         sizes = sorted(sum(p.numel() for p in timm.create_model(name, device='meta').parameters()) for name in names)
-        accuracy = sorted(published[name] for name in names)
+        accuracy = sorted(published[name] for name in names if name in published)
         body.append([
             f'[{family}](model_cards/{card}.md)', f'{len(names)}', how, f'{sizes[0] / 1e6:.0f}-{sizes[-1] / 1e6:.0f} M',
             f'{accuracy[0]}-{accuracy[-1]}', f'[{paper}](https://arxiv.org/abs/{paper})',

@@ -12,6 +12,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def test_the_page_on_video_runs_as_it_stands():
+    script = blocks_of('video.md')['As frames come']
+    done = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_the_page_on_composing_runs_as_it_stands(tmp_path):
     page = (ROOT / 'docs' / 'compose.md').read_text()
     blocks = re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL)

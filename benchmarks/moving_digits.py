@@ -1,0 +1,84 @@
+"""What a model trained on moving digits reads of the order of time, on the test split, into moving_digits.csv.
+
+python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/moving_digits
+python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/moving_digits_shuffled \
+    --cfg-options data.time=shuffled
+python benchmarks/moving_digits.py runs/moving_digits runs/moving_digits_shuffled
+"""
+
+import csv
+import sys
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from digits import commit, cpu_name
+
+from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
+from vimamba.data import create_loader
+from vimamba.data.moving_digits import MovingDigits, opposite
+from vimamba.engine.config import read_config
+from vimamba.engine.schema import check
+from vimamba.tasks import VideoTask
+
+ROOT = Path(__file__).parents[1]
+
+
+def scores(run: Path, time: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the last weights of a run: (clips, 80), and the classes (clips,)."""
+    config = check(read_config(run / 'config.json', [f'data.time={time}']))
+    dataset = VideoTask.dataset(config, 'test', training=False)
+    task, state = VideoTask.build(config, dataset.classes, with_weights=False), load_checkpoint(run / 'last.pth')
+    load_weights(task.model, model_weights(state, run), run, config.model.name)
+    task.eval()
+    with torch.no_grad():
+        parts = [(task(clips), targets) for clips, targets in create_loader(dataset, 50, training=False, seed=0)]
+    return torch.cat([logits for logits, _ in parts]), torch.cat([targets for _, targets in parts])
+
+
+def sense(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """How often the true class scores above the same digit in the opposite direction, in percent."""
+    other = torch.tensor([opposite(int(target)) for target in targets])
+    return 100 * (logits.gather(1, targets[:, None]) > logits.gather(1, other[:, None])).double().mean().item()
+
+
+def centroid() -> float:
+    """Directions told by the shift of the centroid of what moves, in percent; needs no training."""
+    dataset, right = MovingDigits(split='test'), 0
+    y, x = np.mgrid[:32, :32]
+    for clip, target in (dataset[i] for i in range(len(dataset))):
+        light = np.abs(clip[0].numpy() - np.median(clip[0].numpy(), axis=0))
+        light = np.where(light > 0.2, light, 0) + 1e-9
+        shift = [((light * axis).sum((1, 2)) / light.sum((1, 2)))[[0, -1]] for axis in (x, y)]
+        east, south = (float(ends[1] - ends[0]) for ends in shift)
+        right += round(np.arctan2(south, east) / (np.pi / 4)) % 8 == target % 8
+    return 100 * right / len(dataset)
+
+
+def main() -> None:
+    ordered, shuffled = map(Path, sys.argv[1:3])
+    figures: dict[str, float] = {}
+    logits, targets = scores(ordered, 'forward')
+    figures['top1'] = 100 * (logits.argmax(1) == targets).double().mean().item()
+    logits, targets = scores(ordered, 'backward')  # whose classes are the opposite ones
+    figures['reversed_direction'] = 100 * (logits.argmax(1) % 8 == targets % 8).double().mean().item()
+    figures['shuffled_sense'] = sense(*scores(shuffled, 'shuffled'))
+    figures['centroid_direction'] = centroid()
+    row = {
+        **{name: f'{value:.2f}' for name, value in figures.items()},
+        'clips': len(targets),
+        'date': date.today().isoformat(),
+        'cpu': cpu_name(),
+        'torch': torch.__version__,
+        'commit': commit(),
+    }
+    with open(ROOT / 'benchmarks/moving_digits.csv', 'w', newline='') as file:
+        writer = csv.DictWriter(file, row, lineterminator='\n')
+        writer.writeheader()
+        writer.writerow(row)
+    print(row)
+
+
+if __name__ == '__main__':
+    main()
