@@ -99,9 +99,11 @@ def inflate(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     new = [key for key in own if key.startswith(('head.', 'layers.')) and not key.startswith(old)]
     inflated |= {key: own[key] for key in new}
 
-    patches, table, (times, *frame) = inflated.get('stem.1.weight'), inflated.get('stem.2.table'), model.stem[2].grid
+    patches, table = inflated.get('stem.1.weight'), inflated.get('stem.2.table')
+    frames: int = model.tubelet_size
+    times, *frame = model.stem[2].grid
     if patches is not None and patches.ndim == 4:
-        inflated['stem.1.weight'] = patches.unsqueeze(2).expand(-1, -1, model.tubelet_size, -1, -1) / model.tubelet_size
+        inflated['stem.1.weight'] = patches.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
     if table is not None and table.ndim == 3:
         side = math.isqrt(table.shape[1])
         old_frame = (side, side) if side * side == table.shape[1] else frame
