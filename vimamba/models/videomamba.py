@@ -66,8 +66,6 @@ class VideoMamba(vim.Vim):
     torch.Size([1, 10])
     """
 
-    patch_embed: TubeletEmbed
-
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
@@ -118,7 +116,7 @@ class VideoMamba(vim.Vim):
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None) -> None:
         """Changes the size of a frame in pixels, the number of frames, or both: resizes positions, lays routes anew."""
         own = self.patch_embed.grid_size[-2:]
-        self.patch_embed.set_input_size(img_size, num_frames)
+        self.patch_embed.set_input_size(img_size, num_frames)  # type: ignore[call-arg]  # a TubeletEmbed
         grid, rows = self.patch_embed.grid_size[-2:], self.class_rows(0)
         with torch.no_grad():
             resized = resize_pos_embed(self.pos_embed, own, grid, rows, rows)
