@@ -89,7 +89,8 @@ FAMILIES = {  # family -> names, what reads the map how, paper, card
                         'efficient_vmamba'),
     'VideoMamba': (('videomamba_*',), 'clips, frame after frame, there and back; images as Vim', '2403.06977',
                    'videomamba'),
-    'Mamba-ND': (('mamba_nd_2d_*',), 'one way a block: rows, columns, there and back', '2402.05892', 'mamba_nd'),
+    'Mamba-ND': (('mamba_nd_2d_*', 'mamba_nd_3d_*'), 'one way a block: rows, columns, in clips time, there and back',
+                 '2402.05892', 'mamba_nd'),
 }  # fmt: skip
 
 

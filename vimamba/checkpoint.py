@@ -139,7 +139,7 @@ def model_weights(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, 
     {'weight': tensor([1.])}
     """
     ours = ('model_ema',) if checkpoint.get('format') == FORMAT else ()
-    for key in (*ours, 'model', 'state_dict', 'model_state'):
+    for key in (*ours, 'model', 'state_dict', 'model_state', 'module'):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
             break

@@ -1,10 +1,11 @@
-"""Layers over maps of tokens (b, height, width, channels)."""
+"""Layers over maps of tokens (b, height, width, channels), and (b, time, height, width, channels) of clips."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .norm import BatchNorm2d
+from .patch_embed import check_clip
 
 
 class ToMap(nn.Module):
@@ -12,6 +13,22 @@ class ToMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).contiguous()
+
+
+class ClipToMap(nn.Module):
+    """Clips as convolutions take them, to a map: (b, c, t, h, w) -> (b, t, h, w, c), contiguous.
+
+    Raises:
+        AssertionError: the input is no clip, or one whose frames are no multiple of ``tubelet_size``.
+    """
+
+    def __init__(self, tubelet_size: int = 1):
+        super().__init__()
+        self.tubelet_size = tubelet_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_clip(x, 0, self.tubelet_size)
+        return x.permute(0, 2, 3, 4, 1).contiguous()
 
 
 class ChannelsLast(nn.Module):
@@ -28,6 +45,13 @@ class Conv2d(nn.Conv2d):
         return self._conv_forward(input.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
 
 
+class Conv3d(nn.Conv3d):
+    """`torch.nn.Conv3d` over the map of a clip: (b, t, h, w, in_channels) -> (b, t', h', w', out_channels)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input.permute(0, 4, 1, 2, 3), self.weight, self.bias).permute(0, 2, 3, 4, 1)
+
+
 class BatchNorm(nn.Module):
     """`torch.nn.BatchNorm2d` over a map: (b, h, w, c) -> (b, h, w, c)."""
 
@@ -40,6 +64,6 @@ class BatchNorm(nn.Module):
 
 
 def pad_map(x: Tensor, multiple: int) -> Tensor:
-    """Zeros at the bottom and on the right until both sides are multiples: (b, h, w, c) -> (b, h', w', c)."""
-    down, right = [(multiple - side % multiple) % multiple for side in (x.shape[1], x.shape[2])]
+    """Zeros at the bottom and on the right until both sides are multiples: (..., h, w, c) -> (..., h', w', c)."""
+    down, right = [(multiple - side % multiple) % multiple for side in (x.shape[-3], x.shape[-2])]
     return F.pad(x, (0, 0, 0, right, 0, down))

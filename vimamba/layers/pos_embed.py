@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from .patch_embed import resize_time_embed
+
 
 def resize_pos_embed(
     pos_embed: Tensor,
@@ -47,37 +49,50 @@ def resize_pos_embed(
     return cells
 
 
+def resize_table(table: Tensor, grid: list[int]) -> Tensor:
+    """(1, h, w, dim) or (1, t, h, w, dim) -> (1, *grid, dim): bicubic in a frame, linear in time, not antialiased."""
+    own, sides = table.shape[1:-1], len(grid)
+    if own[sides - 2] != grid[sides - 2] or own[sides - 1] != grid[sides - 1]:
+        image = table.flatten(0, -4).permute(0, 3, 1, 2)
+        image = F.interpolate(image.float(), [grid[sides - 2], grid[sides - 1]], mode='bicubic')
+        table = image.permute(0, 2, 3, 1).to(table.dtype)
+    if sides == 3:
+        table = resize_time_embed(table.reshape(1, own[0], -1), grid[0]).view(1, grid[0], grid[1], grid[2], -1)
+    return table
+
+
 @register_notrace_module
 class PosEmbed(nn.Module):
-    """Adds a learned table to a map; to one of another size the table resized.
+    """Adds a learned table to a map; to one of another size the table resized, see `resize_table`.
 
-    Shape: (b, height, width, dim), kept.
+    Shape: (b, *grid, dim), kept; the grid is (h, w) or (t, h, w).
 
     Args:
-        grid: (height, width) of the table.
+        grid: sides of the table: (h, w), which is kept as (1, h w, dim), or (t, h, w), kept as (1, t, h, w, dim).
         dim: channels.
     """
 
-    def __init__(self, grid: tuple[int, int], dim: int, device=None, dtype=None):
+    def __init__(self, grid: tuple[int, ...], dim: int, device=None, dtype=None):
         super().__init__()
-        self.grid = grid
-        self.table = nn.Parameter(torch.empty(1, grid[0] * grid[1], dim, device=device, dtype=dtype))
+        self.grid = list(grid)
+        shape = grid if len(grid) == 3 else (math.prod(grid),)
+        self.table = nn.Parameter(torch.empty(1, *shape, dim, device=device, dtype=dtype))
 
     def reset_parameters(self) -> None:
         """Truncated normal, std 0.02."""
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1], x.shape[2]
-        table = self.table.view(1, self.grid[0], self.grid[1], -1)
-        if height != self.grid[0] or width != self.grid[1]:
-            image = F.interpolate(table.permute(0, 3, 1, 2).float(), [height, width], mode='bicubic')
-            table = image.permute(0, 2, 3, 1).to(table.dtype)
-        return x + table
+        table = self.table.view([1] + self.grid + [self.table.shape[-1]])
+        return x + resize_table(table, x.shape[1:-1])
 
     def fit(self, table: Tensor) -> Tensor:
-        """A table of a square grid, or of this one, for this one."""
-        side = math.isqrt(table.shape[1])
-        if table.shape == self.table.shape or side * side != table.shape[1]:
+        """A table of another grid for this one: of clips as it is kept, of images square."""
+        if table.shape == self.table.shape or table.ndim != self.table.ndim:
             return table
-        return resize_pos_embed(table, (side, side), self.grid)
+        if table.ndim == 5:
+            return resize_table(table, self.grid)
+        side = math.isqrt(table.shape[1])
+        if side * side != table.shape[1]:
+            return table
+        return resize_pos_embed(table, (side, side), (self.grid[0], self.grid[1]))

@@ -108,7 +108,7 @@ class DirectionalSSM(nn.Module):
     @torch.jit.ignore
     def lay(self, height: int, width: int, x: Tensor) -> tuple[Tensor | None, list[int], Tensor, Tensor]:
         """The routes as the operators take them; the step (k, l) of every token, and how the route came there."""
-        rows, steps, _ = walk(self.scan, height, width, x.device)
+        rows, steps, _ = walk(self.scan, (height, width), x.device)
         place = self.scan, concrete(height), concrete(width), x.device
         return rows, steps, _step_of_token(*place), _direction_of_token(*place)
 

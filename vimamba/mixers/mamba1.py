@@ -207,26 +207,26 @@ class Mamba1(Walker):
 
 @register_notrace_module
 class MapMamba1(Mamba1):
-    """`Mamba1` over maps of any size: its routes are laid for each.
+    """`Mamba1` over maps of any size, of images or of clips: its routes are laid for each.
 
-    Shape: (b, h, w, d_model) -> (b, h, w, d_model).
+    Shape: (b, *grid, d_model), kept; the grid is (h, w) or (t, h, w).
 
     Args:
         d_model: width of the tokens.
         scan: name of a scan order, or names of several whose routes are taken together.
+        sides: of the maps: 2, or 3 in clips.
         options: as of `Mamba1`.
     """
 
-    def __init__(self, d_model: int, scan: Scan, **options: Any):
-        self.scan = as_scan(scan)
-        super().__init__(d_model, create_order(self.scan, (1, 1)), **options)
+    def __init__(self, d_model: int, scan: Scan, sides: int = 2, **options: Any):
+        self.scan = as_scan(scan, sides)
+        super().__init__(d_model, create_order(self.scan, (1,) * sides), **options)
 
     @torch.jit.ignore
-    def walk(self, height: int, width: int, x: Tensor) -> tuple[Tensor | None, list[int], int]:
+    def walk(self, grid: list[int], x: Tensor) -> tuple[Tensor | None, list[int], int]:
         """The routes over a map as the operators take them, and how many pads they read."""
-        return walk(self.scan, height, width, x.device)
+        return walk(self.scan, grid, x.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, height, width, c = x.shape
-        rows, steps, pads = self.walk(height, width, x)
-        return self.mix(x.reshape(b, height * width, c), rows, steps, pads).view(b, height, width, c)
+        rows, steps, pads = self.walk(x.shape[1:-1], x)
+        return self.mix(x.flatten(1, -2), rows, steps, pads).view(x.shape)

@@ -1,4 +1,7 @@
-"""Routes as the kernels take them: of a layer that is made for one size, or of a map of any, laid once for each."""
+"""Routes as the kernels take them: of a layer that is made for one size, or of a map of any, laid once for each.
+
+A map has the sides (h, w), of an image, or (t, h, w), of a clip.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -7,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vimamba.kernels.routes import walk_of
-from vimamba.scans import ScanOrder, create_order
+from vimamba.scans import Grid, ScanOrder, create_order
 from vimamba.scans.base import plainly
 from vimamba.scans.hybrid import Scan
 
@@ -44,10 +47,10 @@ class Walker(nn.Module):
         return self
 
 
-def as_scan(scan: str | Sequence[str]) -> Scan:
-    """The name of a scan order, or the names of several, checked."""
+def as_scan(scan: str | Sequence[str], sides: int = 2) -> Scan:
+    """The name of a scan order, or the names of several, checked for maps of so many sides."""
     scan = scan if isinstance(scan, str) else tuple(scan)
-    create_order(scan, (2, 2))
+    create_order(scan, (2,) * sides)
     return scan
 
 
@@ -60,30 +63,30 @@ def concrete(size: int) -> int:
     return len(range(size))
 
 
-def walk(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor | None, list[int], int]:
-    """The routes over a (height, width) map: (rows, steps) as the operators take them, and how many pads they read."""
-    height, width = concrete(height), concrete(width)
-    return _rows(scan, height, width, device), list(_steps(scan, height, width)), _pads(scan, height, width)
+def walk(scan: Scan, grid: Sequence[int], device: torch.device) -> tuple[Tensor | None, list[int], int]:
+    """The routes over a map of these sides: (rows, steps) as the operators take them, and how many pads they read."""
+    grid = tuple([concrete(side) for side in grid])
+    return _rows(scan, grid, device), list(_steps(scan, grid)), _pads(scan, grid)
 
 
 @lru_cache(maxsize=128)
-def _walk(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor | None, tuple[int, ...]]:
+def _walk(scan: Scan, grid: Grid, device: torch.device) -> tuple[Tensor | None, tuple[int, ...]]:
     with plainly():
-        rows, steps = walk_of(create_order(scan, (height, width)).index)
+        rows, steps = walk_of(create_order(scan, grid).index)
         return None if rows is None else rows.to(device), tuple(steps)
 
 
 # constants of a compiled graph, each of a kind that the compiler takes for one
 @torch.compiler.assume_constant_result
-def _rows(scan: Scan, height: int, width: int, device: torch.device) -> Tensor | None:
-    return _walk(scan, height, width, device)[0]
+def _rows(scan: Scan, grid: Grid, device: torch.device) -> Tensor | None:
+    return _walk(scan, grid, device)[0]
 
 
 @torch.compiler.assume_constant_result
-def _steps(scan: Scan, height: int, width: int) -> tuple[int, ...]:
-    return _walk(scan, height, width, torch.device('cpu'))[1]
+def _steps(scan: Scan, grid: Grid) -> tuple[int, ...]:
+    return _walk(scan, grid, torch.device('cpu'))[1]
 
 
 @torch.compiler.assume_constant_result
-def _pads(scan: Scan, height: int, width: int) -> int:
-    return create_order(scan, (height, width)).pads
+def _pads(scan: Scan, grid: Grid) -> int:
+    return create_order(scan, grid).pads

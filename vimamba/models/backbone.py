@@ -1,4 +1,7 @@
-"""The shell of every family whose tokens stay a map: a stem, layers over (b, height, width, channels), a head."""
+"""The shell of every family whose tokens stay a map: a stem, layers over (b, height, width, channels), a head.
+
+Maps of clips have a side more, in front: (b, time, height, width, channels).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -102,6 +105,7 @@ class Backbone(nn.Module):
         self.norm = norm
         self.head = ClassifierHead(widths[-1], num_classes, global_pool, drop_rate, input_fmt='NHWC', **dd)
         self.head_hidden_size = self.head.num_features
+        self.pooled = global_pool != ''
 
     @torch.jit.ignore
     def init_weights(self) -> None:
@@ -148,6 +152,7 @@ class Backbone(nn.Module):
         """A new head for ``num_classes``; the pooling stays unless it is given."""
         if global_pool is not None:
             _check_pool(global_pool)
+            self.pooled = global_pool != ''
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
@@ -165,6 +170,8 @@ class Backbone(nn.Module):
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        if self.pooled:
+            x = x.flatten(1, -3)  # the frames of a clip stand below one another
         return self.head(x, pre_logits=True) if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -187,7 +194,7 @@ class Backbone(nn.Module):
             indices: the last n layers, these layers, or all of them if None.
             norm: apply the final norm to the maps that have the final width.
             stop_early: do not run layers behind the last chosen one.
-            output_fmt: 'NCHW' or 'NHWC'.
+            output_fmt: 'NCHW' or 'NHWC'; in maps of clips, time stands in front of the height.
             intermediates_only: do not return the final features.
 
         Returns:
@@ -204,7 +211,7 @@ class Backbone(nn.Module):
                 out = x if self.feature_norms is None else self.feature_norms[i](x)
                 if norm and x.shape[-1] == self.num_features:
                     out = self.norm(out)
-                maps.append(out.permute(0, 3, 1, 2) if output_fmt == 'NCHW' else out)
+                maps.append(out.movedim(-1, 1) if output_fmt == 'NCHW' else out)
         return maps if intermediates_only else (self.norm(x), maps)
 
     def prune_intermediate_layers(
@@ -227,7 +234,7 @@ class Backbone(nn.Module):
             self.num_features = self.feature_info[last]['num_chs']
         if prune_head or shorter:
             self.head.reset(0, '', in_features=self.num_features)
-            self.num_classes, self.head_hidden_size = 0, self.head.num_features
+            self.num_classes, self.head_hidden_size, self.pooled = 0, self.head.num_features, False
         return chosen
 
 

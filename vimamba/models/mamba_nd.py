@@ -1,4 +1,4 @@
-"""Mamba-ND in two dimensions: a stack of one-way Mamba-1 blocks, each along another axis or the other way.
+"""Mamba-ND over images and clips: a stack of one-way Mamba-1 blocks, each along another axis or the other way.
 
 Paper: Mamba-ND: Selective State Space Modeling for Multi-Dimensional Data, arXiv:2402.05892.
 Official code and weights: jacklishufan/Mamba-ND, which states no licence; this file was written from the paper, the
@@ -6,8 +6,10 @@ layout of the weights and the outputs of the official model.
 
     image -> patches (1/8) -> positions -> 10 x SkipBlock -> merging (1/16) -> 14 x SkipBlock -> norm -> mean -> norm
           -> head
+    clip -> patches of a frame (1/16) -> positions -> 36 x SkipBlock -> mean over time, height and width -> norm -> head
 
-Official code takes every grid for a square one; here columns are columns on any.
+Official code takes every frame for a square one, and clips of one length and size; here columns are columns on any
+grid, and positions of other grids are resized, in a frame bicubic, in time linear.
 """
 
 from typing import Any
@@ -17,22 +19,22 @@ from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument, check_integers
-from vimamba.layers.maps import Conv2d, ToMap, pad_map
+from vimamba.layers.maps import ClipToMap, Conv2d, Conv3d, ToMap, pad_map
 from vimamba.layers.pos_embed import PosEmbed
 from vimamba.mixers import MapMamba1
 from vimamba.scans import schedule
 from vimamba.scans.hybrid import Schedule
 
 from .backbone import Backbone, check_img_size
-from .builder import build_model, imagenet_cfg, rename
+from .builder import build_model, imagenet_cfg
+from .mamba_nd_checkpoint import checkpoint_filter_fn, inflate
 
-__all__ = ['MambaND']
+__all__ = ['MambaND', 'checkpoint_filter_fn', 'inflate']
 
 
 class SkipBlock(nn.Module):
-    """n + drop_path(mixer(n)), n = norm(x): the stream itself is normalised. Shape: (b, h, w, dim), kept."""
+    """n + drop_path(mixer(n)), n = norm(x): the stream itself is normalised. Shape: (b, *grid, dim), kept."""
 
     def __init__(self, norm: nn.Module, mixer: nn.Module, drop_path: float = 0.0):
         super().__init__()
@@ -46,7 +48,10 @@ class SkipBlock(nn.Module):
 
 
 class Merging(nn.Module):
-    """2 x 2 tokens to one, the channels of a token apart: (b, h, w, dim) -> (b, ceil(h / 2), ceil(w / 2), dim)."""
+    """2 x 2 tokens of a frame to one, the channels of a token apart: (..., h, w, dim) -> (..., h', w', dim).
+
+    h' = ceil(h / 2), w' = ceil(w / 2).
+    """
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
@@ -55,25 +60,31 @@ class Merging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_map(x, 2)
-        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (b, h / 2, 2, w / 2, 2, c)
-        return self.reduction(self.norm(x.permute(0, 1, 3, 5, 2, 4).flatten(3)))
+        x = x.unflatten(-2, (-1, 2)).unflatten(-4, (-1, 2))  # (..., h / 2, 2, w / 2, 2, c)
+        return self.reduction(self.norm(x.movedim((-4, -2), (-2, -1)).flatten(-3)))
 
 
 class MambaND(Backbone):
-    """Mamba-ND (arXiv:2402.05892) on images of any size.
+    """Mamba-ND (arXiv:2402.05892) on images or clips of any size.
 
     Args:
-        img_size: pixels, one integer or (height, width), that the table of positions is made for; for any other it is
-            resized on the fly.
+        img_size: pixels of an image or a frame, one integer or (height, width), that the table of positions is made
+            for; for any other it is resized on the fly.
         in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
         patch_size: patch size in pixels.
         embed_dim: width of the tokens.
         depth: number of blocks.
         merge_at: the block in front of which 2 x 2 tokens become one; none if None.
-        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
+        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`. None for
+            the axes of an image, 'axes', or of a clip, 'axes_3d'.
         d_state: states a channel.
         pos_drop_rate: dropout behind the positions.
         drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+        num_frames: frames of a clip that the table of positions is made for; for any other number it is resized on the
+            fly. None for a model of images.
+        tubelet_size: frames of a patch.
+        final_norm: a norm of the last map.
+        head_norm: a norm of the pooled features.
 
     | initial values | |
     |---|---|
@@ -82,10 +93,14 @@ class MambaND(Backbone):
     | mixers | those of `Mamba1` |
     | norms | 1; bias 0 |
 
-    Shape: (b, in_chans, H, W) -> (b, num_classes).
+    Shape: (b, in_chans, H, W), or (b, in_chans, T, H, W) with ``num_frames`` -> (b, num_classes). T is any multiple of
+    ``tubelet_size``.
 
     >>> model = MambaND(embed_dim=16, depth=2, merge_at=1, num_classes=10)
     >>> model(torch.zeros(2, 3, 48, 72)).shape
+    torch.Size([2, 10])
+    >>> model = MambaND(num_frames=4, embed_dim=16, depth=6, merge_at=None, num_classes=10)
+    >>> model(torch.zeros(2, 3, 5, 48, 72)).shape
     torch.Size([2, 10])
     """
 
@@ -99,38 +114,46 @@ class MambaND(Backbone):
         embed_dim: int = 384,
         depth: int = 24,
         merge_at: int | None = 10,
-        scan: Schedule = 'axes',
+        scan: Schedule | None = None,
         d_state: int = 16,
         drop_rate: float = 0.0,
         pos_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         feature_norm: bool = False,
+        num_frames: int | None = None,
+        tubelet_size: int = 1,
+        final_norm: bool = True,
+        head_norm: bool = True,
         device=None,
         dtype=None,
     ):
         check_integers(1, in_chans=in_chans, patch_size=patch_size, embed_dim=embed_dim, depth=depth, d_state=d_state)
+        check_integers(1, tubelet_size=tubelet_size)
+        check_frames(num_frames, tubelet_size)
         if merge_at is not None and not 0 < merge_at < depth:
             raise bad_argument('merge_at', f'a block from 1 to {depth - 1}, or None', merge_at)
         dd = {'device': device, 'dtype': dtype}
         grid = tuple(max(1, side // patch_size) for side in check_img_size(img_size))
+        if num_frames is None:
+            scan, eps = scan or 'axes', 1e-6
+            patches = [ToMap(), Conv2d(in_chans, embed_dim, patch_size, patch_size, **dd)]
+        else:
+            scan, eps, grid = scan or 'axes_3d', 1e-5, (num_frames // tubelet_size, *grid)
+            sizes = (tubelet_size, patch_size, patch_size)
+            patches = [ClipToMap(tubelet_size), Conv3d(in_chans, embed_dim, sizes, sizes, **dd)]
 
         def layer(i: int, scan: Any, drop_path: float) -> nn.Module:
-            mixer = MapMamba1(embed_dim, scan, d_state=d_state, merge='sum', **dd)
+            mixer = MapMamba1(embed_dim, scan, len(grid), d_state=d_state, merge='sum', **dd)
             block = SkipBlock(nn.LayerNorm(embed_dim, **dd), mixer, drop_path)
             return nn.Sequential(Merging(embed_dim, **dd), block) if i == merge_at else block
 
         rates = calculate_drop_path_rates(drop_path_rate, depth)
         super().__init__(
-            nn.Sequential(
-                ToMap(),
-                Conv2d(in_chans, embed_dim, patch_size, patch_size, **dd),
-                PosEmbed(grid, embed_dim, **dd),
-                nn.Dropout(pos_drop_rate),
-            ),
+            nn.Sequential(*patches, PosEmbed(grid, embed_dim, **dd), nn.Dropout(pos_drop_rate)),
             [layer(i, *own) for i, own in enumerate(zip(schedule(scan, depth), rates))],
             [embed_dim] * depth,
             [patch_size * (1 if merge_at is None or i < merge_at else 2) for i in range(depth)],
-            nn.LayerNorm(embed_dim, eps=1e-6, **dd),
+            nn.LayerNorm(embed_dim, eps=1e-6, **dd) if final_norm else nn.Identity(),
             img_size,
             in_chans,
             num_classes,
@@ -139,8 +162,9 @@ class MambaND(Backbone):
             feature_norm,
             **dd,
         )
-        # a second norm, of the pooled features, which are the classifier's input
-        self.head.drop = nn.Sequential(nn.LayerNorm(self.head.num_features, eps=1e-6, **dd), self.head.drop)
+        self.num_frames, self.tubelet_size = num_frames, tubelet_size
+        if head_norm:  # of the pooled features, which are the classifier's input
+            self.head.drop = nn.Sequential(nn.LayerNorm(self.head.num_features, eps=eps, **dd), self.head.drop)
         self.init_weights()
 
     @torch.jit.ignore
@@ -149,6 +173,18 @@ class MambaND(Backbone):
         for module in self.modules():
             if isinstance(module, MapMamba1):
                 module.reset_parameters()  # its steps are not those of a linear layer with bias 0
+
+    @torch.jit.ignore
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None, **arguments: Any
+    ) -> None:
+        """The size in pixels and the frames of a clip that the model is made for; it runs on any others as well."""
+        if num_frames is not None:
+            if self.num_frames is None:
+                raise bad_argument('num_frames', 'None in a model of images', num_frames)
+            check_frames(num_frames, self.tubelet_size)
+            self.num_frames = arguments['num_frames'] = num_frames
+        super().set_input_size(self.img_size if img_size is None else img_size, **arguments)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -160,29 +196,9 @@ class MambaND(Backbone):
         return chosen
 
 
-_RENAMED = (  # official -> here, in this order
-    (r'^backbone\.', ''),
-    (r'^pos_embed$', 'stem.2.table'),
-    (r'^patch_embed\.projection\.', 'stem.1.'),
-    (r'\.mixer\.A_log$', '.mixer.routes.0.A_log'),
-    (r'\.mixer\.(D$|conv1d\.|x_proj\.|dt_proj\.)', r'.mixer.projections.0.\1'),
-    (r'^ln1\.', 'norm.'),
-    (r'^ln2\.', 'head.drop.0.'),
-)
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``."""
-    weights = model_weights(state_dict, 'the checkpoint')
-    if 'stem.1.weight' not in weights:
-        weights = rename(weights, _RENAMED)
-        merged = next((i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Sequential)), None)
-        if merged is not None:
-            at = (rf'^layers\.{merged}\.', f'layers.{merged}.1.')
-            weights = rename(weights, (at, (r'^layers\.\d+\.down_sample_layer\.', f'layers.{merged}.0.')))
-    if 'stem.2.table' in weights:
-        weights['stem.2.table'] = model.stem[2].fit(weights['stem.2.table'])
-    return weights
+def check_frames(num_frames: int | None, tubelet_size: int) -> None:
+    if num_frames is not None and (not isinstance(num_frames, int) or num_frames < 1 or num_frames % tubelet_size):
+        raise bad_argument('num_frames', f'a positive multiple of tubelet_size, {tubelet_size}', repr(num_frames))
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
@@ -195,6 +211,11 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
     return imagenet_cfg(url, **{**own, **kwargs})
 
 
+def _clips(**kwargs: Any) -> dict[str, Any]:
+    """The input size is that of a frame: timm knows no other; frames are the model's ``num_frames``."""
+    return _cfg(**{'pool_size': None, 'num_classes': 400, **kwargs})
+
+
 _HUB = 'https://huggingface.co/jacklishufan/Mamba-ND/resolve/main/in1k/mamba2d_{}.pth'
 
 default_cfgs = generate_default_cfgs(
@@ -202,6 +223,9 @@ default_cfgs = generate_default_cfgs(
         'mamba_nd_2d_small.jacklishufan_in1k': _cfg(_HUB.format('s'), top1=81.7),
         'mamba_nd_2d_base.jacklishufan_in1k': _cfg(_HUB.format('b'), top1=83.0),
         'test_mamba_nd_2d.untrained': _cfg(input_size=(3, 64, 64), pool_size=(4, 4), license='apache-2.0'),
+        # published in the folder k400 of the same place, under a name that is not stated
+        'mamba_nd_3d_small.jacklishufan_k400': _clips(notes=('published Kinetics-400 top-1 81.9',)),
+        'test_mamba_nd_3d.untrained': _clips(input_size=(3, 64, 64), license='apache-2.0'),
     }
 )
 
@@ -227,3 +251,17 @@ def test_mamba_nd_2d(pretrained: bool = False, **kwargs: Any) -> MambaND:
     """Mamba-ND for tests and small images."""
     args = {'img_size': 64, 'embed_dim': 32, 'depth': 4, 'merge_at': 2, 'd_state': 4}
     return _create('test_mamba_nd_2d', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def mamba_nd_3d_small(pretrained: bool = False, **kwargs: Any) -> MambaND:
+    """Mamba3D-S for clips of 16 frames, patches of 16, 36 M parameters."""
+    args = {'num_frames': 16, 'patch_size': 16, 'depth': 36, 'merge_at': None, 'final_norm': False}
+    return _create('mamba_nd_3d_small', pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_mamba_nd_3d(pretrained: bool = False, **kwargs: Any) -> MambaND:
+    """Mamba-ND for tests and small clips."""
+    args = {'img_size': 64, 'num_frames': 4, 'tubelet_size': 2, 'embed_dim': 32, 'depth': 6, 'd_state': 4}
+    return _create('test_mamba_nd_3d', pretrained, **{'merge_at': None, 'final_norm': False, **args, **kwargs})

@@ -58,6 +58,10 @@ def load_dense(state: dict[str, Any], path: str | Path) -> Any:
     """
     config = {name: SimpleNamespace(**section) for name, section in state['config'].items()}
     settings = SimpleNamespace(**config, at=lambda key: '')
+    if task_of(state) not in _TASKS:
+        raise UsageError(
+            f'{path}: a model of the task {task_of(state)!r} reads no images; evaluate it with tools/test.py'
+        )
     try:
         task = _TASKS[task_of(state)].build(settings, list(state['classes']), with_weights=False)
     except (AttributeError, TypeError, ValueError) as error:

@@ -1,0 +1,131 @@
+"""Files of Mamba-ND: the layouts of its authors, and from images to clips."""
+
+import math
+import re
+from typing import Any
+
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from vimamba.checkpoint import model_weights
+from vimamba.errors import UsageError
+from vimamba.layers.pos_embed import resize_table
+
+from .builder import rename
+
+_RENAMED = (  # official -> here, in this order
+    (r'^backbone\.', ''),
+    (r'^pos_embed$', 'stem.2.table'),
+    (r'^patch_embed\.projection\.', 'stem.1.'),
+    (r'\.mixer\.A_log$', '.mixer.routes.0.A_log'),
+    (r'\.mixer\.(D$|conv1d\.|x_proj\.|dt_proj\.)', r'.mixer.projections.0.\1'),
+    (r'^ln1\.', 'norm.'),
+    (r'^(ln2|head\.0)\.', 'head.drop.0.'),
+    (r'^(head\.1|cls_head\.fc_cls)\.', 'head.fc.'),
+)
+_RELEASED = (16, 14, 14)  # the grid of every released file of clips, in times, rows and columns
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``.
+
+    A file of images starts a model of clips by `inflate`. Positions of other grids are resized.
+
+    Raises:
+        UsageError: a file without a norm before the classifier, as of the authors' fine-tuning, for a model with one.
+    """
+    weights = model_weights(state_dict, 'the checkpoint')
+    if 'stem.1.weight' not in weights:
+        tuned = 'cls_head.fc_cls.weight' in weights
+        weights = rename(weights, _RENAMED)
+        if tuned and 'head.drop.0.weight' in model.state_dict():
+            raise UsageError('the file has no norm in front of its classifier: build the model with head_norm=False')
+        merged = next((i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Sequential)), None)
+        if merged is not None and model.num_frames is None:
+            at = (rf'^layers\.{merged}\.', f'layers.{merged}.1.')
+            weights = rename(weights, (at, (r'^layers\.\d+\.down_sample_layer\.', f'layers.{merged}.0.')))
+    patches, table = weights.get('stem.1.weight'), weights.get('stem.2.table')
+    if model.num_frames is not None and patches is not None:
+        if patches.ndim == 4:
+            weights = inflate(weights, model)
+            patches, table = weights['stem.1.weight'], weights.get('stem.2.table')
+        elif table is not None and table.ndim == 3:
+            table = _unfold(table, tuple(model.stem[2].grid))
+        if patches.ndim == 5 and patches.shape[1] == 3 != model.in_chans:  # timm adapts those of images alone
+            adapted = adapt_input_conv(model.in_chans, patches.flatten(2, 3))
+            weights['stem.1.weight'] = adapted.unflatten(2, patches.shape[2:4])
+    if table is not None:
+        weights['stem.2.table'] = model.stem[2].fit(table)
+    return weights
+
+
+def inflate(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model of images for a model of clips, as Mamba-ND's authors begin (arXiv:2402.05892).
+
+    Blocks along rows and columns go where those of a clip are, block j to (j // 4) * 6 + j % 4; the two through time of
+    every six are new. A patch reads the mean of its frames as the image, positions are the same at all times, and the
+    head starts anew.
+
+    Args:
+        state_dict: of the model of images, official or ours, with or without its wrapper.
+        model: with ``num_frames``.
+
+    Returns:
+        A state dict of ``model``.
+
+    Raises:
+        UsageError: no model of clips, or one with fewer blocks than these weights fill.
+    """
+    weights = model_weights(state_dict, 'the checkpoint')
+    if model.num_frames is None:
+        raise UsageError('inflate: expected a model of clips, got one of images; build it with num_frames=')
+    if 'stem.1.weight' not in weights:
+        weights = rename(weights, _RENAMED)
+    blocks = [int(match[1]) for key in weights if (match := re.match(r'layers\.(\d+)\.', key))]
+    filled = [_place(block) for block in range(max(blocks, default=-1) + 1)]
+    if filled and filled[-1] >= len(model.layers):
+        depth = f'{len(filled)} blocks of images fill {filled[-1] + 1} of clips, this model has {len(model.layers)}'
+        raise UsageError(f'inflate: {depth}; build it with depth={len(filled) // 4 * 6 + len(filled) % 4}')
+
+    own, inflated = model.state_dict(), {}
+    inside = {i: f'layers.{i}.1.' for i, layer in enumerate(model.layers) if isinstance(layer, nn.Sequential)}
+    for key, value in weights.items():
+        if match := re.fullmatch(r'layers\.(\d+)\.(?:1\.)?((?:norm|mixer)\..+)', key):
+            block = _place(int(match[1]))
+            inflated[inside.get(block, f'layers.{block}.') + match[2]] = value
+        elif not re.match(r'head\.|layers\.\d+\.(0|down_sample_layer)\.', key) and (key[:5] != 'norm.' or key in own):
+            inflated[key] = value
+    old = tuple(inside.get(block, f'layers.{block}.') for block in filled)
+    new = [key for key in own if key.startswith(('head.', 'layers.')) and not key.startswith(old)]
+    inflated |= {key: own[key] for key in new}
+
+    patches, table = inflated.get('stem.1.weight'), inflated.get('stem.2.table')
+    frames: int = model.tubelet_size
+    times, *frame = model.stem[2].grid
+    if patches is not None and patches.ndim == 4:
+        inflated['stem.1.weight'] = patches.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
+    if table is not None and table.ndim == 3:
+        side = math.isqrt(table.shape[1])
+        old_frame = (side, side) if side * side == table.shape[1] else frame
+        if math.prod(old_frame) == table.shape[1]:
+            table = resize_table(table.unflatten(1, old_frame), frame)
+            inflated['stem.2.table'] = table.unsqueeze(1).expand(-1, times, -1, -1, -1).clone()
+    return inflated
+
+
+def _place(block: int) -> int:
+    """Of a block along an axis of images, among the blocks of clips."""
+    return block // 4 * 6 + block % 4
+
+
+def _unfold(table: Tensor, own: tuple[int, int, int]) -> Tensor:
+    """An official table of clips (1, t h w, dim), whose sides nobody wrote down -> (1, t, h, w, dim).
+
+    Those of the released files, else of this model, else frames of 14 x 14, as of 224 pixels, else this model's times
+    or frames.
+    """
+    cells, (times, height, width) = table.shape[1], own
+    side = math.isqrt(cells // times)
+    guesses = (_RELEASED, own, (cells // 196, 14, 14), (times, side, side), (cells // (height * width), height, width))
+    grid = next((guess for guess in guesses if math.prod(guess) == cells), None)
+    return table if grid is None else table.unflatten(1, grid)
