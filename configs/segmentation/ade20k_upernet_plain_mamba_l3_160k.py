@@ -4,4 +4,4 @@
 # The authors give UPerNet four maps of stride 16; here a pyramid is made of them.
 _base_ = '../_base_/ade20k_160k.py'
 model = dict(name='plain_mamba_l3', pretrained=True, drop_path_rate=0.3)
-task = dict(out_indices=(5, 11, 17, 23))
+task = dict(out_indices=(8, 17, 26, 35))

@@ -132,6 +132,28 @@ def test_losses_are_finite_under_autocast(amp):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
+@pytest.mark.parametrize('head', ['faster_rcnn', 'retinanet', 'fcos'])
+def test_boxes_keep_all_their_digits_under_autocast(head):
+    config, task = task_of(head=head)
+    images, _ = batch(config)
+    seen = {}
+
+    def record(name):
+        return lambda module, args, out: seen.setdefault(name, out)
+
+    task.eval()
+    task.model.network.backbone.register_forward_hook(record('maps'))
+    task.model.network.backbone.features.register_forward_hook(record('features'))
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        found = task(images)
+    assert {level.dtype for level in seen['maps'].values()} == {torch.float32}
+    assert torch.is_autocast_enabled('cpu') is False
+    for detections in found:
+        boxes = detections['boxes']
+        assert boxes.dtype == detections['scores'].dtype == torch.float32
+        assert len(boxes) == 0 or not torch.equal(boxes, boxes.bfloat16().float())
+
+
 def test_the_optimizer_knows_the_layers_of_the_backbone():
     _, task = task_of('vmamba')
     optimizer = timm.optim.create_optimizer_v2(task.model, 'adamw', lr=1.0, weight_decay=0.1, layer_decay=0.5)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from vimamba.data import DATASETS, create_dataset
@@ -130,7 +131,7 @@ class DenseTask(nn.Module):
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(f'{config.at("task")}task: the model cannot be built: {line}') from error
         if options.get('norm') == 'sync' and dist.is_initialized() and dist.get_backend() == 'nccl':
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # which only GPUs have
+            model = convert_sync_batchnorm(model)  # which only GPUs have
         return model
 
 

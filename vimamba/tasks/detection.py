@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
@@ -38,10 +39,15 @@ class Neck(nn.Module):
     def __init__(self, features: Features, out_channels: int, top: nn.Module):
         super().__init__()
         self.features, self.out_channels = features, out_channels
+        self.amp: torch.dtype | None = None  # what the maps are computed in; boxes need all the digits of float32
         self.fpn = None if features.flat else FeaturePyramidNetwork(features.channels, out_channels, top)
         self.top = top if features.flat else None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(images.device.type, self.amp, enabled=self.amp is not None):
+            return {name: level.float() for name, level in self._maps(images).items()}
+
+    def _maps(self, images: Tensor) -> dict[str, Tensor]:
         maps = self.features(images)
         names = [str(i) for i in range(len(maps))]
         if self.fpn is not None:
@@ -230,6 +236,12 @@ class Detector(DenseModel):
         self.background = int(isinstance(network, FasterRCNN))
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
+        device = images[0].device.type
+        self.network.backbone.amp = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
+            return self._detect(images, targets)
+
+    def _detect(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None) -> Any:
         if self.training:
             assert targets is not None, 'a detector in training mode needs targets'
             losses = self.network(list(images), [self._single(target) for target in targets])

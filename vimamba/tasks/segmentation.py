@@ -191,6 +191,8 @@ class SegmentationTask(DenseTask):
         super().__init__(model, classes)
         self.resize, self.window, self.scales, self.flip, self.dice = resize, window, scales, flip, dice
         self.stride = stride or (window and [max(1, side * 2 // 3) for side in window])
+        if window and self.stride and not all(0 < step <= side for step, side in zip(self.stride, window)):
+            raise bad_argument('task.stride', f'from 1 to the window, {tuple(window)}', tuple(self.stride))
 
     @classmethod
     def build_model(
