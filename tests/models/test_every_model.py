@@ -9,6 +9,7 @@ that it learns to read digits.
 import copy
 import csv
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,17 @@ import timm
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
+from timm.models import save_for_hf
+from timm.models._features_fx import create_feature_extractor
+from timm.optim import param_groups_weight_decay
 
 import vimamba  # noqa: F401  (registers the models)
+from vimamba.engine.config import read_config
+from vimamba.engine.schema import check
 from vimamba.kernels.selective_scan import cpu
 from vimamba.models import input_shape
 from vimamba.models.backbone import Backbone, Stage
+from vimamba.tasks import TASKS
 from vimamba.testing import relative_l2
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +113,44 @@ def test_options_of_every_model(name, kwargs):
     assert out.shape == (2, kwargs.get('num_classes', 7) or model.num_features)
     out.sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_a_task_takes_it(name, tmp_path):
+    shape = input_shape(timm.create_model(name))
+    task, data = ('video', 'moving_digits') if len(shape) == 4 else ('classification', 'digits')
+    file = tmp_path / 'config.json'
+    file.write_text(json.dumps({'task': {'name': task}, 'model': {'name': name}, 'data': {'name': data}}))
+    assert TASKS[task].preprocessing(check(read_config(file))).input_size == shape
+
+
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('img_size', [(32, 128), (32, 96)], ids=str)
+def test_a_model_whose_size_was_changed_is_saved_and_loaded(name, img_size, tmp_path):
+    model = small(name, img_size=img_size).eval()
+    model.set_input_size((64, 64))
+    save_for_hf(model, tmp_path)
+    again = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    x = torch.randn(1, 3, *input_shape(again)[1:])
+    torch.testing.assert_close(again(x), model(x))
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_positions_and_states_are_not_decayed(name):
+    model = small(name)
+    groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = [names[id(p)] for group in groups if group['weight_decay'] for p in group['params']]
+    assert found
+    assert not [n for n in found if any(part in n for part in ('pos_embed', 'table', 'time_embed', 'token', 'A_log'))]
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_a_new_pooling_fits_the_head(name):
+    model = small(name)
+    for pool in ('catavgmax', 'avg') if isinstance(model, Backbone) else ('max', 'avg'):
+        model.reset_classifier(3, pool)
+        assert model(images(model, 1)).shape == (1, 3)
 
 
 @pytest.mark.parametrize('name', SMALL)

@@ -100,6 +100,22 @@ def test_a_file_of_images_starts_a_model_of_clips(tmp_path, tubelet):
     assert not video.patch_embed.time_embed.any()
 
 
+@pytest.mark.parametrize(('case', 'tubelet'), [(CLIPS, 1), (IMAGES, 2)], ids=['clips', 'images'])
+def test_files_serve_grey_clips(tmp_path, case, tubelet):
+    file = save(tmp_path / 'official.pth', case.state_dict(), 'model')
+    model = timm.create_model('videomamba_tiny_patch16_224_f8', in_chans=1, tubelet_size=tubelet, **file)
+    want = case.state_dict()['patch_embed.proj.weight'].sum(1, keepdim=True)
+    torch.testing.assert_close(model.patch_embed.proj.weight[:, :, tubelet // 2], want.view(192, 1, 16, 16))
+
+
+def test_a_file_of_masked_pretraining_starts_a_classifier(tmp_path):
+    weights = {f'encoder.{key}': value for key, value in CLIPS.state_dict().items() if not key.startswith('head.')}
+    file = save(tmp_path / 'masked.pth', {**weights, 'encoder.clip_decoder.0.head.weight': torch.ones(2, 2)})
+    model = timm.create_model('videomamba_tiny_patch16_224_f8', **file)
+    assert torch.equal(model.norm.weight, CLIPS.state_dict()['norm_f.weight'])
+    assert model.head.weight.std() > 0.01
+
+
 def test_a_file_of_another_size_of_model_is_refused(tmp_path):
     file = save(tmp_path / 'clips.pth', CLIPS.state_dict())
     with pytest.raises(UsageError, match=r"clips.pth: these weights do not fit 'videomamba_small_patch16_224_f8'"):
@@ -192,6 +208,17 @@ def test_training_in_parts_changes_no_gradient(chunk):
         assert relative_l2(parts, whole) < 1e-5
 
 
+@pytest.mark.parametrize('chunk', [1, 3])
+def test_stochastic_depth_leaves_out_a_block_in_all_parts(chunk):
+    def scores(model):
+        torch.manual_seed(1)
+        return model.train()(clip(8, batch=16))
+
+    whole, parts = scores(causal(drop_path_rate=0.5)), scores(causal(drop_path_rate=0.5, chunk_frames=chunk))
+    assert relative_l2(parts, whole) < 1e-5
+    assert relative_l2(parts, causal()(clip(8, batch=16))) > 1e-2
+
+
 def test_gradients_flow_through_the_state_until_it_is_detached():
     model = causal()
     first = clip(2).requires_grad_()
@@ -210,6 +237,7 @@ def test_gradients_flow_through_the_state_until_it_is_detached():
         (lambda: small()(clip(5)), 'clip of 5 frames: this model takes 4; .* or build it with num_frames=5'),
         (lambda: small()(clip(4, size=(8, 24))), 'this model takes 16x24'),
         (lambda: causal(tubelet_size=2)(clip(5)), 'expected a multiple of the 2 frames of a patch'),
+        (lambda: causal(tubelet_size=2, chunk_frames=4)(clip(9)), 'clip of 9 frames: expected a multiple of the 2'),
     ],
 )  # fmt: skip
 def test_a_wrong_clip_is_answered_with_what_is_expected(make, message):
@@ -221,6 +249,12 @@ def test_a_wrong_clip_is_answered_with_what_is_expected(make, message):
     ('make', 'message'),
     [
         (lambda: small(num_frames=5, tubelet_size=2), 'num_frames: expected a positive multiple of tubelet_size, 2'),
+        (lambda: small(tubelet_size=0), 'tubelet_size: expected an integer >= 1, got 0'),
+        (lambda: small(rope=True, class_token='none'), 'rope: expected none of it'),
+        (lambda: small(pad_image=True), 'pad_image: expected none of it'),
+        (lambda: small(feature_pyramid=(0, 1, 1, 2)), 'feature_pyramid: expected none of it'),
+        (lambda: causal(mixer='mamba2'), "mixer: expected 'mamba1' in a causal model, got 'mamba2'"),
+        (lambda: causal(merge='attention'), "causal: expected one route .* got 'raster' and 'attention'"),
         (lambda: small(class_token='middle'), "class_token: expected 'first' or 'none', got 'middle'"),
         (lambda: causal(class_token='first'), "class_token: expected 'none', got 'first'"),
         (lambda: causal(scan='bidirectional'), 'causal: expected one route in memory order'),
@@ -229,6 +263,10 @@ def test_a_wrong_clip_is_answered_with_what_is_expected(make, message):
         (lambda: small().step(clip(1)), 'step: this model needs whole clips; build it with causal=True'),
         (lambda: causal(global_pool='max').step(clip(1)), 'step: this model needs whole clips'),
         (lambda: small().set_input_size(num_frames=0), 'num_frames: expected a positive multiple'),
+        (lambda: small().set_input_size(num_frames='6'), "num_frames: expected a positive multiple .* got '6'"),
+        (lambda: causal().step(clip(1, 3), causal().step(clip(1))[1]), r'state: expected one of .* \(3, 3, 32\), got'),
+        (lambda: causal(depth=2).step(clip(1), causal().step(clip(1))[1]), r'state: .* \(2, 2, 32\), got \(3, 2, 32\)'),
+        (lambda: causal(embed_dim=16).step(clip(1), causal().step(clip(1))[1]), r'state: .* got \(3, 2, 32\)'),
     ],
 )  # fmt: skip
 def test_a_mistake_is_answered_with_what_is_valid(make, message):

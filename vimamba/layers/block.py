@@ -48,10 +48,14 @@ class Block(nn.Module):
         return self.both(x)[0]
 
     @torch.jit.ignore
-    def step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The next tokens of a sequence that comes in parts, and what the mixer carries on: of a block without MLP."""
+    def step(self, x: Tensor, state: Any = None, kept: Tensor | None = None) -> tuple[Tensor, Any]:
+        """The next tokens of a sequence that comes in parts, and what the mixer carries on: of a block without MLP.
+
+        ``kept``, (b, 1, 1), is what stochastic depth drew for all parts; None draws for this one.
+        """
         added, state = self.mixer.step(self.norm(x), state)
-        return x + self.drop_path(self.ls(added)), state
+        added = self.ls(added)
+        return x + (self.drop_path(added) if kept is None else added * kept), state
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the block returns, and what its mixer added to the stream, before stochastic depth."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import to_2tuple
-from timm.models import register_notrace_function
+from timm.models import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument, check_integers
@@ -19,6 +19,11 @@ def check_img_size(height: int, width: int, img_size: tuple[int, int]) -> None:
         f'image size {height}x{width}: this model takes {img_size[0]}x{img_size[1]}; resize the images, or build it '
         f'with img_size=({height}, {width}), or call set_input_size(({height}, {width}))',
     )
+
+
+def check_frames(num_frames: int, tubelet_size: int) -> None:
+    if not isinstance(num_frames, int) or num_frames < 1 or num_frames % tubelet_size:
+        raise bad_argument('num_frames', f'a positive multiple of tubelet_size, {tubelet_size}', repr(num_frames))
 
 
 def _missing(side: int, patch: int, stride: int) -> int:
@@ -115,6 +120,7 @@ class PatchEmbed(nn.Module):
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
+@register_notrace_module
 class TubeletEmbed(PatchEmbed):
     """Patches of a few frames to tokens: ViViT's tubelets (arXiv:2103.15691, Sec. 3.2).
 
@@ -129,7 +135,6 @@ class TubeletEmbed(PatchEmbed):
     """
 
     def __init__(self, num_frames: int, tubelet_size: int, time_embed: bool, *args: Any, **options: Any):
-        check_integers(1, num_frames=num_frames, tubelet_size=tubelet_size)
         self.num_frames, self.tubelet_size = num_frames, tubelet_size
         super().__init__(*args, **options)
         shape = (1, self.grid_size[0], self.proj.out_channels)
@@ -143,8 +148,7 @@ class TubeletEmbed(PatchEmbed):
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None) -> None:
         """Sets the size of a frame in pixels, the number of frames, or both, and what follows from them."""
         frames = self.num_frames if num_frames is None else num_frames
-        if frames < 1 or frames % self.tubelet_size:
-            raise bad_argument('num_frames', f'a positive multiple of tubelet_size, {self.tubelet_size}', frames)
+        check_frames(frames, self.tubelet_size)
         super().set_input_size(self.img_size if img_size is None else img_size)
         self.num_frames, self.grid_size = frames, self.dynamic_feat_size((frames, *self.img_size))
         self.num_patches = math.prod(self.grid_size)

@@ -61,6 +61,18 @@ def resize_table(table: Tensor, grid: list[int]) -> Tensor:
     return table
 
 
+def unfold_image(table: Tensor, own: tuple[int, ...]) -> Tensor:
+    """An official table of images (1, h w, dim), which does not say its sides -> (1, h, w, dim).
+
+    It is taken for a square one where it can be, else for one of the grid ``own``, else returned as it is.
+    """
+    if table.ndim != 3:
+        return table
+    side = math.isqrt(table.shape[1])
+    grid = (side, side) if side * side == table.shape[1] else own
+    return table.unflatten(1, grid) if math.prod(grid) == table.shape[1] else table
+
+
 @register_notrace_module
 class PosEmbed(nn.Module):
     """Adds a learned table to a map; to one of another size the table resized, see `resize_table`.
@@ -68,31 +80,38 @@ class PosEmbed(nn.Module):
     Shape: (b, *grid, dim), kept; the grid is (h, w) or (t, h, w).
 
     Args:
-        grid: sides of the table: (h, w), which is kept as (1, h w, dim), or (t, h, w), kept as (1, t, h, w, dim).
+        grid: sides of the table, (h, w) or (t, h, w); it is kept as (1, *grid, dim).
         dim: channels.
     """
 
+    __jit_unused_properties__ = ['grid']  # noqa: RUF012
+
     def __init__(self, grid: tuple[int, ...], dim: int, device=None, dtype=None):
         super().__init__()
-        self.grid = list(grid)
-        shape = grid if len(grid) == 3 else (math.prod(grid),)
-        self.table = nn.Parameter(torch.empty(1, *shape, dim, device=device, dtype=dtype))
+        self.table = nn.Parameter(torch.empty(1, *grid, dim, device=device, dtype=dtype))
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return tuple(self.table.shape[1:-1])
 
     def reset_parameters(self) -> None:
         """Truncated normal, std 0.02."""
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        table = self.table.view([1] + self.grid + [self.table.shape[-1]])
-        return x + resize_table(table, x.shape[1:-1])
+        return x + resize_table(self.table, x.shape[1:-1])
 
+    @torch.jit.ignore
+    def set_grid(self, grid: Sequence[int]) -> None:
+        """Resizes the table."""
+        resized = resize_table(self.table.detach(), list(grid))
+        self.table = nn.Parameter(resized, requires_grad=self.table.requires_grad)
+
+    @torch.jit.ignore
     def fit(self, table: Tensor) -> Tensor:
-        """A table of another grid for this one: of clips as it is kept, of images square."""
+        """A table of another grid for this one: (1, *other grid, dim), or an official one of images (1, h w, dim)."""
+        if self.table.ndim == 4:
+            table = unfold_image(table, self.grid)
         if table.shape == self.table.shape or table.ndim != self.table.ndim:
             return table
-        if table.ndim == 5:
-            return resize_table(table, self.grid)
-        side = math.isqrt(table.shape[1])
-        if side * side != table.shape[1]:
-            return table
-        return resize_pos_embed(table, (side, side), (self.grid[0], self.grid[1]))
+        return resize_table(table, list(self.grid))

@@ -66,25 +66,33 @@ def concrete(size: int) -> int:
 def walk(scan: Scan, grid: Sequence[int], device: torch.device) -> tuple[Tensor | None, list[int], int]:
     """The routes over a map of these sides: (rows, steps) as the operators take them, and how many pads they read."""
     grid = tuple([concrete(side) for side in grid])
-    return _rows(scan, grid, device), list(_steps(scan, grid)), _pads(scan, grid)
+    if not torch.compiler.is_dynamo_compiling():
+        return *_walk(scan, grid, device), _pads(scan, grid)
+    return _rows(scan, grid, device) if _has_rows(scan, grid) else None, list(_steps(scan, grid)), _pads(scan, grid)
 
 
 @lru_cache(maxsize=128)
-def _walk(scan: Scan, grid: Grid, device: torch.device) -> tuple[Tensor | None, tuple[int, ...]]:
+def _walk(scan: Scan, grid: Grid, device: torch.device) -> tuple[Tensor | None, list[int]]:
     with plainly():
         rows, steps = walk_of(create_order(scan, grid).index)
-        return None if rows is None else rows.to(device), tuple(steps)
+        return None if rows is None else rows.to(device), steps
 
 
-# constants of a compiled graph, each of a kind that the compiler takes for one
+# constants of a compiled graph, each of a kind that the compiler takes for one; of tensors, `assume_constant_result`
+# takes a single one in a graph (torch 2.14)
+@torch.compiler.allow_in_graph
+def _rows(scan: Scan, grid: Grid, device: torch.device) -> Tensor:
+    return torch.ops.aten.lift_fresh_copy(_walk(scan, grid, device)[0])
+
+
 @torch.compiler.assume_constant_result
-def _rows(scan: Scan, grid: Grid, device: torch.device) -> Tensor | None:
-    return _walk(scan, grid, device)[0]
+def _has_rows(scan: Scan, grid: Grid) -> bool:
+    return _walk(scan, grid, torch.device('cpu'))[0] is not None
 
 
 @torch.compiler.assume_constant_result
 def _steps(scan: Scan, grid: Grid) -> tuple[int, ...]:
-    return _walk(scan, grid, torch.device('cpu'))[1]
+    return tuple(_walk(scan, grid, torch.device('cpu'))[1])
 
 
 @torch.compiler.assume_constant_result

@@ -126,7 +126,7 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        return {'*.A_log', '*.D', 'pos_embed.*'}
+        return {'*.A_log', '*.D', 'stem.*.table'}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Backbone(nn.Module):
         fine = r'^layers\.(\d+)\.blocks\.(\d+)' if pyramid and not coarse else r'^layers\.(\d+)'
         downsample = [(r'^layers\.(\d+)\.downsample', (0,))] if pyramid and not coarse else []
         blocks = [*downsample, (fine, None), (r'^norm|^feature_norms', (99999,))]
-        return {'stem': r'^stem|^pos_embed', 'blocks': blocks}
+        return {'stem': r'^stem', 'blocks': blocks}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

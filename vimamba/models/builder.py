@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from timm.models import build_model_with_cfg
+from timm.models import adapt_input_conv, build_model_with_cfg
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import FeatureGetterNet
 from timm.models._hub import download_cached_file
@@ -176,6 +176,17 @@ def reshape_like(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, T
         key: value.reshape(own[key].shape) if key in own and value.numel() == own[key].numel() else value
         for key, value in weights.items()
     }
+
+
+def fit_channels(kernel: Tensor, in_chans: int) -> Tensor:
+    """A kernel over three colours for inputs of other channels, as timm adapts it, which knows none over frames.
+
+    Shape: (dim, 3, [t,] h, w) -> (dim, in_chans, [t,] h, w); one of other channels is returned as it is.
+    """
+    if kernel.ndim not in (4, 5) or kernel.shape[1] != 3:
+        return kernel
+    frames = kernel.flatten(2, -2)  # as one frame, high
+    return adapt_input_conv(in_chans, frames).unflatten(2, kernel.shape[2:-1])
 
 
 def _misfit(source: str, variant: str, fault: str, count: int) -> UsageError:

@@ -15,12 +15,13 @@ grid, and positions of other grids are resized, in a frame bicubic, in time line
 from typing import Any
 
 import torch
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers.maps import ClipToMap, Conv2d, Conv3d, ToMap, pad_map
+from vimamba.layers.patch_embed import check_frames
 from vimamba.layers.pos_embed import PosEmbed
 from vimamba.mixers import MapMamba1
 from vimamba.scans import schedule
@@ -129,11 +130,13 @@ class MambaND(Backbone):
     ):
         check_integers(1, in_chans=in_chans, patch_size=patch_size, embed_dim=embed_dim, depth=depth, d_state=d_state)
         check_integers(1, tubelet_size=tubelet_size)
-        check_frames(num_frames, tubelet_size)
+        if num_frames is not None:
+            check_frames(num_frames, tubelet_size)
         if merge_at is not None and not 0 < merge_at < depth:
             raise bad_argument('merge_at', f'a block from 1 to {depth - 1}, or None', merge_at)
         dd = {'device': device, 'dtype': dtype}
-        grid = tuple(max(1, side // patch_size) for side in check_img_size(img_size))
+        self.patch_size = patch_size
+        grid = self._frame_grid(check_img_size(img_size))
         if num_frames is None:
             scan, eps = scan or 'axes', 1e-6
             patches = [ToMap(), Conv2d(in_chans, embed_dim, patch_size, patch_size, **dd)]
@@ -167,6 +170,9 @@ class MambaND(Backbone):
             self.head.drop = nn.Sequential(nn.LayerNorm(self.head.num_features, eps=eps, **dd), self.head.drop)
         self.init_weights()
 
+    def _frame_grid(self, img_size: tuple[int, int]) -> tuple[int, ...]:
+        return tuple(max(1, side // self.patch_size) for side in img_size)
+
     @torch.jit.ignore
     def init_weights(self) -> None:
         super().init_weights()
@@ -178,13 +184,23 @@ class MambaND(Backbone):
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None, **arguments: Any
     ) -> None:
-        """The size in pixels and the frames of a clip that the model is made for; it runs on any others as well."""
+        """The size in pixels and the frames of a clip that the table of positions is made for, which is resized."""
         if num_frames is not None:
             if self.num_frames is None:
                 raise bad_argument('num_frames', 'None in a model of images', num_frames)
             check_frames(num_frames, self.tubelet_size)
             self.num_frames = arguments['num_frames'] = num_frames
         super().set_input_size(self.img_size if img_size is None else img_size, **arguments)
+        times = () if self.num_frames is None else (self.num_frames // self.tubelet_size,)
+        self.stem[2].set_grid((*times, *self._frame_grid(self.img_size)))
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """As in `Backbone`; for pooled features of another width, their norm starts anew."""
+        super().reset_classifier(num_classes, global_pool)
+        norm, width = next(iter(self.head.drop.children()), None), self.head.num_features
+        if norm is not None and norm.normalized_shape != (width,):
+            dd = get_device_dtype(self)
+            self.head.drop[0] = nn.LayerNorm(width, eps=norm.eps, **dd).train(self.training)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -194,11 +210,6 @@ class MambaND(Backbone):
         if self.num_classes == 0:
             self.head.drop = nn.Identity()
         return chosen
-
-
-def check_frames(num_frames: int | None, tubelet_size: int) -> None:
-    if num_frames is not None and (not isinstance(num_frames, int) or num_frames < 1 or num_frames % tubelet_size):
-        raise bad_argument('num_frames', f'a positive multiple of tubelet_size, {tubelet_size}', repr(num_frames))
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
@@ -213,7 +224,8 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
 
 def _clips(**kwargs: Any) -> dict[str, Any]:
     """The input size is that of a frame: timm knows no other; frames are the model's ``num_frames``."""
-    return _cfg(**{'pool_size': None, 'num_classes': 400, **kwargs})
+    own = {'pool_size': None, 'num_classes': 400, 'crop_pct': 1.0, 'interpolation': 'bilinear'}
+    return _cfg(**{**own, **kwargs})
 
 
 _HUB = 'https://huggingface.co/jacklishufan/Mamba-ND/resolve/main/in1k/mamba2d_{}.pth'

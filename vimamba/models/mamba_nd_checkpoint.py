@@ -4,14 +4,13 @@ import math
 import re
 from typing import Any
 
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from vimamba.checkpoint import model_weights
 from vimamba.errors import UsageError
-from vimamba.layers.pos_embed import resize_table
+from vimamba.layers.pos_embed import resize_table, unfold_image
 
-from .builder import rename
+from .builder import fit_channels, rename
 
 _RENAMED = (  # official -> here, in this order
     (r'^backbone\.', ''),
@@ -51,9 +50,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
             patches, table = weights['stem.1.weight'], weights.get('stem.2.table')
         elif table is not None and table.ndim == 3:
             table = _unfold(table, tuple(model.stem[2].grid))
-        if patches.ndim == 5 and patches.shape[1] == 3 != model.in_chans:  # timm adapts those of images alone
-            adapted = adapt_input_conv(model.in_chans, patches.flatten(2, 3))
-            weights['stem.1.weight'] = adapted.unflatten(2, patches.shape[2:4])
+        weights['stem.1.weight'] = fit_channels(patches, model.in_chans)
     if table is not None:
         weights['stem.2.table'] = model.stem[2].fit(table)
     return weights
@@ -104,12 +101,9 @@ def inflate(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     times, *frame = model.stem[2].grid
     if patches is not None and patches.ndim == 4:
         inflated['stem.1.weight'] = patches.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
-    if table is not None and table.ndim == 3:
-        side = math.isqrt(table.shape[1])
-        old_frame = (side, side) if side * side == table.shape[1] else frame
-        if math.prod(old_frame) == table.shape[1]:
-            table = resize_table(table.unflatten(1, old_frame), frame)
-            inflated['stem.2.table'] = table.unsqueeze(1).expand(-1, times, -1, -1, -1).clone()
+    if table is not None and (table := unfold_image(table, tuple(frame))).ndim == 4:
+        table = resize_table(table, frame)
+        inflated['stem.2.table'] = table.unsqueeze(1).expand(-1, times, -1, -1, -1).clone()
     return inflated
 
 

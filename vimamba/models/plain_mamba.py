@@ -10,6 +10,7 @@ Official code: ChenhongyiYang/PlainMamba, Apache-2.0; of the weights no licence 
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -104,14 +105,13 @@ class PlainMamba(Backbone):
         check_integers(1, in_chans=in_chans, embed_dim=embed_dim, depth=depth, d_state=d_state)
         check_integers(0, stem_convs=stem_convs)
         dd = {'device': device, 'dtype': dtype}
-        height, width = check_img_size(img_size)
         convs = [nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False, **dd), BatchNorm2d(64, **dd), nn.ReLU()]
         for _ in range(stem_convs):
             convs += [nn.Conv2d(64, 64, 3, 1, 1, bias=False, **dd), BatchNorm2d(64, **dd), nn.ReLU()]
         stem = {
             'convs': nn.Sequential(ChannelsLast(), *convs, ToMap()),
             'patches': Patches(64, embed_dim, 8, 8, **dd),
-            'pos_embed': PosEmbed((-(-height // 16), -(-width // 16)), embed_dim, **dd),
+            'pos_embed': PosEmbed(_grid(check_img_size(img_size)), embed_dim, **dd),
         }
 
         def layer(i: int, scan: Any, drop_path: float) -> nn.Module:
@@ -136,6 +136,16 @@ class PlainMamba(Backbone):
             **dd,
         )
         self.init_weights()
+
+    @torch.jit.ignore
+    def set_input_size(self, img_size: int | tuple[int, int], **arguments: Any) -> None:
+        """The size in pixels that the table of positions is made for, which is resized."""
+        super().set_input_size(img_size, **arguments)
+        self.stem[2].set_grid(_grid(self.img_size))
+
+
+def _grid(img_size: tuple[int, int]) -> tuple[int, ...]:
+    return tuple(-(-side // 16) for side in img_size)
 
 
 _RENAMED = (  # official -> here, in this order
@@ -168,7 +178,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         weights = rename({key: value for key, value in weights.items() if not key.startswith('ema_')}, _RENAMED)
         followed = {i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Sequential)}
         inner = tuple((rf'^layers\.{i}\.(?=norm|mixer)', f'layers.{i}.0.') for i in followed)
+        table = weights.pop('stem.2.table', None)
         weights = reshape_like(rename(weights, inner), model)
+        weights |= {} if table is None else {'stem.2.table': table}  # whose shape tells of its sides
         if model.feature_norms is not None and 'norm.weight' in weights:
             last = f'feature_norms.{len(model.layers) - 1}'
             weights |= {f'{last}.{name}': weights[f'norm.{name}'] for name in ('weight', 'bias')}

@@ -18,13 +18,13 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vimamba.errors import UsageError, bad_argument
+from vimamba.errors import UsageError, bad_argument, check_integers
 from vimamba.layers import resize_pos_embed, widen
-from vimamba.layers.patch_embed import PatchEmbed, TubeletEmbed, resize_time_embed
+from vimamba.layers.patch_embed import PatchEmbed, TubeletEmbed, check_clip, check_frames, resize_time_embed
 from vimamba.mixers.mamba1 import MambaState
 
 from . import vim, vim_checkpoint
-from .builder import build_model, imagenet_cfg, record_input_size
+from .builder import build_model, fit_channels, imagenet_cfg, record_input_size
 
 __all__ = ['StreamState', 'VideoMamba', 'checkpoint_filter_fn', 'inflate']
 
@@ -79,10 +79,18 @@ class VideoMamba(vim.Vim):
         dtype=None,
         **options: Any,
     ):
+        check_integers(1, tubelet_size=tubelet_size)
+        check_frames(num_frames, tubelet_size)
+        check_integers(0, chunk_frames=chunk_frames)
+        for name in ('feature_pyramid', 'pad_image', 'rope'):
+            if options.get(name):
+                raise bad_argument(name, 'none of it, which images alone have', repr(options[name]))
+        if causal and options.get('mixer', 'mamba1') != 'mamba1':
+            raise bad_argument('mixer', "'mamba1' in a causal model", repr(options['mixer']))
         class_token = class_token or ('none' if causal else 'first')
         if class_token not in (('none',) if causal else ('first', 'none')):
             raise bad_argument('class_token', "'none'" if causal else "'first' or 'none'", repr(class_token))
-        if chunk_frames < 0 or chunk_frames % tubelet_size or (chunk_frames and not causal):
+        if chunk_frames % tubelet_size or (chunk_frames and not causal):
             raise bad_argument('chunk_frames', f'0, or in a causal model a multiple of {tubelet_size}', chunk_frames)
         self.num_frames, self.tubelet_size = num_frames, tubelet_size
         self.causal, self.chunk_frames = causal, chunk_frames
@@ -96,7 +104,8 @@ class VideoMamba(vim.Vim):
             dtype=dtype,
         )
         if causal and not all(block.mixer.is_causal for block in self.blocks):
-            raise bad_argument('causal', "one route in memory order, 'raster'", repr(options['scan']))
+            routes = repr(options.get('scan', 'raster')), repr(options.get('merge', 'sum'))
+            raise bad_argument('causal', "one route in memory order, scan='raster', merge='sum'", ' and '.join(routes))
 
     def _create_patch_embed(self, *args: Any, **dd: Any) -> PatchEmbed:
         return TubeletEmbed(self.num_frames, self.tubelet_size, not self.causal, *args, **dd)
@@ -146,6 +155,9 @@ class VideoMamba(vim.Vim):
         grid, rows = self.patch_embed.dynamic_feat_size((height, width)), self.class_rows(0)
         return resize_pos_embed(self.pos_embed, self.patch_embed.grid_size[-2:], grid, rows, rows)
 
+    def forward(self, x: Tensor) -> Tensor:  # `Vim`'s; tracers by torch.fx keep whole what this file calls, not that
+        return self.forward_head(self.forward_features(x))
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Normalised tokens of the last block: (b, in_chans, T, H, W) -> (b, l, embed_dim), the class token first."""
         if self.chunk_frames and not torch.jit.is_scripting():
@@ -154,18 +166,23 @@ class VideoMamba(vim.Vim):
 
     @torch.jit.ignore
     def _forward_chunks(self, x: Tensor) -> Tensor:
+        check_clip(x, 0, self.tubelet_size)
         layers: tuple[MambaState | None, ...] = (None,) * len(self.blocks)
-        tokens = []
+        one, tokens = self.pos_embed.new_ones(x.shape[0], 1, 1), []
+        drops = (block.drop_path for block in self.blocks)
+        kept = [None if isinstance(drop, nn.Identity) else drop(one) for drop in drops]  # the same in all parts
         for chunk in x.split(self.chunk_frames, 2):
-            own, layers = checkpoint(self._advance, chunk, layers, use_reentrant=False)
+            own, layers = checkpoint(self._advance, chunk, layers, kept, use_reentrant=False)
             tokens.append(own)
         return torch.cat(tokens, 1)
 
-    def _advance(self, x: Tensor, layers: tuple[MambaState | None, ...]) -> tuple[Tensor, tuple[MambaState, ...]]:
-        """The tokens of the next frames, normalised, and what every block carries on."""
+    def _advance(
+        self, x: Tensor, layers: tuple[MambaState | None, ...], kept: list[Tensor | None]
+    ) -> tuple[Tensor, tuple[MambaState, ...]]:
+        """The tokens of the next frames, normalised, and what every block carries on; ``kept`` as of `Block.step`."""
         x, after = self._embed(x), []
-        for block, state in zip(self.blocks, layers, strict=True):
-            x, state = block.step(x, state)
+        for block, state, own in zip(self.blocks, layers, kept, strict=True):
+            x, state = block.step(x, state, own)
             after.append(state)
         return self.norm(x).to(self.pos_embed.dtype), tuple(after)
 
@@ -182,12 +199,16 @@ class VideoMamba(vim.Vim):
             state, through which gradients flow (`StreamState.detach`).
 
         Raises:
-            UsageError: the model is not causal.
+            UsageError: the model is not causal, or the state is of other clips or of another model.
         """
         if not self.causal or self.global_pool != 'avg':
             raise UsageError("step: this model needs whole clips; build it with causal=True and global_pool='avg'")
         layers = (None,) * len(self.blocks) if state is None else state.layers
-        tokens, layers = self._advance(x, layers)
+        if state is not None:
+            want, got = (len(self.blocks), x.shape[0], self.embed_dim), (len(layers), *state.total.shape)
+            if want != got:
+                raise bad_argument('state', f'one of (blocks, clips, embed_dim) {want}', got)
+        tokens, layers = self._advance(x, layers, [None] * len(self.blocks))
         total, count = widen(tokens).sum(1), tokens.shape[1]
         if state is not None:
             total, count = total + state.total, count + state.tokens
@@ -202,13 +223,17 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: vim.Vim) -> dict[str
     and positions of other times and sizes are resized, in time linear, in a frame bicubic.
     """
     weights = vim_checkpoint.checkpoint_filter_fn(state_dict, model)
+    masked = any(key.startswith('clip_decoder.') for key in weights)  # of masked pretraining, which knows no classes
     weights = {key: value for key, value in weights.items() if not key.startswith(('clip_decoder.', 'distill_head.'))}
+    if masked:
+        weights = {**{key: value for key, value in model.state_dict().items() if key.startswith('head.')}, **weights}
+    if (patches := weights.get('patch_embed.proj.weight')) is not None:
+        weights['patch_embed.proj.weight'] = patches = fit_channels(patches, model.in_chans)
     if not isinstance(model, VideoMamba):
         return weights
     times = weights.pop('temporal_pos_embedding', weights.pop('patch_embed.time_embed', None))
     if not model.causal and times is not None:
         weights['patch_embed.time_embed'] = resize_time_embed(times, model.patch_embed.grid_size[0])
-    patches = weights.get('patch_embed.proj.weight')
     return inflate(weights, model) if patches is not None and patches.ndim == 4 else weights
 
 
@@ -242,7 +267,8 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
 def _clips(url: str = '', top1: float = 0, **kwargs: Any) -> dict[str, Any]:
     """The input size is that of a frame: timm knows no other; frames are the model's ``num_frames``."""
     notes = (f'published Kinetics-400 top-1 {top1}',) if top1 else ()
-    return _cfg(url, notes=notes, num_classes=400, **kwargs)
+    own = {'num_classes': 400, 'crop_pct': 1.0, 'interpolation': 'bilinear'}
+    return _cfg(url, notes=notes, **{**own, **kwargs})
 
 
 _HUB = 'https://huggingface.co/OpenGVLab/VideoMamba/resolve/main/videomamba_{}.pth'

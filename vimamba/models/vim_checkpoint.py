@@ -35,7 +35,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     taken for a square one.
     """
     checkpoint = state_dict
-    state_dict = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.', 'net.')  # of mmseg; of detectron2
+    state_dict = unwrap(
+        model_weights(state_dict, 'the checkpoint'), 'backbone.', 'net.', 'encoder.'
+    )  # of mmseg, detectron2
     for table in ('rope.freqs_cos', 'rope.freqs_sin'):  # computed, here
         state_dict.pop(table, None)
     if 'cls_token_head' in state_dict:
