@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -39,7 +39,7 @@ class DenseTask(nn.Module):
     lists = True  # batches are lists, of images of any sizes
     best: str  # the metric that decides which checkpoint is the best; higher is better
     heads: dict[str, Callable[..., nn.Module]]
-    rules: dict[str, Rule]
+    rules: ClassVar[dict[str, Rule]]
 
     def __init__(self, model: DenseModel, classes: Sequence[str]) -> None:
         super().__init__()
