@@ -14,6 +14,7 @@ pytest.importorskip('mmengine', reason='configurations of training need vimamba[
 from vimamba.engine import schema
 from vimamba.engine.config import apply_option, read_config
 from vimamba.engine.optim import create_optimizer
+from vimamba.errors import UsageError
 from vimamba.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
@@ -93,6 +94,15 @@ TINY = {  # in the place of a family's models: with as many blocks as the recipe
     'efficient_vmamba': {'name': 'test_efficient_vmamba'},
     'mambavision': {'name': 'test_mambavision', 'window_size': (8, 4)},
     'vim': {'name': 'vim_nano_patch4_32', 'img_size': 64, 'patch_size': 16, 'depth': 0, 'embed_dim': 16},
+}
+
+
+FAMILIES = {  # by their names alone, at the sizes of the configuration
+    **{family: arguments['name'] for family, arguments in TINY.items()},
+    'videomamba': 'videomamba_tiny_patch16_224',
+    'mamba_nd': 'test_mamba_nd_2d',
+    'resnet of timm': 'resnet18',
+    'vit of timm': 'vit_tiny_patch16_224',
 }
 
 
@@ -230,3 +240,47 @@ def test_a_recipe_takes_a_step(path):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in task.parameters())
     moved = [not torch.equal(p, old) for p, old in zip(task.parameters(), before, strict=True)]
     assert sum(moved) > 0.9 * len(moved)  # a bias before a norm does not
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize(
+    'config', ['detection/digit_scenes_faster_rcnn_vmamba', 'segmentation/digit_scenes_upernet_vmamba']
+)
+def test_another_backbone_is_one_option(config, family):
+    config = schema.check(read_config(ROOT / 'configs' / f'{config}.py', [f'model.name={FAMILIES[family]}']))
+    kind = TASKS[config.task.name]
+    kind.check(config)
+    torch.manual_seed(0)
+    task, data = kind.build(config, [str(i) for i in range(11)]), kind.dataset(config, 'train', training=True)
+    images, targets = zip(*(data[i] for i in range(2)))
+    loss = sum(task.train()(images, targets, mode='loss').values())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in task.parameters())
+    assert len(task.eval()(images)) == 2
+
+
+def test_every_family_is_tried():
+    """One model of every file of models, that is."""
+    tried = {timm.model_entrypoint(name).__module__ for name in FAMILIES.values()}
+    ours = {timm.model_entrypoint(name).__module__ for name in timm.list_models()}
+    ours = {module for module in ours if module.startswith('vimamba.')}
+    assert len(ours) == 8
+    assert ours <= tried
+
+
+@pytest.mark.parametrize('model', ['videomamba_tiny_patch16_224_f8', 'mamba_nd_3d_small'])
+@pytest.mark.parametrize('recipe', ['coco_1x', 'ade20k_160k'])
+def test_a_model_of_clips_is_refused(recipe, model):
+    config = schema.check(read_config(ROOT / 'configs' / '_base_' / f'{recipe}.py', [f'model.name={model}']))
+    with pytest.raises(UsageError, match=f'model.name: model {model!r} takes clips; choose one of images'):
+        TASKS[config.task.name].check(config)
+
+
+@pytest.mark.parametrize(
+    'model', ['resnet18', 'vit_tiny_patch16_224', 'videomamba_tiny_patch16_224', 'mamba_nd_2d_small']
+)
+@pytest.mark.parametrize('recipe', ['coco_1x', 'coco_3x', 'ade20k_160k'])
+def test_a_recipe_without_a_model_takes_any(recipe, model):
+    config = schema.check(read_config(ROOT / 'configs' / '_base_' / f'{recipe}.py', [f'model.name={model}']))
+    TASKS[config.task.name].check(config)

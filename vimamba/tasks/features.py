@@ -166,6 +166,8 @@ def create_features(
             plain = create(config, num_classes=0, **arguments)
         except UsageError:  # a scan order of one size
             arguments = {}
+        if getattr(plain, 'num_frames', None):
+            raise UsageError(f'{where}model {settings.name!r} takes clips; choose one of images')
         fixed_size = None
         if not _takes_any_size(plain, settings.in_chans):
             fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
