@@ -157,6 +157,12 @@ def test_a_right_value_is_taken(tmp_path, task, options):
         ('segmentation', {'stride': (8, 8)}, {}, '3: task.stride: expected None without task.window'),
         ('segmentation', {'auxiliary_level': 3}, {}, '3: task.auxiliary_level: expected 2 without task.auxiliary'),
         ('segmentation', {'pyramid': False}, {}, '3: task.pyramid: expected True for maps of these strides'),
+        (
+            'segmentation',
+            {'head': 'fpn', 'pyramid': False},
+            {'model': {'name': 'test_plain_mamba'}},
+            "4: task.pyramid: expected True with head 'fpn'",
+        ),
         ('segmentation', {'head': 'fpn', 'channels': 32}, {}, '4: task.channels: expected a multiple of 64'),
         ('segmentation', {}, {'data': {'batch_size': 1}}, 'data.batch_size: expected at least 2 for UPerNet'),
         (

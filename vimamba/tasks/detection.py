@@ -154,37 +154,40 @@ def faster_rcnn(
     Raises:
         UsageError: a norm without convolutions.
     """
-    if box_norm and not box_convs:
-        raise bad_argument('task.box_norm', 'None without task.box_convs', repr(box_norm))
     if mask_norm and mask_channels is None:
         raise bad_argument('task.mask_norm', 'None without task.mask_channels', repr(mask_norm))
-    box_head: nn.Module = TwoMLPHead(channels * 7**2, hidden)
-    if box_convs:
-        widths = [channels] * box_convs
-        box_head = FastRCNNConvFCHead((channels, 7, 7), widths, [hidden], NORMS[box_norm] if box_norm else None)
     kind, parts = FasterRCNN, {}
     if mask_channels is not None:
-        kind, norm = MaskRCNN, NORMS[mask_norm] if mask_norm else None
+        kind = MaskRCNN
+        norm = NORMS[mask_norm] if mask_norm else None
         parts['mask_head'] = MaskRCNNHeads(channels, (mask_channels,) * 4, 1, norm)
         parts['mask_predictor'] = MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1)
     strides = [*features.strides, 2 * features.strides[-1]]
     sides = tuple((anchor_scale * stride,) for stride in strides)
     return kind(
         Neck(features, channels, LastLevelMaxPool()),
-        rpn_head=RPNHead(channels, len(anchor_ratios), rpn_convs),
         rpn_anchor_generator=AnchorGenerator(sides, (tuple(anchor_ratios),) * len(strides)),
         rpn_pre_nms_top_n_train=2 * proposals,
         rpn_post_nms_top_n_train=2 * proposals,
         rpn_pre_nms_top_n_test=proposals,
         rpn_post_nms_top_n_test=proposals,
-        box_head=box_head,
+        box_head=_box_head(channels, hidden, box_convs, box_norm),
         box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
+        rpn_head=RPNHead(channels, len(anchor_ratios), rpn_convs),
         box_batch_size_per_image=samples,
         box_score_thresh=score_threshold,
         box_nms_thresh=nms_threshold,
         box_detections_per_img=detections,
         **parts,
     )
+
+
+def _box_head(channels: int, hidden: int, convs: int, norm: str | None) -> nn.Module:
+    if convs:
+        return FastRCNNConvFCHead((channels, 7, 7), [channels] * convs, [hidden], NORMS[norm] if norm else None)
+    if norm:
+        raise bad_argument('task.box_norm', 'None without task.box_convs', repr(norm))
+    return TwoMLPHead(channels * 7**2, hidden)
 
 
 def retinanet(

@@ -64,15 +64,15 @@ class Segmenter(DenseModel):
     """A class for every pixel.
 
     Args:
-        features: maps of strides 4, 8, 16 and 32.
-        decoder: of `DECODERS`: maps to one of stride 4 with ``decoder.out_channels``.
+        features: maps of strides 4, 8, 16 and 32, or four of one stride.
+        decoder: of `DECODERS`: maps to one of the finest stride with ``decoder.out_channels``.
         num_classes: of the map.
         auxiliary: weight of the loss of a second, small head on one of the maps; 0 for none.
         auxiliary_level: which map that is, of 0 to 3.
         dropout: before the classifiers.
 
-    Shape: (B, C, H, W), normalised, H and W multiples of 32 -> logits (B, num_classes, H / 4, W / 4); in training also
-        those of the second head.
+    Shape: (B, C, H, W), normalised, H and W multiples of 32 -> logits (B, num_classes, H / stride, W / stride); in
+        training also those of the second head.
     """
 
     def __init__(
@@ -261,6 +261,10 @@ class SegmentationTask(DenseTask):
         if options['head'] == 'upernet' and batch < 2:
             expected = 'at least 2 for UPerNet, which normalises pooled maps of one pixel'
             raise bad_argument(where('data.batch_size'), expected, batch)
+        if options['head'] == 'fpn' and not options['pyramid']:
+            raise bad_argument(
+                where('task.pyramid'), "True with head 'fpn', which doubles the size at each level", False
+            )
         augment = transform.options or {}
         low, high = augment.get('scale', (1, 1))
         if batch > 1 and not augment.get('crop') and (low < high or config.data.name not in _ONE_SIZE):
