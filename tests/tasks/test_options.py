@@ -1,6 +1,8 @@
 """A value that cannot be is refused when the configuration is checked, in one line with its file, line and name."""
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +94,14 @@ def test_every_option_has_a_rule_and_is_tried(task):
     parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
     options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     assert options == {'head', *kind.rules} == WRONG[task].keys()
+
+
+@pytest.mark.parametrize('task', WRONG)
+def test_every_option_is_listed(task):
+    """By `tools/train.py --help-config`, and on the page."""
+    assert {name for name in WRONG[task] if not re.search(rf'\b{name} ?=', TASKS[task].describe())} == set()
+    page = (Path(__file__).parents[2] / 'docs' / 'dense.md').read_text()
+    assert {name for name in WRONG[task] if f'`{name}`' not in page and f'`task.{name}`' not in page} == set()
 
 
 @pytest.mark.parametrize(

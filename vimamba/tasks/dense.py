@@ -141,6 +141,16 @@ class DenseTask(nn.Module):
         return {}
 
     @classmethod
+    def describe(cls) -> str:
+        """Every option with its default and what it may be, for a terminal."""
+        shared = _keywords(cls.build_model) | _keywords(cls.__init__)
+        lines = [f'    {f"{k} = {shared[k].default!r}":<28} {cls.rules[k].expected}' for k in shared if k != 'head']
+        for head, function in cls.heads.items():
+            own = {name: p.default for name, p in _keywords(function).items() if name not in shared}
+            lines.append(f'    with head={head!r}: ' + ', '.join(f'{name}={value!r}' for name, value in own.items()))
+        return '\n'.join(lines)
+
+    @classmethod
     def _options(cls, config: Settings) -> dict[str, Any]:
         """Every option of ``task``, as it was given or by default."""
         own, given = _keywords(cls.build_model), config.task.options
