@@ -159,8 +159,7 @@ def faster_rcnn(
     kind, parts = FasterRCNN, {}
     if mask_channels is not None:
         kind = MaskRCNN
-        norm = NORMS[mask_norm] if mask_norm else None
-        parts['mask_head'] = MaskRCNNHeads(channels, (mask_channels,) * 4, 1, norm)
+        parts['mask_head'] = MaskRCNNHeads(channels, (mask_channels,) * 4, 1, NORMS.get(mask_norm or ''))
         parts['mask_predictor'] = MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1)
     strides = [*features.strides, 2 * features.strides[-1]]
     sides = tuple((anchor_scale * stride,) for stride in strides)
@@ -184,7 +183,7 @@ def faster_rcnn(
 
 def _box_head(channels: int, hidden: int, convs: int, norm: str | None) -> nn.Module:
     if convs:
-        return FastRCNNConvFCHead((channels, 7, 7), [channels] * convs, [hidden], NORMS[norm] if norm else None)
+        return FastRCNNConvFCHead((channels, 7, 7), [channels] * convs, [hidden], NORMS.get(norm or ''))
     if norm:
         raise bad_argument('task.box_norm', 'None without task.box_convs', repr(norm))
     return TwoMLPHead(channels * 7**2, hidden)
