@@ -42,6 +42,8 @@ DETECTION = {
     'mask_rcnn_plain_mamba_l2_1x': (0.2, 1e-4, 0.05, 16, 12, (8, 11), 500, (800,), False),
     'mask_rcnn_plain_mamba_l3_1x': (0.3, 1e-4, 0.05, 16, 12, (8, 11), 500, (800,), False),
     'retinanet_plain_mamba_l1_1x': (0.1, 1e-4, 0.05, 16, 12, (8, 11), 500, (800,), False),
+    'retinanet_plain_mamba_l2_1x': (0.2, 1e-4, 0.05, 16, 12, (8, 11), 500, (800,), False),
+    'retinanet_plain_mamba_l3_1x': (0.3, 1e-4, 0.05, 16, 12, (8, 11), 500, (800,), False),
     'mask_rcnn_efficient_vmamba_tiny_1x': (0.2, 1e-4, 0.05, 16, *ONCE, True),
     'mask_rcnn_efficient_vmamba_small_1x': (0.2, 1e-4, 0.05, 16, *ONCE, True),
     'mask_rcnn_efficient_vmamba_base_3x': (0.2, 1e-4, 0.05, 16, *THRICE, True),
