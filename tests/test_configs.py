@@ -16,6 +16,7 @@ from vimamba.engine.config import apply_option, read_config
 from vimamba.engine.optim import create_optimizer
 from vimamba.errors import UsageError
 from vimamba.tasks import TASKS
+from vimamba.tasks.features import Features
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / 'configs').glob('[!_]*/*.py'))
@@ -206,13 +207,17 @@ def test_a_header_says_where_the_weights_come_from(path):
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_takes_a_step(path):
-    """With everything that it says but the sizes and the weights: the loss is finite, and every weight learns."""
+def test_a_recipe_takes_a_step(path, tmp_path):
+    """With everything that it says but the sizes, from a classifier: the loss is finite, and every weight learns."""
     table = read_config(path)
-    model = {**TINY[family_of(schema.check(table))], 'pretrained': False, 'checkpoint': None, 'drop_path_rate': 0.0}
+    model = dict(TINY[family_of(schema.check(table))])
     if 'depth' in model:
         model['depth'] = 1 + max(table['task'].get('out_indices') or table['model'].get('feature_pyramid') or (1,))
+    torch.manual_seed(0)
+    classifier = timm.create_model(model['name'], **{k: v for k, v in model.items() if k != 'name'}).state_dict()
+    torch.save({'model': classifier}, tmp_path / 'classifier.pth')
     small = {f'model.{key}': value for key, value in model.items()} | {
+        'model.pretrained': False, 'model.checkpoint': tmp_path / 'classifier.pth', 'model.drop_path_rate': 0.0,
         'data.name': 'digit_scenes', 'data.root': None, 'data.size': 64, 'data.scale': '(16, 28)',
         'data.digits': '(1, 4)', 'data.scenes': 4, 'data.batch_size': 2, 'task.channels': 64,
     }  # fmt: skip
@@ -227,12 +232,15 @@ def test_a_recipe_takes_a_step(path):
         small['task.stride'] = '(43, 43)'
     for option, value in small.items():
         apply_option(table, f'{option}={value}')
-    torch.manual_seed(0)
     config = schema.check(table)
     kind = TASKS[config.task.name]
     kind.check(config)
     task, data = kind.build(config, [str(i) for i in range(11)]), kind.dataset(config, 'train', training=True)
     images, targets = zip(*(data[i] for i in range(2)))
+    backbone = next(m for m in task.modules() if isinstance(m, Features)).backbone.model.state_dict()
+    shared = backbone.keys() & classifier.keys()
+    assert len(shared) > 0.9 * len([key for key in backbone if not key.startswith('feature_')])
+    assert all(torch.equal(backbone[key], classifier[key]) for key in shared)
     optimizer = create_optimizer(task.model, config, total_batch=16)
     before = [p.detach().clone() for p in task.parameters()]
     loss = sum(task.train()(images, targets, mode='loss').values())
