@@ -29,8 +29,12 @@ def main() -> int:
     args = parser.parse_args()
     if args.help_config:
         from vimamba.engine.schema import describe
+        from vimamba.tasks import TASKS, DenseTask
 
         print(describe())
+        for name, task in TASKS.items():
+            if issubclass(task, DenseTask):
+                print(f'options of task {name}:\n{task.describe()}')
         return 0
     if not args.config:
         parser.error('a configuration file is needed')

@@ -1,4 +1,4 @@
-# Mask R-CNN with vmamba_small_s2l15 on COCO, 1x, as VMamba's authors train it.
+# Mask R-CNN with vmamba_small_s2l15 on COCO, 1x, by VMamba's configuration.
 # torchrun --nproc-per-node 8 tools/train.py configs/detection/coco_mask_rcnn_vmamba_small_s2l15_1x.py
 # The weights are fetched; from an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
 _base_ = '../_base_/coco_1x.py'

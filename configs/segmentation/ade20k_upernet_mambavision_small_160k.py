@@ -1,6 +1,8 @@
-# UPerNet with mambavision_small on ADE20K, as MambaVision's authors train it.
+# UPerNet with mambavision_small on ADE20K, by MambaVision's configuration.
 # torchrun --nproc-per-node 8 tools/train.py configs/segmentation/ade20k_upernet_mambavision_small_160k.py
 # The weights are fetched; from an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
-# Their weights are not for commercial use.
+# In bf16, where the authors' configuration has fp16.
+# The weights are not for commercial use.
 _base_ = '../_base_/ade20k_160k.py'
 model = dict(name='mambavision_small', pretrained=True, drop_path_rate=0.7, feature_norm=True, window_size=(160, 56))
+run = dict(amp='bf16')

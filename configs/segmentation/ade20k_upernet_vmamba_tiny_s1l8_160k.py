@@ -1,4 +1,4 @@
-# UPerNet with vmamba_tiny_s1l8 on ADE20K, as VMamba's authors train it.
+# UPerNet with vmamba_tiny_s1l8 on ADE20K, by VMamba's configuration.
 # torchrun --nproc-per-node 8 tools/train.py configs/segmentation/ade20k_upernet_vmamba_tiny_s1l8_160k.py
 # The weights are fetched; from an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
 _base_ = '../_base_/ade20k_160k.py'

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from timm.models import save_for_hf
-from timm.models._features_fx import create_feature_extractor
 from timm.optim import param_groups_weight_decay
 
 import vimamba  # noqa: F401  (registers the models)

@@ -201,3 +201,18 @@ def test_the_backbone_of_a_pyramid_loads_with_its_norms(tmp_path):
             norm = norms[f'outnorm{i}.weight'], norms[f'outnorm{i}.bias']
             want = F.layer_norm(feature.permute(0, 2, 3, 1), feature.shape[1:2], *norm).permute(0, 3, 1, 2)
             assert relative_l2(got, want) < 1e-6
+
+
+def test_a_classifier_starts_the_backbone_of_dense_tasks():
+    """Which has LayerNorms instead: their weights are those of the RMS norms, and their biases start at 0."""
+    classifier = timm.create_model('test_local_vim')
+    for block in classifier.blocks:
+        torch.nn.init.uniform_(block.norm.weight)
+    overlay = {'state_dict': {'state_dict': classifier.state_dict()}}
+    options = {'norm': 'layer', 'feature_norm': True, 'features_only': True, 'out_indices': (0, 1, 2, 3)}
+    backbone = timm.create_model('test_local_vim', pretrained=True, pretrained_cfg_overlay=overlay, **options).model
+    for own, official in zip(backbone.blocks, classifier.blocks, strict=True):
+        assert isinstance(own.norm, torch.nn.LayerNorm)
+        assert torch.equal(own.norm.weight, official.norm.weight)
+        assert not own.norm.bias.any()
+        assert torch.equal(own.mixer.out_proj.weight, official.mixer.out_proj.weight)

@@ -9,6 +9,7 @@ import itertools
 
 import pytest
 import timm
+import timm.optim
 import torch
 import torch.nn.functional as F
 
@@ -118,3 +119,18 @@ def test_the_backbone_of_official_segmentation_gives_its_maps(tmp_path):
             norm = norms.get(i) or {key: weights[f'ln1.{key}'] for key in ('weight', 'bias')}
             want = F.layer_norm(feature.permute(0, 2, 3, 1), [width], *norm.values(), eps=1e-6)
             assert relative_l2(got, want.permute(0, 3, 1, 2)) < 1e-6
+
+
+def test_the_weights_that_the_authors_do_not_decay_are_not_decayed():
+    """Positions, A_log, D, directions, norms and biases: ``paramwise_cfg`` of the official configurations."""
+    model = timm.create_model('test_plain_mamba')
+    optimizer = timm.optim.create_optimizer_v2(model, 'adamw', lr=1.0, weight_decay=0.1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed = {names[id(p)] for group in optimizer.param_groups if group['weight_decay'] for p in group['params']}
+    assert decayed == {
+        name
+        for name, p in model.named_parameters()
+        if p.ndim > 1 and not name.endswith(('table', 'A_log', 'directions'))
+    }
+    assert any(name.endswith('x_proj') for name in decayed)
+    assert any(name.endswith('directions') for name in names.values())

@@ -10,6 +10,7 @@ TINY = {  # a small model of each family, and of timm: name -> arguments
     'local_vmamba': ('test_local_vmamba', {}),
     'plain_mamba': ('test_plain_mamba', {}),
     'efficient_vmamba': ('test_efficient_vmamba', {}),
+    'videomamba': ('videomamba_tiny_patch16_224', {'img_size': 64, 'embed_dim': 32, 'depth': 2}),
     'mamba_nd': ('test_mamba_nd_2d', {'img_size': 64}),
     'timm vit': ('test_vit', {}),
     'timm convnext': ('test_convnext', {}),

@@ -126,7 +126,7 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        return {'*.A_log', '*.D', 'stem.*.table'}
+        return {'*.A_log', '*.D', '*.directions', '*.table'}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -45,7 +46,8 @@ def checkpoint_filter_fn(
 ) -> dict[str, Tensor]:
     """An official file of either family, or a state dict of ours -> the state dict of ``model``.
 
-    LocalVim's backbones count the norms of their maps; ``out_indices`` says of which blocks those are.
+    LocalVim's backbones count the norms of their maps; ``out_indices`` says of which blocks those are. They have
+    LayerNorms where the classifiers have RMS norms, whose weights they take; the biases start at 0.
     """
     if isinstance(model, VMamba):
         return vmamba.checkpoint_filter_fn(state_dict, model)
@@ -57,6 +59,9 @@ def checkpoint_filter_fn(
     tables = ('rope.freqs_cos', 'rope.freqs_sin')  # computed, here
     own = (r'^outnorm_(\d+)\.', lambda m: f'feature_norms.{blocks[int(m[1])]}.')
     renamed = rename({key: value for key, value in weights.items() if key not in tables}, (*_RENAMED, own))
+    for key, value in model.state_dict().items():
+        if key.endswith('norm.bias') and key not in renamed and key.replace('bias', 'weight') in renamed:
+            renamed[key] = torch.zeros_like(value)
     return resize_positions(renamed, state_dict, model)
 
 

@@ -1,6 +1,7 @@
 """Tasks: a backbone with its head, loss and metric."""
 
 from .classification import ClassificationMetric, ClassificationTask
+from .dense import DenseTask
 from .detection import DetectionTask
 from .models import build_model
 from .segmentation import SegmentationTask
@@ -10,6 +11,7 @@ __all__ = [
     'TASKS',
     'ClassificationMetric',
     'ClassificationTask',
+    'DenseTask',
     'DetectionTask',
     'SegmentationTask',
     'VideoTask',

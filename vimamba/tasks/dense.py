@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from vimamba.errors import UsageError, unknown_name
 
 from .features import DenseModel
 from .models import Settings
+from .options import Rule
 
 __all__ = ['DenseTask']
 
@@ -32,11 +33,13 @@ class DenseTask(nn.Module):
 
     Attributes:
         heads: name -> what makes it, whose keywords are options of a configuration's ``task``.
+        rules: name of an option -> what it may be; every option has one.
     """
 
     lists = True  # batches are lists, of images of any sizes
     best: str  # the metric that decides which checkpoint is the best; higher is better
     heads: dict[str, Callable[..., nn.Module]]
+    rules: ClassVar[dict[str, Rule]]
 
     def __init__(self, model: DenseModel, classes: Sequence[str]) -> None:
         super().__init__()
@@ -59,21 +62,49 @@ class DenseTask(nn.Module):
         Raises:
             UsageError: an unknown name or a value that cannot be, with ``file:line`` and the nearest name.
         """
+        options, transform = cls._options(config), cls.transform(config, training=True)
         with torch.device('meta'):
-            cls._model(config, 2, with_weights=False)
-        cls.transform(config, training=True)
-        name, wanted = config.data.name, cls.data_options(cls._options(config))
+            task = cls.build(config, ['this', 'that'], with_weights=False)
+        name, wanted = config.data.name, cls.data_options(options)
         if wanted.keys() - inspect.signature(DATASETS[config.task.name][name]).parameters.keys():
-            head = cls._options(config)['head']
+            head = options['head']
             raise UsageError(
                 f'{config.at("task.head")}task.head: {head!r} learns from {", ".join(wanted)}, {name!r} has none'
             )
+        cls.check_together(config, options, transform, task.model)
+
+    @classmethod
+    def check_together(cls, config: Settings, options: dict[str, Any], transform: DenseTransform, model: Any) -> None:
+        """What one option alone cannot say.
+
+        Args:
+            config: what was written.
+            options: all of the task.
+            transform: of training.
+            model: on the meta device.
+
+        Raises:
+            UsageError: options that do not go together.
+        """
 
     @classmethod
     def build(cls, config: Settings, classes: Sequence[str], with_weights: bool = True) -> Any:
         """The task of a configuration; ``with_weights`` is False where a run resumes."""
-        options = {name: value for name, value in config.task.options.items() if name in _keywords(cls.__init__)}
-        return cls(cls._model(config, len(classes), with_weights), classes, **options)
+        own = _keywords(cls.__init__)
+        options = cls._options(config)
+        try:
+            model = cls.build_model(
+                config, len(classes), with_weights, **{k: v for k, v in options.items() if k not in own}
+            )
+            task = cls(model, classes, **{k: v for k, v in options.items() if k in own})
+        except UsageError as error:
+            raise _located(config, error) from error
+        except (TypeError, ArithmeticError, RuntimeError) as error:
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UsageError(f'{config.at("task")}task: the model cannot be built: {line}') from error
+        if options['norm'] == 'sync' and dist.is_initialized() and dist.get_backend() == 'nccl':
+            task.model = convert_sync_batchnorm(task.model)  # which only GPUs have
+        return task
 
     @classmethod
     def dataset(cls, config: Settings, split: str, training: bool) -> Any:
@@ -97,7 +128,7 @@ class DenseTask(nn.Module):
         try:
             return DenseTransform(config.model.in_chans, augment)
         except UsageError as error:
-            raise UsageError(f'{config.at("augment")}{error}') from error
+            raise _located(config, error, 'augment.albumentations') from error
 
     @classmethod
     def build_model(cls, config: Settings, num_classes: int, with_weights: bool = True, **options: Any) -> DenseModel:
@@ -110,29 +141,36 @@ class DenseTask(nn.Module):
         return {}
 
     @classmethod
-    def _options(cls, config: Settings) -> dict[str, Any]:
-        """The options of ``task``, with the head's name."""
-        own = _keywords(cls.build_model)
-        options = {'head': own['head'].default, **config.task.options}
-        if options['head'] not in cls.heads:
-            raise unknown_name('task.head', str(options['head']), cls.heads, config.at('task.head'))
-        known = {*own, *_keywords(cls.heads[options['head']]), *_keywords(cls.__init__)}
-        for name in options:
-            if name not in known:
-                raise unknown_name(f'key in task with head {options["head"]!r}', name, known, config.at(f'task.{name}'))
-        return options
+    def describe(cls) -> str:
+        """Every option with its default and what it may be, for a terminal."""
+        shared = _keywords(cls.build_model) | _keywords(cls.__init__)
+        lines = [f'    {f"{k} = {shared[k].default!r}":<28} {cls.rules[k].expected}' for k in shared if k != 'head']
+        for head, function in cls.heads.items():
+            own = {name: p.default for name, p in _keywords(function).items() if name not in shared}
+            lines.append(f'    with head={head!r}: ' + ', '.join(f'{name}={value!r}' for name, value in own.items()))
+        return '\n'.join(lines)
 
     @classmethod
-    def _model(cls, config: Settings, num_classes: int, with_weights: bool) -> DenseModel:
-        try:
-            options = {k: v for k, v in cls._options(config).items() if k not in _keywords(cls.__init__)}
-            model = cls.build_model(config, num_classes, with_weights, **options)
-        except (TypeError, ArithmeticError, RuntimeError) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UsageError(f'{config.at("task")}task: the model cannot be built: {line}') from error
-        if options.get('norm') == 'sync' and dist.is_initialized() and dist.get_backend() == 'nccl':
-            model = convert_sync_batchnorm(model)  # which only GPUs have
-        return model
+    def _options(cls, config: Settings) -> dict[str, Any]:
+        """Every option of ``task``, as it was given or by default."""
+        own, given = _keywords(cls.build_model), config.task.options
+        head = given.get('head', own['head'].default)
+        if not isinstance(head, str) or head not in cls.heads:
+            raise unknown_name('task.head', str(head), cls.heads, config.at('task.head'))
+        known = own | _keywords(cls.heads[head]) | _keywords(cls.__init__)
+        for name, value in given.items():
+            where = config.at(f'task.{name}')
+            if name not in known:
+                raise unknown_name(f'key in task with head {head!r}', name, known, where)
+            if name != 'head' and not cls.rules[name].fits(value):
+                raise cls.rules[name].error(f'{where}task.{name}', value)
+        return {**{name: parameter.default for name, parameter in known.items()}, **given}
+
+
+def _located(config: Settings, error: UsageError, otherwise: str = '') -> UsageError:
+    """The error with the place of the option that it begins with, which a head or a transform does not know."""
+    where = config.at(str(error).partition(':')[0]) or config.at(otherwise)
+    return UsageError(f'{where}{error}')
 
 
 def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

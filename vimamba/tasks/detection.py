@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from vimamba.data.dense import DenseTransform
 from vimamba.errors import bad_argument
 
 from .coco_metric import CocoMetric
 from .dense import DenseTask
 from .features import DenseModel, Features, create_features
 from .models import Settings
+from .options import Rule, integer, number, one_of, one_or_several, or_none, several
 
 __all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']
 
+NORMS = {'batch': nn.BatchNorm2d, 'layer': LayerNorm2d}  # of the heads
 _THIN = 32  # a thinner image than 1 : 32 is padded to that
 
 
@@ -123,6 +128,10 @@ def faster_rcnn(
     nms_threshold: float = 0.5,
     detections: int = 100,
     mask_channels: int | None = None,
+    rpn_convs: int = 1,
+    box_convs: int = 0,
+    box_norm: str | None = None,
+    mask_norm: str | None = None,
 ) -> nn.Module:
     """Faster R-CNN (arXiv:1506.01497) on P2 to P6, or with a branch for masks Mask R-CNN (arXiv:1703.06870).
 
@@ -138,11 +147,19 @@ def faster_rcnn(
         score_threshold, nms_threshold, detections: least score, most overlap (IoU) and most boxes per image that come
             out.
         mask_channels: width of the four convolutions of the mask branch; None for no masks.
+        rpn_convs: of the first stage.
+        box_convs: of the box head, before one layer of ``hidden``; 0 for two such layers and no convolution.
+        box_norm, mask_norm: 'batch' or 'layer', behind each of these convolutions; None for none.
+
+    Raises:
+        UsageError: a norm without convolutions.
     """
+    if mask_norm and mask_channels is None:
+        raise bad_argument('task.mask_norm', 'None without task.mask_channels', repr(mask_norm))
     kind, parts = FasterRCNN, {}
     if mask_channels is not None:
         kind = MaskRCNN
-        parts['mask_head'] = MaskRCNNHeads(channels, (mask_channels,) * 4, 1)
+        parts['mask_head'] = MaskRCNNHeads(channels, (mask_channels,) * 4, 1, NORMS.get(mask_norm or ''))
         parts['mask_predictor'] = MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1)
     strides = [*features.strides, 2 * features.strides[-1]]
     sides = tuple((anchor_scale * stride,) for stride in strides)
@@ -153,14 +170,23 @@ def faster_rcnn(
         rpn_post_nms_top_n_train=2 * proposals,
         rpn_pre_nms_top_n_test=proposals,
         rpn_post_nms_top_n_test=proposals,
-        box_head=TwoMLPHead(channels * 7**2, hidden),
+        box_head=_box_head(channels, hidden, box_convs, box_norm),
         box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
+        rpn_head=RPNHead(channels, len(anchor_ratios), rpn_convs),
         box_batch_size_per_image=samples,
         box_score_thresh=score_threshold,
         box_nms_thresh=nms_threshold,
         box_detections_per_img=detections,
         **parts,
     )
+
+
+def _box_head(channels: int, hidden: int, convs: int, norm: str | None) -> nn.Module:
+    if convs:
+        return FastRCNNConvFCHead((channels, 7, 7), [channels] * convs, [hidden], NORMS.get(norm or ''))
+    if norm:
+        raise bad_argument('task.box_norm', 'None without task.box_convs', repr(norm))
+    return TwoMLPHead(channels * 7**2, hidden)
 
 
 def retinanet(
@@ -266,6 +292,26 @@ class DetectionTask(DenseTask):
 
     best = 'AP'  # the metric that decides which checkpoint is the best; higher is better
     heads = DETECTORS
+    rules: ClassVar[dict[str, Rule]] = {
+        'min_size': one_or_several(integer(1)),
+        'max_size': integer(1),
+        'norm': one_of('batch', 'frozen', 'sync'),
+        'out_indices': or_none(several(integer(0))),
+        'channels': integer(1),
+        'anchor_scale': number(0, open_=True),
+        'anchor_ratios': several(number(0, open_=True)),
+        'hidden': integer(1),
+        'proposals': integer(1),
+        'samples': integer(4),  # of which a quarter may be objects
+        'score_threshold': number(0, 1),
+        'nms_threshold': number(0, 1),
+        'detections': integer(1),
+        'mask_channels': or_none(integer(1)),
+        'rpn_convs': integer(1),
+        'box_convs': integer(0),
+        'box_norm': or_none(one_of(*NORMS)),
+        'mask_norm': or_none(one_of(*NORMS)),
+    }
 
     @classmethod
     def build_model(
@@ -303,8 +349,19 @@ class DetectionTask(DenseTask):
 
     @staticmethod
     def data_options(options: dict[str, Any]) -> dict[str, Any]:
-        width = options.get('mask_channels', 256 if options['head'] == 'mask_rcnn' else None)
-        return {} if width is None else {'masks': True}
+        return {} if options.get('mask_channels') is None else {'masks': True}
+
+    @classmethod
+    def check_together(cls, config: Settings, options: Any, transform: DenseTransform, model: Any) -> None:
+        sides, most = options['min_size'], options['max_size']
+        shortest = max([sides] if isinstance(sides, int) else sides)
+        where = f'{config.at("task.max_size")}task.max_size'
+        if most < shortest:
+            raise bad_argument(where, f'at least task.min_size, {shortest}', most)
+        fixed = model.network.backbone.features.fixed_size
+        if fixed and (most > max(fixed) or shortest > min(fixed)):
+            only, given = f'at most {max(fixed)}, and task.min_size {min(fixed)}', f'{most} and {shortest}'
+            raise bad_argument(where, only, given, f'{config.model.name!r} takes {fixed} alone: set model.img_size')
 
     def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
         """Losses in mode 'loss', detections in mode 'predict'; see `Detector`."""

@@ -140,6 +140,7 @@ def create_features(
     *,
     out_indices: Sequence[int] | None = None,
     out_channels: int | None = None,
+    pyramid: bool = True,
     norm: str = 'batch',
     with_weights: bool = True,
 ) -> Features:
@@ -150,6 +151,7 @@ def create_features(
         strides: of the maps, in pixels.
         out_indices: blocks of a flat backbone: one, or one for each stride; None for the last.
         out_channels: see `Features`.
+        pyramid: False keeps the maps of a flat backbone as they are, all of its stride.
         norm: 'frozen' keeps the statistics and weights of its batch norms; 'batch' and 'sync' leave them.
         with_weights: whether to load ``model.pretrained`` or ``model.checkpoint``.
 
@@ -164,6 +166,8 @@ def create_features(
             plain = create(config, num_classes=0, **arguments)
         except UsageError:  # a scan order of one size
             arguments = {}
+        if getattr(plain, 'num_frames', None):
+            raise UsageError(f'{where}model {settings.name!r} takes clips; choose one of images')
         fixed_size = None
         if not _takes_any_size(plain, settings.in_chans):
             fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
@@ -172,6 +176,10 @@ def create_features(
     if not hasattr(plain, 'forward_intermediates'):
         raise UsageError(f'{where}model {settings.name!r} gives no feature maps: it has no forward_intermediates')
     layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices, config)
+    if not pyramid:
+        strides, wanted = [plain.feature_info[i]['reduction'] for i in layers], strides
+        if strides == list(wanted):
+            raise bad_argument(f'{config.at("task.pyramid")}task.pyramid', 'True for maps of these strides', False)
     indices = sorted(set(layers))
     if type(plain).__module__.startswith('vimamba.'):
         overlay = {'pretrained_cfg_overlay': {'file': settings.checkpoint}} if settings.checkpoint else {}

@@ -5,22 +5,25 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vimamba.data.dense import DenseTransform
 from vimamba.errors import UsageError, bad_argument
 
 from .dense import DenseTask
 from .features import DenseModel, Features, create_features
 from .models import Settings
+from .options import Rule, flag, integer, number, one_of, or_none, several
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
 
 _IGNORED = 255
 _STRIDES = (4, 8, 16, 32)
+_ONE_SIZE = ('cityscapes', 'digit_scenes')  # data sets whose images are all of one size
 
 
 def _decoder(kind: str, name: str, features: Features, out_channels: int, **options: Any) -> nn.Module:
@@ -61,14 +64,15 @@ class Segmenter(DenseModel):
     """A class for every pixel.
 
     Args:
-        features: maps of strides 4, 8, 16 and 32.
-        decoder: of `DECODERS`: maps to one of stride 4 with ``decoder.out_channels``.
+        features: maps of strides 4, 8, 16 and 32, or four of one stride.
+        decoder: of `DECODERS`: maps to one of the finest stride with ``decoder.out_channels``.
         num_classes: of the map.
-        auxiliary: weight of the loss of a second, small head on the map of stride 16; 0 for none.
+        auxiliary: weight of the loss of a second, small head on one of the maps; 0 for none.
+        auxiliary_level: which map that is, of 0 to 3.
         dropout: before the classifiers.
 
-    Shape: (B, C, H, W), normalised, H and W multiples of 32 -> logits (B, num_classes, H / 4, W / 4); in training also
-        those of the second head.
+    Shape: (B, C, H, W), normalised, H and W multiples of 32 -> logits (B, num_classes, H / stride, W / stride); in
+        training also those of the second head.
     """
 
     def __init__(
@@ -77,15 +81,17 @@ class Segmenter(DenseModel):
         decoder: nn.Module,
         num_classes: int,
         auxiliary: float = 0.0,
+        auxiliary_level: int = 2,
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.features, self.decoder, self.auxiliary = features, decoder, auxiliary
+        self.features, self.decoder = features, decoder
+        self.auxiliary, self.auxiliary_level = auxiliary, auxiliary_level
         self.head = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(decoder.out_channels, num_classes, 1))
         self.second = None
         if auxiliary:
             self.second = nn.Sequential(
-                nn.Conv2d(features.channels[2], 256, 3, padding=1, bias=False),
+                nn.Conv2d(features.channels[auxiliary_level], 256, 3, padding=1, bias=False),
                 nn.BatchNorm2d(256),
                 nn.ReLU(inplace=True),
                 nn.Dropout2d(dropout),
@@ -95,7 +101,9 @@ class Segmenter(DenseModel):
     def forward(self, images: Tensor) -> Any:
         maps = self.features(images)
         logits = self.head(self.decoder([images, images[:, :0], *maps]))  # a decoder may want the size of the first
-        return (logits, self.second(maps[2])) if self.training and self.second is not None else logits
+        if self.second is None or not self.training:
+            return logits
+        return logits, self.second(maps[self.auxiliary_level])
 
 
 class SegmentationMetric:
@@ -175,6 +183,21 @@ class SegmentationTask(DenseTask):
 
     best = 'mIoU'
     heads = DECODERS
+    rules: ClassVar[dict[str, Rule]] = {
+        'norm': one_of('batch', 'frozen', 'sync'),
+        'out_indices': or_none(several(integer(0))),
+        'pyramid': flag(),
+        'channels': integer(1),
+        'auxiliary': number(0),
+        'auxiliary_level': integer(0, 3),
+        'dropout': number(0, 1),
+        'resize': or_none(several(integer(1), 2)),
+        'window': or_none(several(integer(1), 2)),
+        'stride': or_none(several(integer(1), 2)),
+        'scales': several(number(0, open_=True)),
+        'flip': flag(),
+        'dice': number(0),
+    }
 
     def __init__(
         self,
@@ -191,8 +214,11 @@ class SegmentationTask(DenseTask):
         super().__init__(model, classes)
         self.resize, self.window, self.scales, self.flip, self.dice = resize, window, scales, flip, dice
         self.stride = stride or (window and [max(1, side * 2 // 3) for side in window])
-        if window and self.stride and not all(0 < step <= side for step, side in zip(self.stride, window)):
-            raise bad_argument('task.stride', f'from 1 to the window, {tuple(window)}', tuple(self.stride))
+        if stride and not (window and all(0 < step <= side for step, side in zip(stride, window))):
+            expected = f'from 1 to the window, {tuple(window)}' if window else 'None without task.window'
+            raise bad_argument('task.stride', expected, tuple(stride))
+        if resize and resize[0] > resize[1]:
+            raise bad_argument('task.resize', '(short side, most of the long side)', tuple(resize))
 
     @classmethod
     def build_model(
@@ -204,7 +230,9 @@ class SegmentationTask(DenseTask):
         head: str = 'upernet',
         norm: str = 'batch',
         out_indices: Sequence[int] | None = None,
+        pyramid: bool = True,
         auxiliary: float = 0.0,
+        auxiliary_level: int = 2,
         dropout: float = 0.1,
         **options: Any,
     ) -> Segmenter:
@@ -215,18 +243,42 @@ class SegmentationTask(DenseTask):
             num_classes: of the map.
             with_weights: whether to load those of the backbone.
             head: one of `DECODERS`, which take the further ``options``.
-            norm, out_indices: see `create_features`.
-            auxiliary, dropout: see `Segmenter`.
+            norm, out_indices, pyramid: see `create_features`.
+            auxiliary, auxiliary_level, dropout: see `Segmenter`.
         """
-        features = create_features(config, _STRIDES, out_indices=out_indices, norm=norm, with_weights=with_weights)
-        return Segmenter(features, DECODERS[head](features, **options), num_classes, auxiliary, dropout)
+        features = create_features(
+            config, _STRIDES, out_indices=out_indices, pyramid=pyramid, norm=norm, with_weights=with_weights
+        )
+        decoder = DECODERS[head](features, **options)
+        return Segmenter(features, decoder, num_classes, auxiliary, auxiliary_level, dropout)
 
     @classmethod
-    def check(cls, config: Settings) -> None:
-        super().check(config)
-        if cls._options(config)['head'] == 'upernet' and config.data.batch_size < 2:
-            where = f'{config.at("data.batch_size")}data.batch_size'
-            raise bad_argument(where, 'at least 2 for UPerNet, which normalises pooled maps of one pixel', 1)
+    def check_together(cls, config: Settings, options: Any, transform: DenseTransform, model: Any) -> None:
+        def where(name: str) -> str:
+            return f'{config.at(name)}{name}'
+
+        batch, window, resize = config.data.batch_size, options['window'], options['resize']
+        if options['head'] == 'upernet' and batch < 2:
+            expected = 'at least 2 for UPerNet, which normalises pooled maps of one pixel'
+            raise bad_argument(where('data.batch_size'), expected, batch)
+        if options['head'] == 'fpn' and not options['pyramid']:
+            raise bad_argument(
+                where('task.pyramid'), "True with head 'fpn', which doubles the size at each level", False
+            )
+        augment = transform.options or {}
+        low, high = augment.get('scale', (1, 1))
+        if batch > 1 and not augment.get('crop') and (low < high or config.data.name not in _ONE_SIZE):
+            expected, hint = '1 without augment.crop, for images of different sizes', 'set augment.crop=(HEIGHT, WIDTH)'
+            raise bad_argument(where('data.batch_size'), expected, batch, hint)
+        if options['auxiliary_level'] != 2 and not options['auxiliary']:
+            raise bad_argument(where('task.auxiliary_level'), '2 without task.auxiliary', options['auxiliary_level'])
+        if fixed := model.features.fixed_size:
+            hint = f'{config.model.name!r} takes {fixed} alone: set model.img_size'
+            for name, size in (('task.window', window), ('augment.crop', augment.get('crop'))):
+                if size and any(side > own for side, own in zip(size, fixed)):
+                    raise bad_argument(where(name), f'at most {fixed}', tuple(size), hint)
+            if resize and not window and (resize[0] > min(fixed) or resize[1] > max(fixed)):
+                raise bad_argument(where('task.resize'), f'at most {fixed}', tuple(resize), f'{hint} or task.window')
 
     def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
         """``{'loss_pixels': ()}`` in mode 'loss', classes (H, W) uint8 of each image in mode 'predict'.
