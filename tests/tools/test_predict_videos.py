@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -270,3 +271,30 @@ def test_weights_that_are_not_finite_are_not_believed(tmp_path):
     torch.nn.init.constant_(classifier.model.get_classifier().bias, float('nan'))
     with pytest.raises(UsageError, match='not finite'):
         list(stream(classifier, write(tmp_path / 'a.mp4')))
+
+
+STREAM = """
+import subprocess
+import sys
+from vimamba.insight.memory import peak_memory
+from vimamba.tasks.predict import load_classifier
+from vimamba.tasks.stream import stream
+rows = stream(load_classifier(checkpoint=sys.argv[1]), sys.argv[2])
+print(*(f'{row.frames} {peak_memory()} {row.score} {row.index}' for row in rows), sep='\\n')
+"""
+
+
+@pytest.mark.slow
+def test_256_frames_take_the_memory_of_16_and_score_as_one_clip(tmp_path):
+    """The peak of the whole process, decoding included; the file, decoded, is 59 MB."""
+    options = {'depth': 6, 'embed_dim': 192}
+    checkpoint, file = save(tmp_path / 'best.pth', CAUSAL, options), movie(tmp_path / 'a.mp4', 256, (320, 240))
+    done = subprocess.run([sys.executable, '-c', STREAM, checkpoint, file], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    memory = {int(frames): float(mib) for frames, mib, *_ in rows}
+    assert list(memory) == list(range(16, 257, 16))
+    assert memory[256] <= 1.01 * memory[16]
+    with torch.inference_mode():
+        scores = small(CAUSAL, **options)(transform()(read_clip(file, range))[None]).softmax(1)[0]
+    assert int(rows[-1][3]) == int(scores.argmax())
+    assert float(rows[-1][2]) == pytest.approx(float(scores.max()), abs=1e-5)
