@@ -63,7 +63,7 @@ class ClipCost(NamedTuple):
     frames: int
     size: int = 224  # pixels of a side
     training: bool = False  # forward and backward, instead of inference
-    checkpointing: bool = False  # activations of blocks computed again in the backward pass
+    checkpointing: bool = False  # the activations of a block computed again in the backward pass
     chunk_frames: int = 0  # as of `VideoMamba`
 
     @property
@@ -72,8 +72,8 @@ class ClipCost(NamedTuple):
 
     @property
     def name(self) -> str:
-        how = ', recomputed' if self.checkpointing else f', {self.chunk_frames} frames at a time'
-        return self.model + how * bool(self.checkpointing or self.chunk_frames)
+        parts = f', {self.chunk_frames} frames at a time' * bool(self.chunk_frames)
+        return self.model + parts + ', recomputed' * self.checkpointing
 
     def build(self) -> nn.Module:
         if self.model == JOINT:
@@ -91,7 +91,9 @@ class ClipCost(NamedTuple):
 
 MODELS = ('videomamba_tiny_patch16_224_f8', JOINT)
 CAUSAL = 'videomamba_tiny_causal_patch16_224'
-TRAINING: tuple[dict[str, Any], ...] = ({}, {'checkpointing': True}, {'chunk_frames': 8})
+TRAINING: tuple[dict[str, Any], ...] = (
+    {}, {'checkpointing': True}, {'chunk_frames': 8}, {'chunk_frames': 8, 'checkpointing': True},
+)  # fmt: skip
 
 
 def plan(

@@ -165,7 +165,10 @@ class VideoMamba(vim.Vim):
         """The tokens of the next frames, normalised, and what every block carries on."""
         x, after = self._embed(x), []
         for block, state in zip(self.blocks, layers, strict=True):
-            x, state = block.step(x, state)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x, state = checkpoint(block.step, x, state, use_reentrant=False)
+            else:
+                x, state = block.step(x, state)
             after.append(state)
         return self.norm(x).to(self.pos_embed.dtype), tuple(after)
 
