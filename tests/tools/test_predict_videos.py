@@ -18,8 +18,9 @@ from vimamba.checkpoint import FORMAT, save_checkpoint
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.clips import VideoList
 from vimamba.data.video import BrokenVideo, read_clip
+from vimamba.engine.train import train
 from vimamba.errors import UsageError, run
-from vimamba.tasks import VideoTask
+from vimamba.tasks import TASKS, VideoTask
 from vimamba.tasks.predict import load_classifier
 from vimamba.tasks.stream import StreamPrediction, stream
 
@@ -271,6 +272,34 @@ def test_weights_that_are_not_finite_are_not_believed(tmp_path):
     torch.nn.init.constant_(classifier.model.get_classifier().bias, float('nan'))
     with pytest.raises(UsageError, match='not finite'):
         list(stream(classifier, write(tmp_path / 'a.mp4')))
+
+
+def test_what_training_writes_labels_and_streams(tool, tmp_path, capsys):
+    """A video of as many frames as the model's clips is the same to both."""
+    for i, part in enumerate(['train/wave', 'train/walk', 'val/wave', 'val/walk']):
+        (folder := tmp_path / part).mkdir(parents=True)
+        for j in range(2):
+            movie(folder / f'{j}.mp4', 6 + i + j)
+    config = tmp_path / 'causal.py'
+    config.write_text(f"""
+task = dict(name='video')
+model = dict(name='{CAUSAL}', img_size=32, depth=2)
+data = dict(name='video_folder', root='{tmp_path}', batch_size=2, workers=0)
+schedule = dict(epochs=1, warmup_epochs=0)
+run = dict(device='cpu', tensorboard=False)
+""")
+    assert train(config, TASKS, work_dir=tmp_path / 'run') == 0
+    capsys.readouterr()
+    file, checkpoint = movie(tmp_path / 'a.mp4', 4), tmp_path / 'run' / 'best.pth'
+    code, out, err = tool(file, '--checkpoint', checkpoint, '--json', '-')
+    assert (code, err) == (0, '')
+    label = json.loads(out)['videos'][0]['predictions'][0]
+    code, out, err = tool('--stream', file, '--checkpoint', checkpoint, '--json', '-')
+    assert (code, err) == (0, '')
+    (row,) = json.loads(out)['predictions']
+    assert row['class'] == label['class']
+    assert label['class'] in ('walk', 'wave')
+    assert row['score'] == pytest.approx(label['score'], abs=1e-5)
 
 
 STREAM = """

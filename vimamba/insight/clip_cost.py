@@ -79,7 +79,7 @@ class ClipCost(NamedTuple):
         if self.model == JOINT:
             model: Any = use_linear(JointViT(self.frames, self.size))  # which gains from our dense layers, too
         else:
-            options = {'chunk_frames': self.chunk_frames} if self.chunk_frames else {}
+            options: dict[str, Any] = {'chunk_frames': self.chunk_frames} if self.chunk_frames else {}
             try:
                 model = timm.create_model(self.model, num_frames=self.frames, img_size=self.size, **options)
             except TypeError:
@@ -142,6 +142,7 @@ def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: i
 
     if device.type == 'cuda':
         batch = largest_batch(lambda batch: run(batch)())
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     times = interleaved({cost.name: run(batch)}, device, repeats)[cost.name]
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == 'cuda' else peak_memory()
@@ -154,18 +155,26 @@ def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: i
 def largest_batch(run: Callable[[int], object]) -> int:
     """The largest power of 2 for which ``run`` does not run out of a GPU's memory.
 
+    Raises:
+        UsageError: there is none.
+
     >>> def run(batch):
     ...     if batch > 12:
     ...         raise torch.OutOfMemoryError
     >>> largest_batch(run)
     8
     """
-    batch = 1
-    run(batch)
-    while True:
+
+    def fits(batch: int) -> bool:
         try:
-            run(2 * batch)
+            run(batch)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            return batch
+            return False
+        return True
+
+    batch = 1
+    if not fits(batch):
+        raise UsageError('not even one clip fits in the memory of this GPU; take fewer frames')
+    while fits(2 * batch):
         batch *= 2
+    return batch
