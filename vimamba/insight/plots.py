@@ -216,6 +216,9 @@ def plot_scaling(
                 ax.set_xticks(counts, map(str, counts), fontsize=7)
             ax.set(title=title, xlabel=against, ylabel=unit)
             ax.set_xticks([], minor=True)
+            if unit != 'ms':  # which would fill the panel with small differences
+                low, high = ax.get_ylim()
+                ax.set_ylim(low / 4, high * 4)
             ax.legend(fontsize=8)
 
 
