@@ -245,6 +245,65 @@ def draw_scaling() -> None:
     plot_scaling(panels, ROOT / 'benchmarks' / 'scaling.png')
 
 
+CLIP_MODELS = ('videomamba_tiny_patch16_224_f8', 'joint space-time ViT-T')
+
+
+def clips_of(direction: str) -> list[dict[str, str]]:
+    """Measured clips of 224 pixels, by their frames."""
+    results = [row for row in measured('clip') if row['direction'] == direction and row['case'].endswith('224 px')]
+    return sorted(results, key=lambda row: int(row['tokens']))
+
+
+def clips() -> str:
+    """Time and memory against frames."""
+    results, body = clips_of('forward'), []
+    for case in dict.fromkeys(row['case'] for row in results):
+        found = {row['implementation']: row for row in results if row['case'] == case}
+        row = [case.split()[0], f'{int(found[CLIP_MODELS[0]]["tokens"]):,}']
+        row += [f'{float(found[name]["median_ms"]):,.0f}' for name in CLIP_MODELS]
+        body.append(row + [f'{int(found[name]["memory_mib"]):,}' for name in CLIP_MODELS])
+    header = ['frames', 'tokens', *(f'{name}, {unit}' for unit in ('ms', 'MiB') for name in ('VideoMamba-Ti', 'ViT-T'))]
+    return f'{markdown(header, body)}\n\n{machine(results)}' if results else markdown(header, body)
+
+
+def clip_training() -> str:
+    """What forward and backward of a long clip takes in each way."""
+    results = clips_of('forward + backward')
+    body = [
+        [row['case'].split()[0], (row['implementation'].partition(', ')[2] or 'all at once'),
+         f'{float(row["median_ms"]) / 1e3:.1f}', f'{int(row["memory_mib"]):,}'] for row in results
+    ]  # fmt: skip
+    header = ['frames', 'activations', 'forward and backward, s', 'peak memory of the process, MiB']
+    return f'{markdown(header, body)}\n\n{machine(results)}' if results else markdown(header, body)
+
+
+def stream() -> str:
+    """Memory of a stream."""
+    results = rows('stream.csv')
+    body = [[row['frames'], row['memory_mib'], row['frames_per_second']] for row in results]
+    table = markdown(['frames so far', 'peak memory of the process, MiB', 'frames a second'], body)
+    if not results:
+        return table
+    last = results[-1]
+    what = f'`{last["model"]}` on a video of {last["video"]} pixels, decoding included; the last scores differ from '
+    what += f'those of all frames at once by {float(last["difference"]):.0e}.'
+    return f'{table}\n\n{what} One thread of {last["cpu"]}, torch {last["torch"]}, {last["date"]}.'
+
+
+def draw_frames() -> None:
+    """Time and memory against frames, as benchmarks/frames.png."""
+    from vimamba.insight.plots import plot_scaling
+
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for title, column in (('one clip, one thread', 'median_ms'), ('peak memory of the process', 'memory_mib')):
+        panels[title] = defaultdict(list)
+        for row in clips_of('forward'):
+            if row['implementation'] in CLIP_MODELS:
+                name = row['implementation'].removesuffix('_f8')
+                panels[title][name].append((int(row['case'].split()[0]), float(row[column])))
+    plot_scaling(panels, ROOT / 'benchmarks' / 'frames.png', 'frames', ('ms', 'MiB'))
+
+
 def cross() -> str:
     from vimamba.scans import create_order
     from vimamba.scans.draw import picture
@@ -261,6 +320,9 @@ TABLES = {
     'cross': cross,
     'scans': scans,
     'resolutions': resolutions,
+    'clips': clips,
+    'clip_training': clip_training,
+    'stream': stream,
 }
 
 
@@ -275,11 +337,12 @@ def render(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--check', action='store_true', help='change nothing; exit code 1 if a table is stale')
-    parser.add_argument('--plot', action='store_true', help='also draw benchmarks/scaling.png')
+    parser.add_argument('--plot', action='store_true', help='also draw benchmarks/scaling.png and frames.png')
     args = parser.parse_args()
     check = args.check
     if args.plot:
         draw_scaling()
+        draw_frames()
     stale = []
     for file in (ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')), *sorted(ROOT.glob('model_cards/*.md'))):
         text = file.read_text()

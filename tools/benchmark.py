@@ -1,4 +1,9 @@
-"""Times operators or models: python tools/benchmark.py scan; python tools/benchmark.py models --sizes 224 512 1024"""
+"""Times operators, models of images or of clips:
+
+python tools/benchmark.py scan
+python tools/benchmark.py models --sizes 224 512 1024
+python tools/benchmark.py clips --frames 8 16 32 64 [--training]
+"""
 
 import argparse
 import os
@@ -15,12 +20,13 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('what', choices=('scan', 'models'), help='the scans of a layer, or whole models')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('what', choices=('scan', 'models', 'clips'), help='the scans of a layer, or whole models')
     parser.add_argument('--cases', nargs='+', metavar='NAME', help='cases of scan, or timm models, to be compared')
-    parser.add_argument('--sizes', nargs='+', type=int, default=[224], metavar='PIXELS', help='of models')
+    parser.add_argument('--sizes', nargs='+', type=int, default=[224], metavar='PIXELS', help='of models and clips')
+    parser.add_argument('--frames', nargs='+', type=int, default=[8, 16, 32, 64], help='of clips')
     parser.add_argument('--batch', type=int, default=1, help='images, of models (default: %(default)s)')
-    parser.add_argument('--training', action='store_true', help='a training step in place of inference, of models')
+    parser.add_argument('--training', action='store_true', help='a training step in place of inference')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of the tokens; autocast, of models')
     parser.add_argument('--threads', type=int, default=1, help='on the CPU (default: %(default)s, by CPU time)')
@@ -29,13 +35,14 @@ def main() -> int:
     args = parser.parse_args()
     check_integers(1, **{'--batch': args.batch, '--threads': args.threads, '--repeats': args.repeats})
     check_integers(16, **{'--sizes': min(args.sizes)})
+    check_integers(1, **{'--frames': min(args.frames)})
     if args.append is not None:
         prepare_output('--append', args.append)
 
     import timm
     import torch
 
-    from vimamba.insight import benchmark
+    from vimamba.insight import benchmark, clip_cost
 
     torch.set_num_threads(args.threads)
     if args.device not in ('cpu', 'cuda'):
@@ -43,13 +50,17 @@ def main() -> int:
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UsageError('--device cuda: there is none; --device cpu always works')
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
-    known = list(benchmark.SCANS) if args.what == 'scan' else timm.list_models()
+    models = [*timm.list_models(), *([clip_cost.JOINT] if args.what == 'clips' else [])]
+    known = list(benchmark.SCANS) if args.what == 'scan' else models
     for name in args.cases or ():
         if name not in known:
             raise unknown_name('case' if args.what == 'scan' else 'model', name, known)
     if args.what == 'scan':
         cases = {name: benchmark.SCANS[name] for name in args.cases or known}
         results = benchmark.time_scans(device, dtype, cases, args.repeats)
+    elif args.what == 'clips':
+        costs = clip_cost.plan(args.frames, args.sizes, args.cases, args.training)
+        results = clip_cost.time_clips(costs, device, dtype, args.repeats, keep_memory)
     else:
         names = tuple(args.cases or benchmark.MODELS)
         results = benchmark.time_models(
@@ -57,13 +68,16 @@ def main() -> int:
         )
     where = benchmark.environment(device)
     print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'date'))
-    print(f'{"case":<26} {"direction":<19} {"implementation":<28} {"median ms":>10} {"p20":>9} {"p80":>9} {"MiB":>6}')
+    numbers = '{:>10} {:>9} {:>9} {:>6} {:>9} {:>6}'.format
+    head = numbers('median ms', 'p20', 'p80', 'batch', 'per s', 'MiB')
+    print(f'{"case":<26} {"direction":<19} {"implementation":<28} {head}')
     rows = []
     for row in results:
         rows.append({**where, **row})
-        columns = (row['median_ms'], row['p20_ms'], row['p80_ms'], row.get('memory_mib', ''))
-        numbers = '{:>10} {:>9} {:>9} {:>6}'.format(*columns)
-        print(f'{row["case"]:<26} {row["direction"]:<19} {row["implementation"]:<28} {numbers}', flush=True)
+        columns = [row[f'{name}_ms'] for name in ('median', 'p20', 'p80')]
+        rate = f'{1e3 * row["batch"] / float(row["median_ms"]):.4g}'
+        said = numbers(*columns, row['batch'], rate, row.get('memory_mib', ''))
+        print(f'{row["case"]:<26} {row["direction"]:<19} {row["implementation"]:<28} {said}', flush=True)
     if args.append:
         benchmark.append(rows, Path(args.append))
         print(f'{len(rows)} rows added to {args.append}')

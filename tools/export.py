@@ -34,14 +34,14 @@ def main() -> int:
     from vimamba.export import export_onnx, export_program, save_program
     from vimamba.tasks.predict import load_classifier
 
-    name, model, classes, _, data = load_classifier(args.model, args.checkpoint)
-    channels, height, width = data['input_size']
+    name, model, classes, _, data, _ = load_classifier(args.model, args.checkpoint)
+    *channels, height, width = data['input_size']  # of clips, channels and frames
     if args.img_size:
         height, width = args.img_size
         check_integers(1, **{'--img-size': min(args.img_size)})
         if resize := getattr(model, 'set_input_size', None):
             resize((height, width))
-    images = torch.zeros(args.batch or 2, channels, height, width)
+    images = torch.zeros(args.batch or 2, *channels, height, width)
     program = export_program(model, (images,), None if args.batch else ({0: torch.export.Dim('batch')},))
     if suffix == '.pt2':
         save_program(program, args.out)
@@ -49,9 +49,10 @@ def main() -> int:
         notes = {'model': name, 'classes': json.dumps(classes)}
         notes |= {key: json.dumps(data[key]) for key in ('mean', 'std', 'interpolation', 'crop_pct')}
         export_onnx(program, args.out, input_names=['images'], output_names=['logits'], metadata=notes)
-    batch = args.batch or 'any number of'
+    batch = f'{args.batch or "any number of"} {"clips" if channels[1:] else "images"}'
     size = f'{Path(args.out).stat().st_size / 2**20:.1f} MiB'
-    print(f'{args.out}: {name}, {batch} images of {channels} x {height} x {width} to {len(classes)} logits, {size}')
+    shape = ' x '.join(map(str, images.shape[1:]))
+    print(f'{args.out}: {name}, {batch} of {shape} to {len(classes)} logits, {size}')
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Labels images, finds the objects in them or maps them, as the checkpoint was trained to do:
+"""Labels images or videos, finds objects or maps them, as the checkpoint was trained to do:
 
 python tools/predict.py photo.jpg folder --checkpoint runs/NAME/best.pth --picture out.png
+python tools/predict.py --stream video.mp4 --checkpoint runs/NAME/best.pth
 """
 
 import argparse
@@ -14,78 +15,84 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
-from vimamba.errors import UsageError, bad_argument, prepare_output, run
+from vimamba.errors import UsageError, check_integers, prepare_output, run
 from vimamba.process import find_device, keep_memory
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('images', nargs='+', metavar='IMAGE_OR_FOLDER', help='image files, or folders of them')
-    parser.add_argument(
-        '--model', metavar='NAME', help='a model of timm or vimamba; a checkpoint of ours knows its own'
-    )
-    parser.add_argument('--checkpoint', metavar='FILE', help='weights; without it, those published for the model')
-    parser.add_argument('--topk', type=int, default=5, help='classes per image (default: %(default)s)')
-    parser.add_argument('--json', metavar='FILE', help='write the result there; - for the terminal, instead of a table')
-    parser.add_argument('--picture', metavar='FILE.png', help='draw the images with what was found (the first 48)')
-    parser.add_argument('--threshold', type=float, default=0.5, help='least score of a box (default: %(default)s)')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: a GPU where there is one)')
-    parser.add_argument('--batch-size', type=int, default=32, help='images at a time (default: %(default)s)')
+    add = parser.add_argument
+    add('files', nargs='*', metavar='FILE_OR_FOLDER', help='images or videos, or folders of them')
+    add('--stream', metavar='FILE', help='a video, frame after frame, with a causal model')
+    add('--every', type=int, default=16, help='frames from line to line of --stream (default: %(default)s)')
+    add('--model', metavar='NAME', help='a model of timm or vimamba; a checkpoint of ours knows its own')
+    add('--checkpoint', metavar='FILE', help='weights; without it, those published for the model')
+    add('--topk', type=int, default=5, help='classes per file (default: %(default)s)')
+    add('--views', type=int, nargs=2, metavar=('CLIPS', 'CROPS'), help='of a video, to average (default: as trained)')
+    add('--json', metavar='FILE', help='write the result there; - for the terminal, instead of a table')
+    add('--picture', metavar='FILE.png', help='draw the files with what was found (the first 48)')
+    add('--threshold', type=float, default=0.5, help='least score of a box (default: %(default)s)')
+    add('--device', default='auto', help='auto, cpu, cuda, mps (default: a GPU where there is one)')
+    add('--batch-size', type=int, default=32, help='images, or frames of clips, at a time (default: %(default)s)')
     args = parser.parse_args()
-
-    from PIL import Image
-
-    from vimamba.checkpoint import load_checkpoint, written_by
-    from vimamba.data import BrokenImage, find_images
-    from vimamba.insight.contact_sheet import contact_sheet
-    from vimamba.insight.samples import picture
-    from vimamba.tasks import predict, predict_dense
-
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
-    device = find_device(args.device)
+    if args.stream and (args.files or args.picture):
+        raise UsageError('--stream: takes one video, no other file and no --picture')
     if args.picture is not None and Path(args.picture).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
         raise UsageError(f'--picture {args.picture}: expected a file name that ends in .png, .jpg or .webp')
-    if args.topk < 1 or args.batch_size < 1:
-        raise bad_argument('--topk, --batch-size', 'positive integers', f'{args.topk}, {args.batch_size}')
+    check_integers(1, **{'--topk': args.topk, '--every': args.every, '--batch-size': args.batch_size})
     for option in ('json', 'picture'):
-        out = getattr(args, option)
-        if out is not None and out != '-':
-            prepare_output(f'--{option}', out)
-    paths = find_images(args.images)
-    state = load_checkpoint(args.checkpoint) if args.checkpoint else {}
-    kind = predict_dense.task_of(state)
-    if kind == 'classification':
-        classifier = predict.load_classifier(args.model, args.checkpoint)
-        options = {'topk': args.topk, 'batch_size': args.batch_size, 'device': device}
-        name, results = classifier.name, list[Any](predict.predict(classifier, paths, **options))
-    else:
-        task = predict_dense.load_dense(state, args.checkpoint)
-        name, results = written_by(state), list(predict_dense.predict_dense(task, paths, device, args.threshold))
-    found = [result for result in results if not isinstance(result, BrokenImage)]
-    broken = [result for result in results if isinstance(result, BrokenImage)]
-    rows = [result.as_json() for result in found]
-
-    if args.json != '-' and found:
-        print(predict.table(found) if kind == 'classification' else predict_dense.table(rows))
-    if args.json:
-        left_out = [{'path': error.path, 'reason': error.reason} for error in broken]
-        write_json(args.json, {'model': name, 'checkpoint': args.checkpoint, 'images': rows, 'broken': left_out})
-    if args.picture and found and kind == 'classification':
-        contact_sheet(found, args.picture)
-    elif args.picture and found:
-        images, outputs = [result.image for result in found[:48]], [result.output for result in found[:48]]
-        picture(kind, images, None, outputs, task.classes).save(args.picture)
+        if getattr(args, option) not in (None, '-'):
+            prepare_output(f'--{option}', getattr(args, option))
+    broken = (stream_file if args.stream else label_files)(args, find_device(args.device))
     for error in broken:
         print(f'error: {error}', file=sys.stderr)
     return 1 if broken else 0
 
 
-def write_json(out: str, result: dict) -> None:
-    text = json.dumps(result, indent=1, ensure_ascii=False) + '\n'
-    if out == '-':
-        sys.stdout.write(text)
-        return
-    Path(out).write_text(text, encoding='utf-8')
+def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
+    from PIL import Image
+
+    from vimamba.insight.contact_sheet import contact_sheet
+    from vimamba.insight.samples import picture
+    from vimamba.tasks.predict_files import predict_files
+
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
+    options = {key: getattr(args, key) for key in ('topk', 'batch_size', 'threshold', 'views')}
+    said = predict_files(args.files, args.model, args.checkpoint, device=device, **options)
+    if args.json != '-' and said.found:
+        print(said.table())
+    if args.json:
+        write_json(args, said.name, said.as_json())
+    if args.picture and said.found and said.labels:
+        contact_sheet(said.found, args.picture, frames=8 if said.what == 'video' else 0)
+    elif args.picture and said.found:
+        images, outputs = zip(*((result.image, result.output) for result in said.found[:48]))
+        picture(said.task, images, None, outputs, said.found[0].classes).save(args.picture)
+    return said.broken
+
+
+def stream_file(args: argparse.Namespace, device: Any) -> list[Any]:
+    from vimamba.data import BrokenImage
+    from vimamba.insight.memory import peak_memory
+    from vimamba.tasks.predict import load_classifier
+    from vimamba.tasks.stream import HEADER, stream
+
+    classifier, rows, broken = load_classifier(args.model, args.checkpoint), list[Any](), list[Any]()
+    for row in stream(classifier, args.stream, args.every, device):
+        if args.json != '-' and not isinstance(row, BrokenImage):
+            print(row if rows else f'{HEADER}\n{row}', flush=True)
+        (broken if isinstance(row, BrokenImage) else rows).append(row)
+    said = {'predictions': [row.as_json() for row in rows], 'broken': [error.reason for error in broken]}
+    if rows and args.json != '-':
+        print(f'{args.stream}: {rows[-1].frames} frames, {rows[-1].rate:.1f} a second, {peak_memory():.0f} MiB at most')
+    if args.json:
+        write_json(args, classifier.name, {'path': args.stream, **said})
+    return broken
+
+
+def write_json(args: argparse.Namespace, name: str, said: dict) -> None:
+    text = json.dumps({'model': name, 'checkpoint': args.checkpoint, **said}, indent=1, ensure_ascii=False) + '\n'
+    sys.stdout.write(text) if args.json == '-' else Path(args.json).write_text(text, encoding='utf-8')
 
 
 if __name__ == '__main__':

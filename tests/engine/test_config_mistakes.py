@@ -118,6 +118,7 @@ def test_a_mistake_in_a_base_and_in_an_option_is_found(tmp_path):
         pytest.param({'augment': {'style': 'small', 'hflip': 3.0}}, 'a probability', id='probability'),
         pytest.param({'optim': {'name': 'sgd', 'betas': (0.9, 0.99)}}, "'sgd' has none", id='betas of sgd'),
         pytest.param({'model': {'checkpoint': 'absent.pth'}}, 'absent.pth: no such file', id='no checkpoint'),
+        pytest.param({'model': {'name': 'test_mamba_nd_2d'}}, '', id='images of a family that takes clips too'),
         pytest.param({'model': {'name': 'test_byobnet'}, 'run': {'grad_checkpointing': True}}, '', id='fine'),
     ],
 )

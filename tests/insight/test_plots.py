@@ -139,3 +139,5 @@ def test_scaling_is_drawn(tmp_path):
     lines = {'linear': [(100, 1.0), (200, 2.0), (400, 4.0)], 'quadratic': [(100, 1.0), (400, 16.0)]}
     plot_scaling({'one': lines, 'two': lines}, tmp_path / 'new' / 'scaling.png')
     assert Image.open(tmp_path / 'new' / 'scaling.png').size[0] > 1000
+    plot_scaling({'one': lines, 'two': lines}, tmp_path / 'memory.png', 'frames', ('ms', 'MiB'))
+    assert (pixels(tmp_path / 'memory.png') != pixels(tmp_path / 'new' / 'scaling.png')).any()

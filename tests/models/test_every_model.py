@@ -10,6 +10,7 @@ import copy
 import csv
 import importlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,29 @@ def test_feature_maps(name):
         assert out.shape[:2] == (2, width)
         for side, pixels in zip(out.shape[-2:], x.shape[-2:]):
             assert abs(side - pixels / reduction) <= 1
+
+
+@pytest.mark.parametrize('name', [name for name in SMALL if is_video(timm.create_model(name, device='meta'))])
+def test_feature_maps_of_clips_keep_time(name):
+    """Maps (b, c, T, H, W) of a clip whose sides all differ: each cell is the token of its time and place."""
+    options = {'img_size': (64, 96), 'num_frames': 10, 'tubelet_size': 2}
+    x = torch.randn(2, 3, 10, 64, 96)
+    model = small(name, features_only=True, out_indices=(0, 3), **options).eval()
+    pixels = model.feature_info.reduction()
+    maps = model(x)
+    grid = (5, 64 // pixels[0], 96 // pixels[0])
+    assert pixels[0] == pixels[1] == 8
+    assert [out.shape for out in maps] == [(2, width, *grid) for width in model.feature_info.channels()]
+    whole = small(name, **options).eval()
+    tokens = whole.forward_features(x)
+    (last,) = whole.forward_intermediates(x, 1, norm=True, intermediates_only=True)
+    if tokens.ndim == 3:  # frame after frame, each row after row, behind the class token
+        tokens = tokens[:, -math.prod(grid) :].unflatten(1, grid)
+    assert relative_l2(last.movedim(1, -1), tokens) < 1e-6
+    maps[1].square().mean().backward()
+    first = [p.grad for key, p in model.named_parameters() if '.0.' in key]
+    assert first
+    assert all(grad.isfinite().all() for grad in first)
 
 
 @pytest.mark.parametrize('name', SMALL)

@@ -198,25 +198,68 @@ def test_no_frame_knows_what_comes():
     assert not torch.equal(tokens[:, 4 * 6 :], others[:, 4 * 6 :])
 
 
-@pytest.mark.parametrize('chunk', [1, 3, 8])
-def test_training_in_parts_changes_no_gradient(chunk):
+@pytest.mark.parametrize(('chunk', 'recompute'), [(0, True), (1, False), (3, False), (3, True), (8, False)])
+def test_training_in_parts_changes_no_gradient(chunk, recompute):
     def gradients(model):
         model.train()(clip(8)).square().sum().backward()
         return [p.grad for p in model.parameters()]
 
-    for whole, parts in zip(gradients(causal()), gradients(causal(chunk_frames=chunk)), strict=True):
+    model = causal(chunk_frames=chunk)
+    model.set_grad_checkpointing(recompute)
+    for whole, parts in zip(gradients(causal()), gradients(model), strict=True):
         assert relative_l2(parts, whole) < 1e-5
 
 
+@pytest.mark.parametrize('recompute', [False, True])
 @pytest.mark.parametrize('chunk', [1, 3])
-def test_stochastic_depth_leaves_out_a_block_in_all_parts(chunk):
-    def scores(model):
+def test_stochastic_depth_leaves_out_a_block_in_all_parts(chunk, recompute):
+    def run(model):
         torch.manual_seed(1)
-        return model.train()(clip(8, batch=16))
+        model.set_grad_checkpointing(recompute)
+        scores = model.train()(clip(8, batch=16))
+        return scores, *torch.autograd.grad(scores.square().sum(), list(model.parameters()))
 
-    whole, parts = scores(causal(drop_path_rate=0.5)), scores(causal(drop_path_rate=0.5, chunk_frames=chunk))
-    assert relative_l2(parts, whole) < 1e-5
-    assert relative_l2(parts, causal()(clip(8, batch=16))) > 1e-2
+    whole, parts = run(causal(drop_path_rate=0.5)), run(causal(drop_path_rate=0.5, chunk_frames=chunk))
+    for own, want in zip(parts, whole, strict=True):
+        assert relative_l2(own, want) < 1e-5
+    assert relative_l2(parts[0], causal()(clip(8, batch=16))) > 1e-2
+
+
+def kept(forward):
+    """Bytes that autograd saves in a forward pass; states between parts, of a fixed size, come on top."""
+    sizes = {}
+
+    def note(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        assert forward().requires_grad
+    return sum(sizes.values())
+
+
+def test_training_in_parts_keeps_little_of_a_long_clip():
+    def grown(model):
+        long, short = clip(32), clip(16)
+        return kept(lambda: model(long)) - kept(lambda: model(short))
+
+    assert grown(causal(chunk_frames=2).train()) < 0.2 * grown(causal().train())
+
+
+def test_recomputed_steps_keep_less_and_change_no_gradient():
+    plain, recomputed = causal().train(), causal().train()
+    recomputed.set_grad_checkpointing()
+    frames = clip(16)
+    assert kept(lambda: recomputed.step(frames)[0]) < 0.5 * kept(lambda: plain.step(frames)[0])
+
+    def gradients(model):
+        _, state = model.step(clip(2))
+        scores, _ = model.step(clip(3), state)
+        scores.square().sum().backward()
+        return [p.grad for p in model.parameters()]
+
+    for want, grad in zip(gradients(plain), gradients(recomputed), strict=True):
+        assert relative_l2(grad, want) < 1e-6
 
 
 def test_gradients_flow_through_the_state_until_it_is_detached():

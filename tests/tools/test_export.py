@@ -60,6 +60,17 @@ def test_another_size_and_one_image(tmp_path, checkpoint, model):
     torch.testing.assert_close(torch.export.load(tmp_path / 'model.pt2').module()(images), model(images))
 
 
+@pytest.mark.slow
+def test_a_model_of_clips(tmp_path):
+    model = timm.create_model('test_videomamba', num_classes=3).eval()
+    torch.save(model.state_dict(), tmp_path / 'clips.pth')
+    done = export(tmp_path / 'model.pt2', '--model', 'test_videomamba', '--checkpoint', tmp_path / 'clips.pth')
+    assert done.returncode == 0, done.stderr
+    assert 'any number of clips of 3 x 4 x 64 x 64 to 3 logits' in done.stdout
+    clips = torch.randn(3, 3, 4, 64, 64)
+    torch.testing.assert_close(torch.export.load(tmp_path / 'model.pt2').module()(clips), model(clips))
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [

@@ -175,7 +175,7 @@ def mistakes(checkpoint, images):
         ((*with_ours, '--model', 'resnet18'), "written by 'vim_nano_patch4_32', not 'resnet18': leave --model out"),
         ((*with_ours, '--picture', 'labels.pdf'), '--picture labels.pdf: expected a file name that ends in .png'),
         ((*with_ours, '--device', 'cdua'), "unknown --device 'cdua': did you mean 'cuda'? known: auto, cpu, cuda, mps"),
-        ((*with_ours, '--topk', '0'), '--topk, --batch-size: expected positive integers, got 0, 32'),
+        ((*with_ours, '--topk', '0'), '--topk: expected an integer >= 1, got 0'),
         ((*with_ours, '--json', folder), f'--json {folder}: is a folder: choose another place'),
         ((*with_ours, '--picture', '/proc/none/out.png'), '--picture /proc/none/out.png: No such file or directory'),
     ]

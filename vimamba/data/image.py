@@ -7,7 +7,7 @@ the few ImageNet images that carry one are therefore read differently.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vimamba.errors import UsageError, bad_argument
 
-__all__ = ['BrokenImage', 'find_images', 'read_image', 'to_channels']
+__all__ = ['BrokenImage', 'find_files', 'find_images', 'read_image', 'to_channels']
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 MAX_ASPECT = 200  # resizing the short side of a thinner strip would need gigabytes
@@ -105,18 +105,23 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True, max_aspect
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Files as they are, folders searched recursively for image extensions, in a fixed order, each once.
+    """`find_files` of the extensions that torchvision knows as images."""
+    return find_files(paths, IMG_EXTENSIONS, 'images')
+
+
+def find_files(paths: Iterable[str | os.PathLike[str]], extensions: Sequence[str], kind: str) -> list[str]:
+    """Files as they are, folders searched recursively for extensions, in a fixed order, each once.
 
     Raises:
-        UsageError: if a path does not exist, or no image is found.
+        UsageError: if a path does not exist, or nothing is found.
     """
     found: list[Path] = []
     for path in (given := list(map(Path, paths))):
         if not path.exists():
             raise UsageError(f'{path}: no such file or folder')
-        inside = sorted(f for f in path.rglob('*') if f.suffix.lower() in IMG_EXTENSIONS and f.is_file())
+        inside = sorted(f for f in path.rglob('*') if f.suffix.lower() in extensions and f.is_file())
         found += inside if path.is_dir() else [path]
     if not found:
         listed = ', '.join(map(str, given)) or 'no path given'
-        raise UsageError(f'no images found in {listed}: looked for {" ".join(IMG_EXTENSIONS)}')
+        raise UsageError(f'no {kind} found in {listed}: looked for {" ".join(extensions)}')
     return list(dict.fromkeys(map(str, found)))

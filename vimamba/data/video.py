@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from vimamba.data.image import BrokenImage
+from vimamba.data.image import BrokenImage, find_files
 from vimamba.errors import UsageError, check_integers
 
-__all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'read_clip', 'sample_dense', 'sample_uniform', 'stream_frames']
+__all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'find_videos', 'read_clip', 'sample_dense', 'sample_uniform',
+           'stream_frames', 'timed_frames']  # fmt: skip
 
 VIDEO_EXTENSIONS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
 
@@ -46,15 +47,11 @@ def read_clip(path: str | os.PathLike[str], choose: Choose) -> np.ndarray:
     path = os.fspath(path)
     av = video_library()
     try:
-        if not os.path.isfile(path):
-            raise ValueError('no such file')
-        if not os.path.getsize(path):
-            raise ValueError('the file is empty (0 bytes)')
+        _check_file(path)
         with av.open(path) as container:
             stream = _stream(container)
             packets = [packet for packet in container.demux(stream) if packet.size]
-            if stream.frames > len(packets):
-                raise ValueError(f'truncated: {len(packets)} of {stream.frames} frames')
+            _check_whole(stream, len(packets))
             times = sorted(packet.pts for packet in packets if packet.pts is not None)
             timed = container.format.name != 'avi'  # which knows no times of frames, only their order of decoding
             if timed and len(times) == len(packets) == len(set(times)):
@@ -76,19 +73,35 @@ def stream_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     """The frames of a video file one after another, each (H, W, 3) uint8: memory does not grow with their number.
 
     Raises:
-        BrokenVideo: as of `read_clip`, once it is found.
+        BrokenVideo: as of `read_clip`, once it is found; a truncated file gives the frames that it has first.
     """
+    return (frame for _, frame in timed_frames(path))
+
+
+def timed_frames(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarray]]:
+    """`stream_frames`, each with its time in seconds, from its number and the rate where the file does not say it."""
     path = os.fspath(path)
     av = video_library()
     try:
+        _check_file(path)
         with av.open(path) as container:
-            stream, size = _stream(container), None
-            for frame in container.decode(stream):
-                yield _pixels(frame, size)
-                size = (frame.width, frame.height)
+            stream, size, packets, count = _stream(container), None, 0, 0
+            for packet in container.demux(stream):
+                packets += bool(packet.size)
+                for frame in packet.decode():
+                    seconds = float(count / (stream.average_rate or 1)) if frame.time is None else frame.time
+                    yield seconds, _pixels(frame, size)
+                    size, count = (frame.width, frame.height), count + 1
+            _check_whole(stream, packets)
+            _enough(count)
     except (av.error.FFmpegError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or str(error)
         raise BrokenVideo(path, ' '.join(reason.split())) from error
+
+
+def find_videos(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """`find_files` of `VIDEO_EXTENSIONS`."""
+    return find_files(paths, VIDEO_EXTENSIONS, 'videos')
 
 
 def sample_uniform(frames: int, count: int, clips: int = 1, training: bool = False) -> list[list[int]]:
@@ -140,6 +153,18 @@ def _stream(container: Any) -> Any:
     stream = container.streams.video[0]
     stream.thread_type, stream.codec_context.thread_count = 'NONE', 1
     return stream
+
+
+def _check_file(path: str) -> None:
+    if not os.path.isfile(path):
+        raise ValueError('no such file')
+    if not os.path.getsize(path):
+        raise ValueError('the file is empty (0 bytes)')
+
+
+def _check_whole(stream: Any, packets: int) -> None:
+    if stream.frames > packets:
+        raise ValueError(f'truncated: {packets} of {stream.frames} frames')
 
 
 def _enough(frames: int) -> int:

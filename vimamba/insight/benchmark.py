@@ -30,8 +30,8 @@ from vimamba.kernels.selective_scan import route_scan
 from vimamba.layers.linear import use_linear
 from vimamba.scans import ScanOrder, create_order
 
-__all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'environment', 'interleaved', 'time_models',
-           'time_scans']  # fmt: skip
+__all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'cells', 'environment', 'interleaved', 'step',
+           'time_models', 'time_scans']  # fmt: skip
 
 COLUMNS = ['date', 'commit', 'device', 'threads', 'clock', 'torch', 'flags', 'what', 'case', 'implementation', 'dtype',
            'batch', 'tokens', 'direction', 'median_ms', 'p20_ms', 'p80_ms', 'memory_mib']  # fmt: skip
@@ -166,7 +166,7 @@ def time_scans(device: torch.device, dtype: torch.dtype, cases: Mapping[str, Sca
             functions = {what: partial(run, scan, inputs) for what, scan in chosen.items()}
             for what, times in interleaved(functions, device, repeats).items():
                 yield {'what': 'scan', 'case': name, 'implementation': what, 'dtype': _name(dtype), 'batch': case.batch,
-                       'tokens': order.length, 'direction': direction, **_cells(times)}  # fmt: skip
+                       'tokens': order.length, 'direction': direction, **cells(times)}  # fmt: skip
 
 
 def _scans(inputs: dict[str, Any], order: ScanOrder, device: torch.device) -> dict[str, Callable[..., Any]]:
@@ -203,15 +203,15 @@ def time_models(
         for name in names:
             images = torch.randn(batch, 3, size, size, device=device)
             model = _sized(name, size).to(device).train(training)
-            functions[name] = _step(model, images, dtype, training)
+            functions[name] = step(model, images, dtype, training)
             if device.type == 'cpu' and onednn_pays() and not type(model).__module__.startswith('vimamba'):
                 model = use_linear(_sized(name, size)).train(training)  # it would gain from our dense layers, too
-                functions[f'{name}, our dense layers'] = _step(model, images, dtype, training)
+                functions[f'{name}, our dense layers'] = step(model, images, dtype, training)
         memory = {name: _memory(function, device) for name, function in functions.items()}
         for name, times in interleaved(functions, device, repeats).items():
             yield {'what': 'model', 'case': f'{size} px', 'implementation': name, 'dtype': _name(dtype), 'batch': batch,
                    'tokens': (size // 16) ** 2, 'direction': 'training step' if training else 'forward',
-                   **_cells(times), 'memory_mib': memory[name]}  # fmt: skip
+                   **cells(times), 'memory_mib': memory[name]}  # fmt: skip
 
 
 def _sized(name: str, size: int) -> torch.nn.Module:
@@ -221,7 +221,8 @@ def _sized(name: str, size: int) -> torch.nn.Module:
         return timm.create_model(name)
 
 
-def _step(model: torch.nn.Module, images: Tensor, dtype: torch.dtype, training: bool) -> Callable[[], object]:
+def step(model: torch.nn.Module, images: Tensor, dtype: torch.dtype, training: bool) -> Callable[[], object]:
+    """A forward pass without gradients, or forward and backward."""
     amp = torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32)
 
     def infer() -> None:
@@ -248,7 +249,8 @@ def _memory(function: Callable[[], object], device: torch.device) -> str:
     return f'{(torch.cuda.max_memory_allocated(device) - before) / 2**20:.0f}'
 
 
-def _cells(times: Times) -> dict[str, str]:
+def cells(times: Times) -> dict[str, str]:
+    """The columns of a results file."""
     return {key: f'{value:.4g}' for key, value in zip(('median_ms', 'p20_ms', 'p80_ms'), times)}
 
 

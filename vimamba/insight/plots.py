@@ -191,25 +191,34 @@ def slope(points: Iterable[tuple[float, float]]) -> float:
 
 
 def plot_scaling(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], out_png: str | os.PathLike[str]
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    out_png: str | os.PathLike[str],
+    against: str = 'tokens',
+    units: Sequence[str] | None = None,
 ) -> None:
-    """Milliseconds against tokens, log-log, with the exponent beside each name.
+    """Milliseconds or another quantity against tokens or frames, log-log, with the exponent beside each name.
 
     Args:
         panels: title -> name -> (tokens, milliseconds), two or more.
         out_png: the file to write.
+        against: what is counted.
+        units: of each panel, by default 'ms'; the exponent is told of milliseconds alone: memory has a constant part.
 
     Raises:
         UsageError: matplotlib is missing, or the file cannot be written.
     """
     with _figure(out_png, (5.2 * len(panels), 4.0), ncols=len(panels), squeeze=False) as (_, axes):
-        for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for ax, unit, (title, lines) in zip(axes[0], units or ['ms'] * len(panels), panels.items(), strict=True):
             for name, points in lines.items():
-                tokens, times = zip(*sorted(points), strict=True)
-                ax.loglog(tokens, times, marker='o', markersize=3, label=f'{name}: tokens^{slope(points):.2f}')
-            ax.set(title=title, xlabel='tokens', ylabel='ms')
-            ax.set_xticks(tokens, map(str, tokens), fontsize=7)
+                counts, values = zip(*sorted(points), strict=True)
+                label = f'{name}: {against}^{slope(points):.2f}' if unit == 'ms' else name
+                ax.loglog(counts, values, marker='o', markersize=3, label=label)
+                ax.set_xticks(counts, map(str, counts), fontsize=7)
+            ax.set(title=title, xlabel=against, ylabel=unit)
             ax.set_xticks([], minor=True)
+            if unit != 'ms':  # which would fill the panel with small differences
+                low, high = ax.get_ylim()
+                ax.set_ylim(low / 4, high * 4)
             ax.legend(fontsize=8)
 
 

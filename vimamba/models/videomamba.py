@@ -53,7 +53,7 @@ class VideoMamba(vim.Vim):
         causal: every token knows those before it alone; the head is on the mean of all tokens. Takes any number of
             frames, and `step`.
         chunk_frames: a causal model runs so many frames at a time and keeps for the gradient what passes from part to
-            part alone; 0 runs all at once. The numbers are the same.
+            part alone; 0 runs all at once. The numbers are the same. Feature maps are computed at once.
         options: further arguments of `Vim`; ``dynamic_img_size`` takes any number and size of frames in forward and
             resizes the positions on the fly, in time linear, in a frame bicubic.
 
@@ -182,7 +182,10 @@ class VideoMamba(vim.Vim):
         """The tokens of the next frames, normalised, and what every block carries on; ``kept`` as of `Block.step`."""
         x, after = self._embed(x), []
         for block, state, own in zip(self.blocks, layers, kept, strict=True):
-            x, state = block.step(x, state, own)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x, state = checkpoint(block.step, x, state, own, use_reentrant=False)
+            else:
+                x, state = block.step(x, state, own)
             after.append(state)
         return self.norm(x).to(self.pos_embed.dtype), tuple(after)
 

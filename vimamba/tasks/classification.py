@@ -202,7 +202,7 @@ class ClassificationTask(nn.Module):
     @classmethod
     def frames(cls, model: nn.Module, config: Settings) -> tuple[int, ...]:
         """What stands in front of the height and width of an input: nothing, of images."""
-        if getattr(model, 'num_frames', None) is not None:
+        if getattr(model, 'num_frames', None) is not None:  # Mamba-ND over images has None
             where, name = config.at('model.name'), config.model.name
             raise UsageError(f"{where}model {name!r} takes clips; set task.name='video', or choose one of images")
         return ()

@@ -1,0 +1,83 @@
+"""Peak memory and speed of a causal model on 256 frames as they come, decoding included, into stream.csv.
+
+python benchmarks/stream.py
+"""
+
+import csv
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from digits import commit, cpu_name
+
+from vimamba.data.video import read_clip, video_library
+from vimamba.insight.memory import peak_memory
+from vimamba.tasks.predict import load_classifier
+from vimamba.tasks.stream import stream
+
+ROOT = Path(__file__).parents[1]
+MODEL, FRAMES, SIZE = 'videomamba_tiny_causal_patch16_224', 256, (320, 240)
+
+
+def write_video(path: str) -> None:
+    """A disc that drifts over noise."""
+    av, rand = video_library(), np.random.default_rng(0)
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
+    with av.open(path, 'w') as container:
+        video = container.add_stream('libx264', rate=25, options={'threads': '1'})
+        video.width, video.height, video.pix_fmt = *SIZE, 'yuv420p'
+        for i in range(FRAMES):
+            image = rand.integers(0, 60, (SIZE[1], SIZE[0], 3), np.uint8)
+            image[(x - 30 - i) ** 2 + (y - 120) ** 2 < 900] = (240, i % 256, 80)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format='rgb24')))
+        container.mux(video.encode())
+
+
+def watch(checkpoint: str, path: str) -> list[tuple[int, float, float, float]]:
+    """Frames, peak MiB of this process, frames a second and the best score, every 16 frames."""
+    torch.set_num_threads(1)
+    rows = stream(load_classifier(MODEL, checkpoint), path)
+    return [(row.frames, peak_memory(), row.rate, row.score) for row in rows]  # type: ignore[union-attr]
+
+
+def whole(checkpoint: str, path: str) -> float:
+    """The best score of all frames as one clip."""
+    classifier = load_classifier(MODEL, checkpoint)
+    clip = classifier.transform(read_clip(path, range))[None]
+    with torch.inference_mode():
+        return float(classifier.model(clip).softmax(1).max())
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, path = f'{folder}/model.pth', f'{folder}/video.mp4'
+        model = timm.create_model(MODEL)
+        torch.nn.init.normal_(model.get_classifier().weight, std=0.1)
+        torch.save(model.state_dict(), checkpoint)
+        write_video(path)
+        with ProcessPoolExecutor(1, get_context('spawn')) as process:  # whose memory holds nothing of this one
+            measured = process.submit(watch, checkpoint, path).result()
+        error = abs(measured[-1][-1] - whole(checkpoint, path))
+    where = {'date': date.today().isoformat(), 'cpu': cpu_name(), 'torch': torch.__version__, 'commit': commit()}
+    rows = [
+        {'model': MODEL, 'video': 'x'.join(map(str, SIZE)), 'frames': frames, 'memory_mib': f'{memory:.1f}',
+         'frames_per_second': f'{rate:.1f}', 'difference': f'{error:.1e}' if frames == FRAMES else '', **where}
+        for frames, memory, rate, _ in measured if frames & (frames - 1) == 0
+    ]  # fmt: skip
+    with open(ROOT / 'benchmarks/stream.csv', 'w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(row, file=sys.stderr)
+
+
+if __name__ == '__main__':
+    main()
