@@ -124,9 +124,9 @@ class Resize(GeneralizedRCNNTransform):
         return image, target if target is None else _with_area(target)
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
-        batch = super().batch_images(images, size_divisible)
         if self.padded_size is None:
-            return batch
+            return super().batch_images(images, size_divisible)
+        batch = super().batch_images(images, 1)
         height, width = (own - there for own, there in zip(self.padded_size, batch.shape[2:]))
         if height < 0 or width < 0:
             raise bad_argument(
