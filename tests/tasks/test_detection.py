@@ -77,6 +77,27 @@ def test_images_without_objects_and_boxes_of_one_pixel_are_learned_from(head):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
+@pytest.mark.parametrize('head', DETECTORS)
+def test_strips_of_one_pixel_and_grey_images_are_learned_from(head):
+    config = settings('detection', 'vmamba', {'head': head, **SMALL, **(RCNN if 'rcnn' in head else {})})
+    config.model.in_chans = 1
+    task = DetectionTask.build(config, ['a', 'b'])
+    images = [torch.rand(1, 1, 2000), torch.rand(1, 2000, 1), torch.rand(1, 30, 40)]
+    boxes = torch.tensor([[5.0, 0, 6, 1], [0, 5, 1, 6], [0, 0, 40, 30]])
+    targets = [
+        {
+            'boxes': box[None], 'labels': torch.tensor([1]), 'iscrowd': torch.tensor([0]),
+            'masks': torch.ones(1, *image.shape[1:], dtype=torch.uint8),
+        }
+        for image, box in zip(images, boxes)
+    ]  # fmt: skip
+    losses = task.train()(images, targets, mode='loss')
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    with torch.inference_mode():
+        assert len(task.eval()(images)) == 3
+
+
 def test_a_crowd_is_not_learned_from():
     config, task = task_of()
     images, targets = (list(each[2:3]) for each in batch(config, 3))
