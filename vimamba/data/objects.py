@@ -116,7 +116,7 @@ def checked_box(box: Sequence[float], size: tuple[int, int], where: str) -> tupl
     cut = [min(max(value, 0.0), float(side)) for value, side in zip((left, top, right, bottom), size[::-1] * 2)]
     if cut[2] <= cut[0] or cut[3] <= cut[1]:
         return [], f'its box lies outside the image of {size[1]} x {size[0]} pixels'
-    cut = np.float32(cut).tolist()  # what it is held in
+    cut = np.array(cut, np.float32).tolist()  # what it is held in
     if cut[2] <= cut[0] or cut[3] <= cut[1]:
         return [], f'its box is too thin for float32 ({right - left:g} x {bottom - top:g})'
     return cut, ''
