@@ -67,6 +67,15 @@ def test_voc_palette_masks(tmp_path):
     assert (dataset.classes[15], dataset.classes[20]) == ('person', 'tvmonitor')
 
 
+def test_masks_of_16_bits(tmp_path):
+    root = write_masks(tmp_path)
+    numbers = np.array([[0, 254, 255]] * 2, np.uint16)
+    Image.new('RGB', (3, 2)).save(root / 'train/images/3.jpg')
+    Image.fromarray(numbers).save(root / 'train/masks/3.png')
+    dataset = open_set('masks', root, classes=list(map(str, range(255))))
+    assert np.array_equal(dataset[3][1]['mask'], numbers.astype(np.uint8))
+
+
 def spoil(root, what):
     mask = root / 'train/masks/3.png'
     if what == 'no mask':
@@ -78,7 +87,15 @@ def spoil(root, what):
     elif what == 'value':
         Image.new('L', (80, 64), 9).save(mask)
     elif what == '16 bit':
-        Image.fromarray(np.zeros((64, 80), np.uint16)).save(mask)
+        Image.fromarray(np.full((64, 80), 256, np.uint16)).save(mask)
+    elif what == 'two images':
+        Image.new('RGB', (80, 64)).save(root / 'train/images/3.PNG')
+    elif what == 'two masks':
+        Image.new('L', (80, 64)).save(root / 'train/masks/3.PNG')
+    elif what == 'many classes':
+        (root / 'classes.txt').write_text('\n'.join(map(str, range(256))))
+    elif what == 'a class twice':
+        (root / 'classes.txt').write_text('sky\nsea\nsky\n')
     elif what == 'colours':
         Image.new('RGB', (80, 64)).save(mask)
     elif what == 'truncated':
@@ -96,10 +113,14 @@ def spoil(root, what):
         ('no image', r'3\.png: it has no image'),
         ('size', r'3\.png: 80 x 63 pixels, its image 80 x 64'),
         ('value', r'3\.png: a pixel of value 9: no class of 3'),
-        ('16 bit', r'3\.png: a mask of mode I'),
+        ('16 bit', r'3\.png: a pixel of value 256: no class of 3'),
+        ('two images', r'images/3\.(jpg|PNG): .*images/3\.(jpg|PNG) has the same name'),
+        ('two masks', r'masks/3\.(png|PNG): .*masks/3\.(png|PNG) has the same name'),
+        ('many classes', r'classes: expected at most 255, the numbers below 255, got 256'),
+        ('a class twice', r"classes: expected each name once, got 'sky' 2 times"),
         ('colours', r'3\.png: a mask of mode RGB: save class numbers'),
         ('truncated', r'3\.png: cannot be read as a mask'),
-        ('no classes', r'classes\.txt with 1 to 254 names'),
+        ('no classes', r'classes\.txt with the name of a class a line'),
         ('no folder', r'train/masks: no such folder'),
     ],
 )

@@ -116,6 +116,33 @@ MALFORMED = {  # what is changed, and what the message says
     'broken text': (change(['annotations', 1, 'segmentation', 'counts'], 'ooo'), r'annotation 2: .*within a number'),
     'other characters': (change(['annotations', 1, 'segmentation', 'counts'], '0é'), r'annotation 2: .*no character'),
     'a crowd of two': (change(['annotations', 1, 'iscrowd'], 2), r'annotation 2: iscrowd: expected 0 or 1'),
+    'an image id of 400 digits': (change(['images', 1, 'id'], 10**400), r'image 1: id: expected an integer of 64 bits'),
+    'a height of 400 digits': (change(['images', 1, 'height'], 10**400), r'image 1: height: expected an integer of 64'),
+    'an id of 400 digits': (change(['annotations', 1, 'id'], 10**400), r'annotation 1: id: expected an integer of 64'),
+    'an edge of 400 digits': (change(['annotations', 1, 'bbox', 0], 10**400), r'annotation 2: its box .* finite'),
+    'an area of 400 digits': (change(['annotations', 1, 'area'], 10**400), r'annotation 2: area: expected a number'),
+    'a corner of 400 digits': (
+        change(['annotations', 0, 'segmentation', 0, 1], -(10**400)),
+        r'annotation 1: .*far from the image',
+    ),
+    'a corner that would take all memory': (
+        change(['annotations', 0, 'segmentation', 0, 0], 1e9),
+        r'annotation 1: .*far from the image',
+    ),
+    'a corner that is no number': (
+        change(['annotations', 0, 'segmentation', 0, 0], float('nan')),
+        r'annotation 1: .*not finite',
+    ),
+    'true in a box': (change(['annotations', 1, 'bbox', 2], True), r'annotation 2: its box .* finite'),
+    'endless run lengths': (
+        change(['annotations', 1, 'segmentation', 'counts'], 'o' * 10**5),
+        r'annotation 2: .*more than 60 bits',
+    ),
+    'a file of two images': (change(['images', 1, 'file_name'], './0000.png'), r'image 1: image 0 has this file_name'),
+    'a name of two categories': (
+        change(['categories', 1, 'name'], 'disc'),
+        r'category 3: another category has this name',
+    ),
     'a negative area': (change(['annotations', 1, 'area'], -1), r'annotation 2: area: expected'),
 }
 
@@ -134,7 +161,14 @@ def test_a_malformed_file_is_refused_by_record_and_reason(root, name):
 
 @pytest.mark.parametrize(
     ('box', 'says'),
-    [([5, 5, 0, 9], 'empty or inverted'), ([5, 5, 9, -2], 'empty or inverted'), ([200, 5, 9, 9], 'outside the image')],
+    [
+        ([5, 5, 0, 9], 'empty or inverted'),
+        ([5, 5, 9, -2], 'empty or inverted'),
+        ([200, 5, 9, 9], 'outside the image'),
+        ([10, 5, 1e-7, 9], 'too thin for float32'),
+        ([5, 40, 9, 1e-7], 'too thin for float32'),
+        ([1e7, 5, 1e-3, 9], 'outside the image'),
+    ],
 )
 def test_a_box_of_nothing_is_left_out_with_one_warning(root, box, says):
     content = valid(root)
@@ -252,7 +286,13 @@ def test_voc_counts_from_one_and_difficult_ones_are_not_to_be_found(tmp_path):
     [
         ('<name>bottle</name>', '<name>botle</name>', "object 0: unknown class 'botle': did you mean 'bottle'"),
         ('<xmin>', '<xmin>nan', 'object 0: bndbox/xmin: expected a number'),
-        ('<width>80', '<width>', 'size/width: expected a number'),
+        ('<width>80', '<width>', 'size/width: expected an integer'),
+        ('<width>80', '<width>nan', "size/width: expected an integer, got 'nan'"),
+        ('<width>80', '<width>inf', "size/width: expected an integer, got 'inf'"),
+        ('<width>80', '<width>0', 'size: expected pixels, got 0 x 64'),
+        ('<height>64', '<height>-64', 'size: expected pixels, got 80 x -64'),
+        ('<height>64', '<height>' + '9' * 400, 'size: expected pixels, got 80 x 99999999999999999999'),
+        ('<xmax>', '<xmax>1e999', 'object 0: its box'),
         ('</annotation>', '', 'not an annotation in XML'),
         ('<annotation>', '<!DOCTYPE a [<!ENTITY b "c">]><annotation>', 'declares entities'),
     ],
@@ -268,6 +308,17 @@ def test_a_voc_image_that_is_not_there_is_named(tmp_path):
     (write_voc(tmp_path / 'voc') / 'JPEGImages/1.jpg').unlink()
     with pytest.raises(UsageError, match=r'train\.txt: line 2: no such file as .*1\.jpg'):
         VocDataset(root=tmp_path / 'voc', split='train')
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_a_name_that_voc_lists_twice_is_refused(tmp_path, task):
+    root = write_voc(tmp_path / 'voc')
+    for folder in ('SegmentationClass', 'ImageSets/Segmentation'):
+        (root / folder).mkdir()
+    folder = {'detection': 'Main', 'segmentation': 'Segmentation'}[task]
+    (root / f'ImageSets/{folder}/train.txt').write_text('0\n1\n\n 0 \n')
+    with pytest.raises(UsageError, match=r"train\.txt: line 4: line 1 has '0', too"):
+        create_dataset('voc', task=task, root=root, split='train')
 
 
 def test_reading_takes_little_memory_per_object(tmp_path):

@@ -42,24 +42,6 @@ def test_every_family_learns_and_detects(model):
         assert found['boxes'].numel() == 0 or found['boxes'].max() <= max(image.shape[1:])
 
 
-@pytest.mark.parametrize('head', DETECTORS)
-def test_every_head_overfits_two_scenes(head):
-    """What is wrong with a loss, a label or an anchor shows in that two images are not learned by heart."""
-    config, task = task_of(head=head)
-    images, targets = batch(config)
-    optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
-    first = None
-    for _ in range(60 if head == 'retinanet' else 25):  # focal loss begins slowly, with few positives
-        losses = task.train()(images, targets, mode='loss')
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        optimizer.step()
-        first = first or {name: loss.item() for name, loss in losses.items()}
-    assert sum(losses.values()).item() < 0.6 * sum(first.values())
-    if head == 'mask_rcnn':
-        assert losses['loss_mask'] < first['loss_mask']
-
-
 @pytest.mark.parametrize(
     ('head', 'model', 'levels'),
     [('faster_rcnn', 'vmamba', (4, 8, 16, 32, 64)), ('retinanet', 'vmamba', (8, 16, 32, 64, 128)),
@@ -80,23 +62,6 @@ def test_anchors_belong_to_the_strides_of_their_levels(head, model, levels):
     assert [sizes[0] for sizes in generator.sizes] == [scale * stride for stride in levels]
 
 
-@pytest.mark.parametrize('size', [(1, 2000), (2000, 1), (40, 64), (300, 17), (64, 64)], ids=str)
-@pytest.mark.parametrize('head', ['faster_rcnn', 'mask_rcnn', 'fcos'])
-def test_images_of_any_shape_come_out_in_their_own_pixels(head, size):
-    _, task = task_of(head=head, score_threshold=0.0, max_size=128)
-    torch.manual_seed(1)
-    with torch.inference_mode():
-        (found,) = task.eval()([torch.rand(3, *size)])
-    assert found['boxes'].shape[1:] == (4,)
-    assert len(found['boxes']) == len(found['scores']) == len(found['labels'])
-    if len(found['boxes']):
-        assert found['boxes'].min() >= 0
-        assert (found['boxes'][:, 2].max(), found['boxes'][:, 3].max()) <= (size[1] + 1e-3, size[0] + 1e-3)
-    if head == 'mask_rcnn':
-        assert found['masks'].shape == (len(found['boxes']), *size)
-        assert found['masks'].dtype == torch.bool
-
-
 @pytest.mark.parametrize('head', DETECTORS)
 def test_images_without_objects_and_boxes_of_one_pixel_are_learned_from(head):
     config, task = task_of(head=head)
@@ -112,9 +77,31 @@ def test_images_without_objects_and_boxes_of_one_pixel_are_learned_from(head):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
+@pytest.mark.parametrize('head', DETECTORS)
+def test_strips_of_one_pixel_and_grey_images_are_learned_from(head):
+    config = settings('detection', 'vmamba', {'head': head, **SMALL, **(RCNN if 'rcnn' in head else {})})
+    config.model.in_chans = 1
+    task = DetectionTask.build(config, ['a', 'b'])
+    images = [torch.rand(1, 1, 2000), torch.rand(1, 2000, 1), torch.rand(1, 30, 40)]
+    boxes = torch.tensor([[5.0, 0, 6, 1], [0, 5, 1, 6], [0, 0, 40, 30]])
+    targets = [
+        {
+            'boxes': box[None], 'labels': torch.tensor([1]), 'iscrowd': torch.tensor([0]),
+            'masks': torch.ones(1, *image.shape[1:], dtype=torch.uint8),
+        }
+        for image, box in zip(images, boxes)
+    ]  # fmt: skip
+    losses = task.train()(images, targets, mode='loss')
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    with torch.inference_mode():
+        assert len(task.eval()(images)) == 3
+
+
 def test_a_crowd_is_not_learned_from():
     config, task = task_of()
-    images, targets = batch(config, 1)
+    images, targets = (list(each[2:3]) for each in batch(config, 3))
+    assert len(targets[0]['labels']) > 2
     seen = []
     task.model.network.forward = lambda images, targets: seen.append(targets) or {'a': images[0].sum()}
     targets[0]['iscrowd'][0] = 1

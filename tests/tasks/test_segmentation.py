@@ -19,7 +19,8 @@ CLASSES = ['background', *map(str, range(10))]
 
 def task_of(model='vmamba', head='segformer', **options):
     torch.manual_seed(0)
-    config = settings('segmentation', model, {'head': head, 'channels': 64, **options})
+    channels = 128 if head == 'fpn' else 64
+    config = settings('segmentation', model, {'head': head, 'channels': channels, **options})
     return config, SegmentationTask.build(config, CLASSES)
 
 
@@ -58,6 +59,42 @@ def test_every_head_overfits_two_scenes(head):
     assert totals[-1] < 0.6 * totals[0]
 
 
+@pytest.mark.parametrize('head', DECODERS)
+def test_dropout_is_that_of_the_option_and_no_other(head):
+    """Of a backbone without: two passes in training agree without dropout, and differ with it."""
+    for rate in (0.0, 0.5):
+        config, task = task_of(head=head, dropout=rate)
+        assert [m.p for m in task.modules() if isinstance(m, nn.Dropout2d) and m.p] == [rate] * (rate > 0)
+        images, _ = batch(config)
+        task.train()
+        first, second = (task.model(torch.stack(images)) for _ in range(2))
+        assert torch.equal(first, second) is (rate == 0)
+
+
+@pytest.mark.parametrize('head', DECODERS)
+def test_one_pixel_and_strips_are_learned_from(head):
+    _, task = task_of(head=head)
+    for size in ((1, 1), (1, 200), (200, 1)):
+        targets = [{'mask': torch.ones(size, dtype=torch.uint8)}] * 2
+        losses = task.train()([torch.rand(3, *size)] * 2, targets, mode='loss')
+        assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_upernet_learns_from_one_image_where_gpus_put_their_norms_together(monkeypatch):
+    options = {'head': 'upernet', 'channels': 16, 'norm': 'sync'}
+    config = settings('segmentation', 'vmamba', options)
+    for processes, gpu in ((1, True), (8, False)):
+        monkeypatch.setenv('WORLD_SIZE', str(processes))
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda gpu=gpu: gpu)
+        with pytest.raises(UsageError, match=r'data\.batch_size: expected at least 2 for UPerNet'):
+            SegmentationTask.check(config)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    SegmentationTask.check(config)
+    config.task.options['norm'] = 'batch'
+    with pytest.raises(UsageError, match=r'data\.batch_size: expected at least 2 for UPerNet'):
+        SegmentationTask.check(config)
+
+
 class Local(nn.Module):
     """A segmenter whose logits at a place depend on that place alone: what tiling and flipping must not change."""
 
@@ -89,7 +126,11 @@ def test_scales_are_averaged():
 
 
 @pytest.mark.parametrize('size', [(1, 2000), (2000, 1), (1, 1), (37, 65)], ids=str)
-@pytest.mark.parametrize('options', [{}, {'window': (64, 64)}, {'resize': (64, 128)}], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [{'head': 'upernet'}, {'head': 'fpn'}, {}, {'window': (64, 64)}, {'resize': (64, 128)}],
+    ids=str,
+)
 def test_images_of_any_size_are_mapped_pixel_by_pixel(size, options):
     _, task = task_of(**options)
     with torch.inference_mode():
@@ -141,9 +182,18 @@ def test_figures_are_those_of_their_definition(classes, images, seed):
         ({'head': 'uppernet'}, "unknown task.head 'uppernet': did you mean 'upernet'"),
         ({'windw': (3, 3)}, "'windw': did you mean 'window'"),
         ({'head': 'upernet', 'channels': 16}, 'data.batch_size: expected at least 2 for UPerNet'),
-        ({'head': 'fpn', 'channels': 32}, 'task.channels: expected a multiple of 64'),
+        ({'head': 'fpn', 'channels': 64}, 'task.channels: expected a multiple of 64 from 128 on'),
+        ({'head': 'fpn', 'channels': 160}, 'task.channels: expected a multiple of 64 from 128 on'),
     ],
 )
 def test_mistakes_are_named(options, says):
     with pytest.raises(UsageError, match=says):
         SegmentationTask.check(settings('segmentation', 'vmamba', options))
+
+
+def test_an_fpn_over_maps_that_do_not_double_is_refused():
+    config = settings('segmentation', 'local_vim', {'head': 'fpn', 'channels': 128})
+    SegmentationTask.check(config)
+    config.model.img_size = 48
+    with pytest.raises(UsageError, match=r'model.img_size: expected multiples of 32 for an FPN, .*got \(48, 48\)'):
+        SegmentationTask.check(config)

@@ -2,6 +2,7 @@
 
 import json
 import pprint
+import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +14,12 @@ from PIL import Image
 
 from tests.data.dense_files import shapes, write_ade20k, write_coco
 from tests.runs import complete, complete_distributed, differences, last, records, said, start
-from tests.tasks.settings import TINY
+from tests.tasks.settings import TINY, settings
 from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.train import train
 from vimamba.tasks import TASKS
+from vimamba.tasks.predict_dense import predict_dense
+from vimamba.tasks.segmentation import SegmentationTask
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -114,6 +117,38 @@ def test_predictions_of_files(run, tmp_path):
             assert sum(row['shares'].values()) == pytest.approx(1)
     with Image.open(tmp_path / 'o.jpg') as picture:
         picture.verify()
+
+
+@pytest.mark.parametrize('threshold', ['1.5', '-0.1', 'nan'])
+def test_a_threshold_that_is_no_score_is_refused(run, tmp_path, threshold):
+    _, base, _, _ = run
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
+    done = tool('predict', tmp_path, '--checkpoint', base / 'run/last.pth', f'--threshold={threshold}')
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f'error: --threshold: expected a score in 0..1, got {float(threshold)}']
+
+
+def test_evaluation_names_a_broken_image_and_stops(run, tmp_path):
+    task, base, config, _ = run
+    shutil.copytree(base / 'data', tmp_path / 'data')
+    broken = tmp_path / 'data' / {'detection': 'val2017/0101.png', 'segmentation': 'images/validation/101.jpg'}[task]
+    broken.write_bytes(b'no image')
+    done = tool('test', config, base / 'run/last.pth', '--cfg-options', f'data.root={tmp_path / "data"}')
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f'error: {broken}: not an image in a format that PIL can read']
+
+
+def test_an_image_too_large_for_the_model_does_not_stop_the_others(tmp_path):
+    config = settings('segmentation', 'local_vim', {'head': 'segformer', 'channels': 32})
+    task = SegmentationTask.build(config, ['a', 'b']).eval()
+    task.channels = 3
+
+    paths = [tmp_path / 'large.png', tmp_path / 'small.png']
+    for path, side in zip(paths, (80, 40)):
+        Image.new('RGB', (side, side)).save(path)
+    large, small = predict_dense(task, list(map(str, paths)))
+    assert 'large.png: images: expected at most (64, 64) for this backbone, got (80, 80)' in str(large)
+    assert small.output.shape == (40, 40)
 
 
 def test_browsing_shows_what_is_trained_on(run, tmp_path):

@@ -2,12 +2,12 @@
 
 | a record with | is |
 |---|---|
-| a missing or wrong key, a number used twice, an unknown image or category | refused |
+| a missing or wrong key, a number, file or class name used twice, an unknown image or category | refused |
 | a box that is not four finite numbers | refused |
-| a polygon of fewer than three points, of an odd or not finite number of coordinates | refused |
+| a polygon of fewer than three points, an odd number of coordinates, or some far from the image | refused |
 | run lengths of another size than the image, or that do not add up to it | refused |
 | a file name that leads out of the folder, an image file that is not there | refused |
-| a box without area, or outside the image | left out, with one warning for all |
+| a box without area that float32 can tell, or outside the image | left out, with one warning for all |
 | a box partly outside the image | cut to it |
 
 Refused means a `UsageError` before training, with file, record and reason.
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from vimamba.data.objects import ObjectDataset, checked_box, inside
+from vimamba.data.objects import ObjectDataset, checked_box, inside, is_number
 from vimamba.errors import UsageError, bad_argument
 
 __all__ = ['CocoDataset', 'run_lengths']
@@ -100,16 +100,16 @@ class CocoDataset(ObjectDataset):
         if len(record['bbox']) != 4:
             raise UsageError(f'{where}: bbox: expected four numbers (left, top, width, height), got {record["bbox"]}')
         left, top, width, height = record['bbox']
-        numbers = all(isinstance(value, int | float) for value in record['bbox'])
+        numbers = all(map(is_number, record['bbox']))
         box, why = checked_box((left, top, left + width, top + height) if numbers else record['bbox'], size, where)
         if why:
             self.skipped.append(f'{where}: {why}')
             return None
         crowd, area = record.get('iscrowd', 0), record.get('area', (box[2] - box[0]) * (box[3] - box[1]))
         if crowd not in (0, 1):
-            raise UsageError(f'{where}: iscrowd: expected 0 or 1, got {crowd!r}')
-        if not isinstance(area, int | float) or not 0 <= area < float('inf'):
-            raise UsageError(f'{where}: area: expected a number of square pixels, got {area!r}')
+            raise UsageError(f'{where}: iscrowd: expected 0 or 1, got {str(crowd)[:40]!r}')
+        if not is_number(area) or area < 0:
+            raise UsageError(f'{where}: area: expected a number of square pixels, got {str(area)[:40]!r}')
         shape = None
         if self.with_masks:
             shape = _shape(record.get('segmentation'), size, where)
@@ -133,7 +133,7 @@ def run_lengths(text: str) -> list[int]:
     [0, 3, 31]
 
     Raises:
-        ValueError: the text ends within a number, or has other characters.
+        ValueError: the text ends within a number, has other characters, or a number of more than 60 bits.
     """
     counts: list[int] = []
     value = shift = 0
@@ -143,6 +143,8 @@ def run_lengths(text: str) -> list[int]:
             raise ValueError(f'{character!r} is no character of it')
         value |= (bits & 31) << shift
         shift += 5
+        if shift > 60:
+            raise ValueError('a number of more than 60 bits')
         if bits & 32:  # the number goes on
             continue
         if bits & 16:
@@ -175,6 +177,8 @@ def _need(record: Any, keys: dict[str, type], where: str) -> None:
             raise UsageError(f'{where}: {key} is missing')
         if not isinstance(record[key], kind) or isinstance(record[key], bool):
             raise UsageError(f'{where}: {key}: expected {kind.__name__}, got {str(record[key])[:40]!r}')
+        if kind is int and not -(2**63) <= record[key] < 2**63:
+            raise UsageError(f'{where}: {key}: expected an integer of 64 bits, got {str(record[key])[:40]}..')
 
 
 def _categories(content: dict[str, Any], file: Path) -> dict[int, str]:
@@ -182,8 +186,9 @@ def _categories(content: dict[str, Any], file: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for position, record in enumerate(content['categories']):
         _need(record, {'id': int, 'name': str}, f'{file}: category {position}')
-        if record['id'] in names:
-            raise UsageError(f'{file}: category {record["id"]}: another category has this id')
+        for key, others in (('id', names), ('name', names.values())):
+            if record[key] in others:
+                raise UsageError(f'{file}: category {record["id"]}: another category has this {key}')
         names[record['id']] = record['name']
     if not names:
         raise UsageError(f'{file}: no categories in it')
@@ -193,6 +198,7 @@ def _categories(content: dict[str, Any], file: Path) -> dict[int, str]:
 def _images(content: dict[str, Any], file: Path, folder: Path) -> dict[int, tuple[Path, tuple[int, int]]]:
     """Path and (height, width) by id, in the order of ids."""
     images: dict[int, tuple[Path, tuple[int, int]]] = {}
+    files: dict[Path, int] = {}
     missing = []
     for position, record in enumerate(content['images']):
         where = f'{file}: image {position}'
@@ -203,6 +209,9 @@ def _images(content: dict[str, Any], file: Path, folder: Path) -> dict[int, tupl
         if record['height'] < 1 or record['width'] < 1:
             raise UsageError(f'{where}: a size of {record["width"]} x {record["height"]} pixels')
         path = inside(folder, record['file_name'], where)
+        if path in files:
+            raise UsageError(f'{where}: image {files[path]} has this file_name, too')
+        files[path] = record['id']
         if not path.is_file():
             missing.append(f'{where}: no such file as {path}')
         images[record['id']] = path, (record['height'], record['width'])
@@ -230,10 +239,11 @@ def _shape(segmentation: Any, size: tuple[int, int], where: str) -> Any:
         return {'counts': counts}
     if not isinstance(segmentation, list) or not segmentation:
         raise UsageError(f'{where}: segmentation: expected polygons or run lengths, got {str(segmentation)[:40]!r}')
+    limit = 10 * max(size)  # decoding walks along the outline: far corners would take all memory
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             got = f'{len(polygon)} numbers' if isinstance(polygon, list) else repr(polygon)[:40]
             raise UsageError(f'{where}: a polygon of {got}: expected x and y of three points or more')
-        if not np.isfinite(np.array([v if type(v) in (int, float) else np.nan for v in polygon])).all():
-            raise UsageError(f'{where}: a polygon with coordinates that are not finite numbers')
+        if not all(type(value) in (int, float) and -limit <= value <= limit for value in polygon):  # NaN is neither
+            raise UsageError(f'{where}: a polygon with coordinates that are not finite numbers, or far from the image')
     return segmentation

@@ -12,8 +12,14 @@ import torch
 from PIL import Image
 
 from vimamba.data.image import to_channels
-from vimamba.data.transforms import build_albumentations, load_albumentations, seed_albumentations
-from vimamba.errors import bad_argument, unknown_name
+from vimamba.data.transforms import (
+    IGNORED,
+    build_albumentations,
+    load_albumentations,
+    one_line,
+    seed_albumentations,
+)
+from vimamba.errors import UsageError, bad_argument, unknown_name
 
 __all__ = ['AUGMENT_DENSE', 'DenseTransform']
 
@@ -27,7 +33,6 @@ AUGMENT_DENSE: dict[str, Any] = {
     'color_jitter': 0.0,  # brightness, contrast, saturation
     'albumentations': None,  # a list such as [dict(type='MotionBlur', p=0.3), ...]
 }
-IGNORED = 255  # in a semantic map
 
 
 class DenseTransform:
@@ -65,7 +70,8 @@ class DenseTransform:
         if jitter:
             steps.append(library['ColorJitter']((1 - jitter, 1 + jitter), (1 - jitter, 1 + jitter),
                                                 (1 - jitter, 1 + jitter), (0, 0), p=1.0))  # fmt: skip
-        boxes = library['BboxParams']('pascal_voc', label_fields=['rows'], clip=True, min_width=0.5, min_height=0.5)
+        least = {'min_width': 0.5, 'min_height': 0.5, 'filter_invalid_bboxes': True}
+        boxes = library['BboxParams']('pascal_voc', label_fields=['rows'], clip=True, **least)
         self.pipeline = library['Compose'](steps, bbox_params=boxes) if steps else None
 
     def __call__(self, image: Image.Image, target: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -133,14 +139,19 @@ class DenseTransform:
             given['mask'] = target['mask']
         if 'masks' in target and len(target['masks']):
             given['masks'] = target['masks']
-        out = self.pipeline(**given)
-        image = np.asarray(out['image']).reshape(*out['image'].shape[:2], self.channels)
+        try:
+            out = self.pipeline(**given)
+            image = np.asarray(out['image']).reshape(*out['image'].shape[:2], self.channels)
+        except Exception as error:  # an image too small for a crop, say: albumentations raises almost anything
+            raise UsageError(f'augment.albumentations: {one_line(error)}') from error
+        if image.dtype != np.uint8:
+            raise bad_argument('augment.albumentations', 'transforms that keep images uint8', image.dtype)
         if 'mask' in given:
             target['mask'] = out['mask']
         if 'boxes' in target:
             rows = np.array(out['rows'], np.int64)
-            if 'masks' in target:
-                target['masks'] = np.stack(out['masks']) if 'masks' in given else target['masks']
+            if 'masks' in given:  # beyond the image they are 255, as maps are
+                target['masks'] = (np.stack(out['masks']) == 1).astype(np.uint8)
             target = _keep(target, rows)
             target['boxes'] = np.asarray(out['bboxes'], np.float32).reshape(-1, 4)
             if 'masks' in target and 'masks' not in given:
@@ -209,7 +220,7 @@ def _resized(pixels: np.ndarray, target: dict[str, Any], factor: float) -> tuple
     pixels = cv2.resize(pixels, (width, height), interpolation=smooth).reshape(height, width, -1)
 
     def nearest(mask: np.ndarray) -> np.ndarray:
-        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
     if 'mask' in target:
         target['mask'] = nearest(target['mask'])

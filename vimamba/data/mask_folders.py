@@ -14,7 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vimamba.data.image import BrokenImage, read_image
 from vimamba.data.objects import MAX_ASPECT
-from vimamba.data.voc import VOC_CLASSES
+from vimamba.data.voc import VOC_CLASSES, listed_names
 from vimamba.errors import UsageError, bad_argument
 
 __all__ = ['ADE20K', 'Cityscapes', 'MaskFolder', 'VocSegmentation']
@@ -50,9 +50,9 @@ class Layout(NamedTuple):
 class MaskFolder(Dataset):
     """``root/{train,val}/images/*`` with ``root/{train,val}/masks/*.png``, names without their endings being the same.
 
-    A mask has one channel of 8 bits (grey, or a palette, whose colours do not matter); its values are class numbers,
-    and 255 is left out of loss and metric. ``dataset[i]`` is ``transform(image, target)`` with a PIL image and
-    ``{'mask': (H, W) uint8, 'image_id': int}``.
+    A mask has one channel of 8 or 16 bits (grey, or a palette, whose colours do not matter); its values are class
+    numbers, at most 254, and 255 is left out of loss and metric. ``dataset[i]`` is ``transform(image, target)`` with a
+    PIL image and ``{'mask': (H, W) uint8, 'image_id': int}``.
 
     Args:
         root: the folder.
@@ -80,6 +80,10 @@ class MaskFolder(Dataset):
             raise bad_argument('root', 'the folder of the data set', root)
         self.transform = transform
         self.classes = list(classes or self._classes(Path(root)))
+        if len(self.classes) > IGNORED:
+            raise bad_argument('classes', f'at most {IGNORED}, the numbers below {IGNORED}', len(self.classes))
+        if twice := next((name for name in self.classes if self.classes.count(name) > 1), None):
+            raise bad_argument('classes', 'each name once', f'{twice!r} {self.classes.count(twice)} times')
         layout = self._layout(Path(root), split)
         images, masks = (
             _files(Path(root, folder), ending)
@@ -110,8 +114,8 @@ class MaskFolder(Dataset):
             names = [line.strip() for line in Path(root, 'classes.txt').read_text().splitlines() if line.strip()]
         except OSError:
             names = []
-        if not 0 < len(names) < IGNORED:
-            raise UsageError(f'{root}: classes.txt with 1 to 254 names, or data.classes=[...], is needed')
+        if not names:
+            raise UsageError(f'{root}: classes.txt with the name of a class a line, or data.classes=[...], is needed')
         return names
 
     def _chosen(self, root: Path, split: str) -> list[str] | None:
@@ -135,9 +139,9 @@ class MaskFolder(Dataset):
         if values.shape != (image.height, image.width):
             sizes = f'{values.shape[1]} x {values.shape[0]} pixels, its image {image.width} x {image.height}'
             raise BrokenImage(mask_path, sizes)
-        mask = self._numbers[values]
-        if mask.min() < 0:
-            wrong = int(values[mask < 0][0])
+        mask = self._numbers[values.clip(0, IGNORED)]
+        if (odd := (mask < 0) | (values != values.clip(0, IGNORED))).any():
+            wrong = int(values[odd][0])
             raise BrokenImage(mask_path, f'a pixel of value {wrong}: no class of {len(self.classes)} has it')
         target = {'mask': mask.astype(np.uint8), 'image_id': index}
         return self.transform(image, target) if self.transform else (image, target)
@@ -198,10 +202,7 @@ class VocSegmentation(MaskFolder):
         return ('background', *VOC_CLASSES)
 
     def _chosen(self, root: Path, split: str) -> list[str]:
-        listed = Path(root, 'ImageSets', 'Segmentation', f'{split}.txt')
-        if not listed.is_file():
-            raise UsageError(f'{listed}: no such file')
-        return listed.read_text().split()
+        return list(listed_names(Path(root, 'ImageSets', 'Segmentation', f'{split}.txt')).values())
 
 
 def _files(folder: Path, endings: str | tuple[str, ...]) -> dict[str, Path]:
@@ -214,17 +215,20 @@ def _files(folder: Path, endings: str | tuple[str, ...]) -> dict[str, Path]:
         name = path.relative_to(folder).as_posix()
         ending = next((e for e in endings if name.lower().endswith(e.lower())), None)
         if ending:
-            found[name[: -len(ending)]] = path
+            key = name[: -len(ending)]
+            if key in found:
+                raise UsageError(f'{path}: {found[key]} has the same name but for its ending; remove one of them')
+            found[key] = path
     return found
 
 
 def _read_mask(path: str) -> np.ndarray:
-    """(H, W) uint8, the numbers of a palette as they are."""
+    """(H, W) int32, the numbers of a palette as they are."""
     try:
         with Image.open(path) as image:
-            if image.mode not in ('L', 'P', '1'):
+            if image.mode not in ('L', 'P', '1', 'I', 'I;16', 'I;16B'):
                 raise BrokenImage(path, f'a mask of mode {image.mode}: save class numbers in one channel of 8 bits')
-            return np.asarray(image).astype(np.uint8)
+            return np.asarray(image).astype(np.int32)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, BrokenImage):
             raise

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from vimamba.data.image import BrokenImage, read_image
 from vimamba.errors import UsageError
 
-__all__ = ['ObjectDataset', 'checked_box', 'inside']
+__all__ = ['ObjectDataset', 'checked_box', 'inside', 'is_number']
 
 MAX_ASPECT = 100_000  # a strip is padded by the model, not scaled up
 
@@ -108,7 +108,7 @@ def checked_box(box: Sequence[float], size: tuple[int, int], where: str) -> tupl
     Raises:
         UsageError: it is not made of finite numbers.
     """
-    if not all(_is_number(value) for value in box):
+    if not all(is_number(value) for value in box):
         raise UsageError(f'{where}: its box {list(box)} is not made of finite numbers')
     left, top, right, bottom = map(float, box)
     if right <= left or bottom <= top:
@@ -116,6 +116,9 @@ def checked_box(box: Sequence[float], size: tuple[int, int], where: str) -> tupl
     cut = [min(max(value, 0.0), float(side)) for value, side in zip((left, top, right, bottom), size[::-1] * 2)]
     if cut[2] <= cut[0] or cut[3] <= cut[1]:
         return [], f'its box lies outside the image of {size[1]} x {size[0]} pixels'
+    cut = np.array(cut, np.float32).tolist()  # what it is held in
+    if cut[2] <= cut[0] or cut[3] <= cut[1]:
+        return [], f'its box is too thin for float32 ({right - left:g} x {bottom - top:g})'
     return cut, ''
 
 
@@ -130,5 +133,9 @@ def inside(folder: Path, name: Any, where: str) -> Path:
     return folder / name
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a finite number that a float can hold."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vimamba.data.datasets import Digits
-from vimamba.errors import bad_argument
+from vimamba.errors import bad_argument, check_integers
 
 __all__ = ['DigitScenes', 'SemanticDigitScenes']
 
@@ -61,9 +61,12 @@ class DigitScenes(torch.utils.data.Dataset):
         scale: tuple[int, int] = (24, 48),
         scenes: int | None = None,
     ):
-        for name, (low, high), least, most in (('digits', digits, 1, 50), ('scale', scale, 8, size)):
-            if not least <= low <= high <= most:
-                raise bad_argument(name, f'two integers (low, high) in {least}..{most}', (low, high))
+        check_integers(8, size=size)
+        check_integers(1, scenes=_SCENES[split] if scenes is None else scenes)
+        for name, pair, least, most in (('digits', digits, 1, 50), ('scale', scale, 8, size)):
+            integers = isinstance(pair, tuple | list) and len(pair) == 2 and all(type(side) is int for side in pair)
+            if not integers or not least <= pair[0] <= pair[1] <= most:
+                raise bad_argument(name, f'two integers (low, high) in {least}..{most}', repr(pair))
         source = Digits(root=root, split=split)
         self.images, self.targets = source.images, source.targets
         self.classes = [*self.background, *source.classes]
@@ -104,6 +107,7 @@ class DigitScenes(torch.utils.data.Dataset):
         for _ in range(8 * wanted):  # a crowded scene may end up with fewer
             chosen = rng.randint(len(self.images))
             ink = _scaled(self.images[chosen], rng.randint(self.scale[0], self.scale[1] + 1), rng)
+            ink = ink[:size, :size]  # a turned digit may be larger than its side
             (height, width), mask = ink.shape, np.zeros((1, size, size), np.uint8)
             top, left = rng.randint(size - height + 1), rng.randint(size - width + 1)
             place = slice(top, top + height), slice(left, left + width)

@@ -41,6 +41,7 @@ AUGMENT: dict[str, dict[str, Any]] = {
     # The whole image, resized, then a random affine map: small images, characters.
     'small': {**_COMMON, 'degrees': 0.0, 'translate': 0.0, 'scale': (1.0, 1.0), 'shear': 0.0, 'fill': 0},
 }
+IGNORED = 255  # in a semantic map: of no class
 RAND_AUGMENT = r'rand(-(m|n|p|mstd|mmax|inc)\d[\d.]*|-t\w+)*'
 INTERPOLATION = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 
@@ -193,7 +194,7 @@ class _Albumentations:
             try:
                 self._check(transform(image=np.zeros(self.shape, np.uint8), force_apply=True)['image'])
             except Exception as error:
-                raise UsageError(f'augment.albumentations: {spec["type"]}: {_one_line(error)}') from error
+                raise UsageError(f'augment.albumentations: {spec["type"]}: {one_line(error)}') from error
 
     def __call__(self, image: Image.Image) -> Image.Image:
         seed_albumentations(self.pipeline)
@@ -238,17 +239,20 @@ def build_albumentations(specs: Any, library: dict[str, type]) -> list[Any]:
         options = {key: value for key, value in spec.items() if key != 'type'}
         if (name := spec['type']) not in library:
             raise unknown_name('albumentations transform', name, library)
+        valid = inspect.signature(library[name]).parameters
         for key in options:
-            if key not in (valid := inspect.signature(library[name]).parameters):
+            if key not in valid:
                 raise unknown_name(f'{name} option', key, valid)
+        if 'fill_mask' in valid and valid['fill_mask'].default == 0:  # there is nothing beyond the image, not class 0
+            options.setdefault('fill_mask', IGNORED)
         if 'transforms' in options:  # OneOf, SomeOf, Sequential, ...
             options['transforms'] = build_albumentations(options['transforms'], library)
         try:
             built.append(library[name](**options))
         except (TypeError, ValueError) as error:
-            raise UsageError(f'augment.albumentations: {name}: {_one_line(error)}') from error
+            raise UsageError(f'augment.albumentations: {name}: {one_line(error)}') from error
     return built
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return ' '.join(str(error).split())[:200]

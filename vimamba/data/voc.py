@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from vimamba.data.objects import ObjectDataset, checked_box, inside
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
-__all__ = ['VOC_CLASSES', 'VocDataset']
+__all__ = ['VOC_CLASSES', 'VocDataset', 'listed_names']
 
 VOC_CLASSES = (
     *('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog'),
@@ -54,12 +54,10 @@ class VocDataset(ObjectDataset):
             raise bad_argument('root', 'the folder of ImageSets, Annotations and JPEGImages', root)
         super().__init__(classes, transform, masks=False)
         listed = Path(root, 'ImageSets', 'Main', f'{split}.txt')
-        if not listed.is_file():
-            raise UsageError(f'{listed}: no such file')
-        for number, name in enumerate(listed.read_text().split()):
-            path = inside(Path(root, 'JPEGImages'), f'{name}.jpg', str(listed))
+        for number, (line, name) in enumerate(listed_names(listed).items()):
+            path = inside(Path(root, 'JPEGImages'), f'{name}.jpg', f'{listed}: line {line}')
             if not path.is_file():
-                raise UsageError(f'{listed}: line {number + 1}: no such file as {path}')
+                raise UsageError(f'{listed}: line {line}: no such file as {path}')
             self._read(Path(root, 'Annotations', f'{name}.xml'), path, number)
         self._close(listed)
 
@@ -73,7 +71,9 @@ class VocDataset(ObjectDataset):
             if isinstance(error, UsageError):
                 raise
             raise UsageError(f'{file}: not an annotation in XML ({error})') from None
-        height, width = (int(_number(tree, f'size/{side}', str(file))) for side in ('height', 'width'))
+        height, width = (_number(tree, f'size/{side}', str(file), int) for side in ('height', 'width'))
+        if not 0 < min(height, width) <= max(height, width) < 2**31:
+            raise UsageError(f'{file}: size: expected pixels, got {str(width)[:20]} x {str(height)[:20]}')
         objects = []
         for position, node in enumerate(tree.iter('object')):
             where = f'{file}: object {position}'
@@ -93,9 +93,29 @@ class VocDataset(ObjectDataset):
         self._add(path, number, (height, width), objects)
 
 
-def _number(node: ElementTree.Element, path: str, where: str) -> float:
+def listed_names(file: Path) -> dict[int, str]:
+    """Name by line, counted from 1, of a file that lists one a line.
+
+    Raises:
+        UsageError: there is no such file, or it lists a name twice.
+    """
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        reason = 'no such file' if isinstance(error, FileNotFoundError) else f'cannot be read ({error})'
+        raise UsageError(f'{file}: {reason}') from None
+    names = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip()}
+    first: dict[str, int] = {}
+    for number, name in names.items():
+        if first.setdefault(name, number) != number:
+            raise UsageError(f'{file}: line {number}: line {first[name]} has {name!r}, too')
+    return names
+
+
+def _number(node: ElementTree.Element, path: str, where: str, kind: Callable[[str], Any] = float) -> Any:
     text = node.findtext(path)
     try:
-        return float(text or '')
+        return kind(text or '')
     except ValueError:
-        raise UsageError(f'{where}: {path}: expected a number, got {text!r}') from None
+        expected = 'an integer' if kind is int else 'a number'
+        raise UsageError(f'{where}: {path}: expected {expected}, got {str(text)[:40]!r}') from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,8 +18,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.poolers import LevelMapper
 
 from vimamba.data.dense import DenseTransform
 from vimamba.errors import bad_argument
@@ -62,6 +64,39 @@ class Neck(nn.Module):
         return OrderedDict(zip(names, maps))
 
 
+class Anchors(AnchorGenerator):
+    """Anchors at the strides of their levels.
+
+    torchvision divides the side of the image by that of the map instead, which is another number where the map is
+    rounded up: the two rows of stride 64 on an image of 96 pixels would be 48 pixels apart.
+
+    Args:
+        sides: of the anchors of each level, in pixels, for each ratio.
+        ratios: heights over widths.
+        strides: of the levels, in pixels.
+    """
+
+    def __init__(self, sides: Sequence[Sequence[float]], ratios: Sequence[float], strides: Sequence[int]):
+        super().__init__(tuple(map(tuple, sides)), (tuple(ratios),) * len(strides))
+        self.strides = list(strides)
+
+    def grid_anchors(self, grid_sizes: Any, strides: Any) -> list[Tensor]:
+        return super().grid_anchors(grid_sizes, [[stride, stride] for stride in self.strides])
+
+
+class RoIAlign(MultiScaleRoIAlign):
+    """Regions out of maps of known strides, each from the level of its size (arXiv:1612.03144, Eq. 1).
+
+    torchvision guesses the strides from the first batch, without its padding, and keeps them: wrong ones for ever,
+    where the first image is low.
+    """
+
+    def __init__(self, output_size: int, strides: Sequence[int]):
+        super().__init__([str(level) for level in range(len(strides))], output_size, sampling_ratio=2)
+        self.scales = [1 / stride for stride in strides]
+        self.map_levels = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])))
+
+
 class Resize(GeneralizedRCNNTransform):
     """torchvision's normalisation, resizing and batching, of images as thin as they come, for any backbone.
 
@@ -90,12 +125,13 @@ class Resize(GeneralizedRCNNTransform):
         image = F.pad(image, (0, right, 0, down))
         if target is not None and 'masks' in target:
             target['masks'] = F.pad(target['masks'], (0, right, 0, down))
-        return super().resize(image, target)
+        image, target = super().resize(image, target)
+        return image, target if target is None else _with_area(target)
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
-        batch = super().batch_images(images, size_divisible)
         if self.padded_size is None:
-            return batch
+            return super().batch_images(images, size_divisible)
+        batch = super().batch_images(images, 1)
         height, width = (own - there for own, there in zip(self.padded_size, batch.shape[2:]))
         if height < 0 or width < 0:
             raise bad_argument(
@@ -106,12 +142,24 @@ class Resize(GeneralizedRCNNTransform):
     def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
         padded = [(max(h, w // _THIN), max(w, h // _THIN)) for h, w in original_image_sizes]
         result = super().postprocess(result, image_shapes, padded)
-        for detections, (height, width) in zip(() if self.training else result, original_image_sizes):
-            boxes = detections['boxes']
-            boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clamp(max=width), boxes[:, 1::2].clamp(max=height)
-            if 'masks' in detections:
-                detections['masks'] = detections['masks'][..., :height, :width]
-        return result
+        if self.training:
+            return result
+        return [self._cut(detections, *size) for detections, size in zip(result, original_image_sizes)]
+
+    @staticmethod
+    def _cut(detections: dict[str, Tensor], height: int, width: int) -> dict[str, Tensor]:
+        """Without what lies in the padding of a thin image."""
+        boxes = detections['boxes'].minimum(detections['boxes'].new_tensor([width, height] * 2))
+        cut = {**detections, 'boxes': boxes}
+        if 'masks' in cut:
+            cut['masks'] = cut['masks'][..., :height, :width]
+        return _with_area(cut)
+
+
+def _with_area(objects: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without those whose box has none, or none that float32 can tell."""
+    keep = (objects['boxes'][:, 2:] > objects['boxes'][:, :2]).all(1)
+    return {key: value[keep] for key, value in objects.items()}
 
 
 def faster_rcnn(
@@ -156,16 +204,18 @@ def faster_rcnn(
     """
     if mask_norm and mask_channels is None:
         raise bad_argument('task.mask_norm', 'None without task.mask_channels', repr(mask_norm))
-    kind, parts = FasterRCNN, {}
+    parts: dict[str, nn.Module] = {'box_roi_pool': RoIAlign(7, features.strides)}
+    kind = FasterRCNN
     if mask_channels is not None:
         kind = MaskRCNN
+        parts['mask_roi_pool'] = RoIAlign(14, features.strides)
         parts['mask_head'] = MaskRCNNHeads(channels, (mask_channels,) * 4, 1, NORMS.get(mask_norm or ''))
         parts['mask_predictor'] = MaskRCNNPredictor(mask_channels, mask_channels, num_classes + 1)
     strides = [*features.strides, 2 * features.strides[-1]]
-    sides = tuple((anchor_scale * stride,) for stride in strides)
+    sides = [(anchor_scale * stride,) for stride in strides]
     return kind(
         Neck(features, channels, LastLevelMaxPool()),
-        rpn_anchor_generator=AnchorGenerator(sides, (tuple(anchor_ratios),) * len(strides)),
+        rpn_anchor_generator=Anchors(sides, anchor_ratios, strides),
         rpn_pre_nms_top_n_train=2 * proposals,
         rpn_post_nms_top_n_train=2 * proposals,
         rpn_pre_nms_top_n_test=proposals,
@@ -202,11 +252,11 @@ def retinanet(
 ) -> nn.Module:
     """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as of `faster_rcnn`."""
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
-    sides = tuple(tuple(anchor_scale * stride * 2 ** (octave / 3) for octave in range(3)) for stride in strides)
+    sides = [[anchor_scale * stride * 2 ** (octave / 3) for octave in range(3)] for stride in strides]
     return RetinaNet(
         Neck(features, channels, LastLevelP6P7(channels, channels)),
         num_classes,
-        anchor_generator=AnchorGenerator(sides, (tuple(anchor_ratios),) * len(strides)),
+        anchor_generator=Anchors(sides, anchor_ratios, strides),
         score_thresh=score_threshold,
         nms_thresh=nms_threshold,
         detections_per_img=detections,
@@ -229,7 +279,7 @@ def fcos(
     return FCOS(
         Neck(features, channels, LastLevelP6P7(channels, channels)),
         num_classes,
-        anchor_generator=AnchorGenerator(tuple((stride,) for stride in strides), ((1.0,),) * len(strides)),
+        anchor_generator=Anchors([(stride,) for stride in strides], (1.0,), strides),
         score_thresh=score_threshold,
         nms_thresh=nms_threshold,
         detections_per_img=detections,

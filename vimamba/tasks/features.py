@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from timm.layers import LayerNorm2d, freeze_batch_norm_2d
 from timm.models import group_parameters
 from torch import Tensor, nn
@@ -78,6 +79,8 @@ class Features(nn.Module):
         out_channels: of the pyramid that is made where the backbone has other strides; see `SimpleFeaturePyramid`.
         fixed_size: (height, width) in pixels of the only images that the backbone takes, if it does not take any.
         mean, std: per channel, for pixels in 0..1, of the images.
+        overlap: pixels by which each patch reaches into the next ones. They are added around an image, half of them on
+            each side: without, its last rows and columns would have no patch in whose middle they are.
 
     Attributes:
         channels: of each level.
@@ -95,9 +98,10 @@ class Features(nn.Module):
         fixed_size: tuple[int, int] | None = None,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
+        overlap: int = 0,
     ) -> None:
         super().__init__()
-        self.backbone, self.strides = backbone, list(strides)
+        self.backbone, self.strides, self.overlap = backbone, list(strides), overlap
         self.fixed_size, self.mean, self.std = fixed_size, list(mean), list(std)
         distinct = sorted(set(layers))  # what the backbone gives
         self.taken = [distinct.index(layer) for layer in layers]
@@ -111,7 +115,8 @@ class Features(nn.Module):
             self.channels = self.pyramid.channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = self.backbone(images)
+        before = self.overlap // 2
+        maps = self.backbone(F.pad(images, (before, self.overlap - before) * 2) if self.overlap else images)
         return self.pyramid([maps[i] for i in self.taken])
 
 
@@ -195,7 +200,18 @@ def create_features(
     elif norm not in ('batch', 'sync'):
         raise unknown_name('task.norm', norm, ('batch', 'frozen', 'sync'), config.at('task.norm'))
     mean, std = mean_and_std(plain, config)
-    return Features(backbone, layers, strides, out_channels, fixed_size and tuple(fixed_size), mean, std)
+    overlap = _overlap(plain)
+    if fixed_size is not None:
+        fixed_size = tuple(side - overlap for side in fixed_size)
+    return Features(backbone, layers, strides, out_channels, fixed_size, mean, std, overlap)
+
+
+def _overlap(model: nn.Module) -> int:
+    """Pixels by which the patches of a flat model, such as Vim's of 16 every 8, reach into the next ones."""
+    patches = getattr(getattr(model, 'patch_embed', None), 'proj', None)
+    if not isinstance(patches, nn.Conv2d) or isinstance(patches.padding, str):
+        return 0
+    return max(0, patches.kernel_size[0] - patches.stride[0] - 2 * patches.padding[0])
 
 
 def _layers(

@@ -14,7 +14,7 @@ from torch import Tensor
 from vimamba.checkpoint import FORMAT, load_weights, model_weights, written_by
 from vimamba.data import BrokenImage, DenseTransform, read_image
 from vimamba.data.objects import MAX_ASPECT
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, bad_argument
 
 from .dense import DenseTask
 from .detection import DetectionTask
@@ -78,18 +78,23 @@ def predict_dense(
 ) -> Iterator[DensePrediction | BrokenImage]:
     """What the task's model says of each image, in the order of ``paths``; an unreadable one gives its error.
 
-    Boxes of a score below ``threshold`` are left out.
+    Boxes of a score below ``threshold`` are left out; an image that the model does not take gives its error, too.
+
+    Raises:
+        UsageError: a threshold that is no score.
     """
+    if not 0 <= threshold <= 1:  # NaN is neither
+        raise bad_argument('--threshold', 'a score in 0..1', threshold)
     task.to(device)
     transform = DenseTransform(task.channels)
     for path in paths:
         try:
             image, _ = transform(read_image(path, max_aspect=MAX_ASPECT), {})
-        except BrokenImage as error:
-            yield error
+            with torch.inference_mode():
+                (output,) = task([image.to(device)])
+        except UsageError as error:  # too large for a backbone of one size, say
+            yield error if isinstance(error, BrokenImage) else BrokenImage(path, str(error))
             continue
-        with torch.inference_mode():
-            (output,) = task([image.to(device)])
         if isinstance(output, dict):
             keep = output['scores'] >= threshold
             output = {key: value[keep].cpu() for key, value in output.items()}

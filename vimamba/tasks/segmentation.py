@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -51,10 +52,13 @@ def segformer(features: Features, *, channels: int = 256) -> nn.Module:
 
 def fpn(features: Features, *, channels: int = 256) -> nn.Module:
     """Semantic FPN (arXiv:1901.02446): a feature pyramid whose levels are added up at stride 4."""
-    if channels % 64:
-        raise bad_argument('task.channels', 'a multiple of 64, for the group norms of the FPN', channels)
+    if channels % 64 or channels < 128:  # 32 groups of half of them, which may not be of one number each
+        raise bad_argument('task.channels', 'a multiple of 64 from 128 on, for the group norms of the FPN', channels)
+    if features.fixed_size and any(side % 32 for side in features.fixed_size):
+        raise bad_argument('model.img_size', 'multiples of 32 for an FPN, which doubles maps', features.fixed_size)
     narrow = channels // 2
-    return _decoder('fpn', 'FPNDecoder', features, narrow, pyramid_channels=channels, segmentation_channels=narrow)
+    options = {'pyramid_channels': channels, 'segmentation_channels': narrow, 'dropout': 0.0}  # `Segmenter` has one
+    return _decoder('fpn', 'FPNDecoder', features, narrow, **options)
 
 
 DECODERS: dict[str, Callable[..., nn.Module]] = {'upernet': upernet, 'segformer': segformer, 'fpn': fpn}
@@ -258,7 +262,7 @@ class SegmentationTask(DenseTask):
             return f'{config.at(name)}{name}'
 
         batch, window, resize = config.data.batch_size, options['window'], options['resize']
-        if options['head'] == 'upernet' and batch < 2:
+        if options['head'] == 'upernet' and _normalises_one_image(config):
             expected = 'at least 2 for UPerNet, which normalises pooled maps of one pixel'
             raise bad_argument(where('data.batch_size'), expected, batch)
         if options['head'] == 'fpn' and not options['pyramid']:
@@ -353,17 +357,21 @@ class SegmentationTask(DenseTask):
 
     def _padded(self, images: Tensor) -> Tensor:
         """Zeros at the right and the bottom, to multiples of 32 or to the only size that the backbone takes."""
-        height, width = (32 * math.ceil(side / 32) for side in images.shape[2:])
         fixed: Any = self.model.features.fixed_size
-        if fixed:
-            if height > fixed[0] or width > fixed[1]:
-                expected, given = f'at most {fixed} for this backbone', tuple(images.shape[2:])
-                raise bad_argument('images', expected, given, 'set model.img_size or task.window')
-            height, width = fixed
+        if fixed and (images.shape[2] > fixed[0] or images.shape[3] > fixed[1]):
+            expected, given = f'at most {fixed} for this backbone', tuple(images.shape[2:])
+            raise bad_argument('images', expected, given, 'set model.img_size or task.window')
+        height, width = fixed or (32 * math.ceil(side / 32) for side in images.shape[2:])
         return F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
 
     def metric(self) -> SegmentationMetric:
         return SegmentationMetric(self.classes)
+
+
+def _normalises_one_image(config: Settings) -> bool:
+    """Whether a batch norm of the training sees one image: alone in its process, and not put together with others."""
+    together = config.task.options.get('norm') == 'sync' and torch.cuda.is_available()  # which only GPUs do
+    return config.data.batch_size * (int(os.environ.get('WORLD_SIZE', 1)) if together else 1) < 2
 
 
 def _loss(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
