@@ -99,7 +99,7 @@ REASONS = {
     'sound': 'no video stream in it',
     'single': r'1 frame\(s\); a video has at least 2',
     'sizes': 'frames of several sizes, 64 x 64 and 32 x 32 pixels',
-    'image': r'1 frame\(s\); a video has at least 2',
+    'image': 'png_pipe is no format of videos',
     'pipe': 'no such file',
     'missing': 'no such file',
 }

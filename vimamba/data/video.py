@@ -24,6 +24,9 @@ __all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'read_clip', 'sample_dense', 'samp
 
 VIDEO_EXTENSIONS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
 
+# FFmpeg's names of what is read: not the lists and scripts that have it open further files
+_FORMATS = {'asf', 'avi', 'flv', 'gif', 'h264', 'hevc', 'm4v', 'matroska', 'mov', 'mpeg', 'mpegts', 'mpegvideo', 'ogg'}
+
 Choose = Callable[[int], Sequence[int]]
 
 
@@ -123,6 +126,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         if said > size:
             raise ValueError(f'truncated: {size} of {said} bytes')
         with av.open(path, metadata_errors='replace') as container:
+            if not _FORMATS & set(container.format.name.split(',')):
+                raise ValueError(f'{container.format.name} is no format of videos')
             if not container.streams.video:
                 raise ValueError('no video stream in it')
             stream = container.streams.video[0]
