@@ -7,6 +7,7 @@ Each is map-style: ``dataset[i] -> (clip, class)``, a clip (3, T, H, W) float32,
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import re
@@ -22,10 +23,11 @@ from torch.utils.data import Dataset
 from vimamba.data.video import VIDEO_EXTENSIONS, read_clip, sample_dense, sample_uniform
 from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
 
-__all__ = ['Clips', 'SomethingSomething', 'VideoFolder', 'VideoList', 'VideoSplits']
+__all__ = ['Clips', 'Layout', 'SomethingSomething', 'VideoFolder', 'VideoList', 'VideoSplits']
 
 SAMPLING = ('uniform', 'dense')
 TIMES = ('forward', 'backward', 'shuffled')
+_Found = tuple[list[str], list[int], list[str]]  # paths, the class of each, the names of the classes
 
 
 class Clips(Dataset):
@@ -52,6 +54,7 @@ class Clips(Dataset):
         classes: Sequence[str],
         split: str,
         transform: Callable[..., Tensor] | None = None,
+        *,
         training: bool | None = None,
         num_frames: int = 8,
         sampling: str = 'uniform',
@@ -107,10 +110,19 @@ def _to_tensor(frames: np.ndarray) -> Tensor:
     return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 255
 
 
-class VideoFolder(Clips):
-    """``root/{train,val,test}/<class>/**/<video>``; the classes are the folders of train, sorted by name."""
+class Layout(Clips):
+    """Clips of the files that ``find`` lists: (root, split, its options) -> (paths, targets, classes).
 
-    splits = ('train', 'val', 'test')
+    Args:
+        root: the folder of the data set.
+        split: one of ``splits``.
+        transform: frames -> tensor, as of `Clips`.
+        seed: has no effect.
+        options: those of ``find``, and further arguments of `Clips`.
+    """
+
+    splits: tuple[str, ...] = ('train', 'val')
+    find: Callable[..., _Found]
 
     def __init__(
         self,
@@ -121,26 +133,40 @@ class VideoFolder(Clips):
         seed: int = 0,
         **options: Any,
     ):
+        if root is None:
+            raise bad_argument('root', 'the folder of the data set', root)
+        own = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
+        super().__init__(*self.find(Path(root), split, **own), split, transform, **options)
+
+
+class VideoFolder(Layout):
+    """``root/{train,val,test}/<class>/**/<video>``; the classes are the folders of train, sorted by name."""
+
+    splits = ('train', 'val', 'test')
+
+    @staticmethod
+    def find(root: Path, split: str) -> _Found:
         layout = 'expected train/<class>/<video> and val/<class>/<video>'
-        folder = _root(root) / split
-        for needed in (_root(root) / 'train', folder):
+        folder = root / split
+        for needed in (root / 'train', folder):
             if not needed.is_dir():
                 raise UsageError(f'{needed}: no such folder; {layout} in {root}')
-        classes = sorted(entry.name for entry in (_root(root) / 'train').iterdir() if entry.is_dir())
+        classes = sorted(entry.name for entry in (root / 'train').iterdir() if entry.is_dir())
         if unknown := sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes)):
-            raise UsageError(f'{folder / unknown[0]}: this class has no folder in {_root(root) / "train"}')
+            raise UsageError(f'{folder / unknown[0]}: this class has no folder in {root / "train"}')
         paths: list[str] = []
         targets: list[int] = []
         for target, name in enumerate(classes):
-            found = sorted(path for path in (folder / name).rglob('*') if path.suffix.lower() in VIDEO_EXTENSIONS)
+            inside = (Path(top, file) for top, _, files in os.walk(folder / name) for file in files)
+            found = sorted(path for path in inside if path.suffix.lower() in VIDEO_EXTENSIONS)
             paths += map(str, found)
             targets += [target] * len(found)
         if not paths:
             raise UsageError(f'{folder}: no videos in it; {layout}, extensions {" ".join(VIDEO_EXTENSIONS)}')
-        super().__init__(paths, targets, classes, split, transform, **options)
+        return paths, targets, classes
 
 
-class VideoList(Clips):
+class VideoList(Layout):
     """``root/{train,val,test}.{csv,txt}`` as for Kinetics: a line for each video, its path and the number of its class.
 
     They are separated by commas, with any columns between the two, or by white space. A first line that names its
@@ -150,34 +176,26 @@ class VideoList(Clips):
 
     splits = ('train', 'val', 'test')
 
-    def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str] | None,
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        videos: str = '',
-        **options: Any,
-    ):
-        file = _list(_root(root), split)
+    @staticmethod
+    def find(root: Path, split: str, videos: str = '') -> _Found:
+        file = _list(root, split)
         if file is None:
             raise UsageError(f'{root}: no {split}.csv or {split}.txt in it')
         found = _lines(file)
         if not found:
             raise UsageError(f'{file}: no videos in it; expected lines of a path and the number of a class')
-        names = _root(root) / 'classes.txt'
+        names = root / 'classes.txt'
         if names.is_file():
             classes = [name for name in _text(names).split('\n') if name]
         else:
-            train = _list(_root(root), 'train')
+            train = _list(root, 'train')
             last = max((target for _, target in (_lines(train) if train else found)), default=-1)
             classes = [str(i) for i in range(last + 1)]
         for path, target in found:
             if target >= len(classes):
                 raise UsageError(f'{file}: {path} is of class {target}, but there are {len(classes)} in {root}')
-        paths = [str(_root(root) / videos / path) for path, _ in found]
-        super().__init__(paths, [target for _, target in found], classes, split, transform, **options)
+        paths = [str(root / videos / path) for path, _ in found]
+        return paths, [target for _, target in found], classes
 
 
 def _list(root: Path, split: str) -> Path | None:
@@ -200,25 +218,15 @@ def _lines(file: Path) -> list[tuple[str, int]]:
     return found
 
 
-class SomethingSomething(Clips):
+class SomethingSomething(Layout):
     """Something-Something v2: ``something-something-v2-{train,validation,labels}.json``, ``<id>.webm`` in ``videos``.
 
     The class of a record is its template without brackets.
     """
 
-    splits = ('train', 'val')
-
-    def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str] | None,
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        videos: str = '20bn-something-something-v2',
-        **options: Any,
-    ):
-        stem = f'{_root(root)}/something-something-v2-'
+    @staticmethod
+    def find(root: Path, split: str, videos: str = '20bn-something-something-v2') -> _Found:
+        stem = f'{root}/something-something-v2-'
         labels, records = (_json(Path(f'{stem}{part}.json')) for part in ('labels', _SSV2[split]))
         if not isinstance(labels, dict) or not all(str(index).isdecimal() for index in labels.values()):
             raise UsageError(f'{stem}labels.json: expected the number of each label')
@@ -234,15 +242,15 @@ class SomethingSomething(Clips):
             name = re.sub(r'[\[\]]', '', record['template'])
             if name not in number:
                 raise UsageError(f'{stem}{_SSV2[split]}.json: record {i}: no label {name!r} in labels.json')
-            paths.append(str(_root(root) / videos / f'{record["id"]}.webm'))
+            paths.append(str(root / videos / f'{record["id"]}.webm'))
             targets.append(number[name])
-        super().__init__(paths, targets, classes, split, transform, **options)
+        return paths, targets, classes
 
 
 _SSV2 = {'train': 'train', 'val': 'validation'}
 
 
-class VideoSplits(Clips):
+class VideoSplits(Layout):
     """UCF101 and HMDB51: ``videos/<class>/<video>.avi`` and the authors' lists of ``fold`` 1, 2 or 3 in ``splits``.
 
     UCF101's are ``trainlist01.txt`` and ``testlist01.txt``, HMDB51's ``<class>_test_split1.txt``, in which 1 is
@@ -250,21 +258,11 @@ class VideoSplits(Clips):
     are in the order of the authors' numbers, in ``classInd.txt`` or the list of training; HMDB51's by name.
     """
 
-    splits = ('train', 'val')
-
-    def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str] | None,
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        fold: int = 1,
-        **options: Any,
-    ):
+    @staticmethod
+    def find(root: Path, split: str, fold: int = 1) -> _Found:
         if fold not in (1, 2, 3):
             raise bad_argument('fold', '1, 2 or 3', fold)
-        videos, lists = (_root(root) / name for name in ('videos', 'splits'))
+        videos, lists = (root / name for name in ('videos', 'splits'))
         for folder in (videos, lists):
             if not folder.is_dir():
                 raise UsageError(f'{folder}: no such folder; expected videos/<class>/<video> and splits/ in {root}')
@@ -284,7 +282,7 @@ class VideoSplits(Clips):
         if not names:
             raise UsageError(f'{lists}: no videos of {split} in fold {fold}; expected the lists of UCF101 or HMDB51')
         paths = [str(videos / name) for name in names]
-        super().__init__(paths, [classes.index(n.split('/')[0]) for n in names], classes, split, transform, **options)
+        return paths, [classes.index(name.split('/')[0]) for name in names], classes
 
 
 def _ucf_numbers(lists: Path, fold: int) -> dict[str, int]:
@@ -318,12 +316,6 @@ def _hmdb(lists: Path, classes: list[str], fold: int, code: str) -> list[str]:
                 raise UsageError(f'{file}:{number}: expected a file and 0, 1 or 2, got {line!r}')
             names += [f'{name}/{cells[0]}'] * (cells[1:] == [code])
     return names
-
-
-def _root(root: str | os.PathLike[str] | None) -> Path:
-    if root is None:
-        raise bad_argument('root', 'the folder of the data set', root)
-    return Path(root)
 
 
 def _text(file: Path) -> str:
