@@ -131,6 +131,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
             if not container.streams.video:
                 raise ValueError('no video stream in it')
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError('no codec is known for it')
             stream.thread_type, stream.codec_context.thread_count = 'NONE', 1
             yield container, stream
     except UsageError:
