@@ -162,6 +162,13 @@ def test_memory_is_that_of_the_chosen_frames(tmp_path, name):
     assert resident('VmHWM') - before < file.stat().st_size / 4
 
 
+def test_a_codec_that_nobody_knows_is_named(tmp_path):
+    file = Path(write(tmp_path / 'a.mp4'))
+    file.write_bytes(file.read_bytes().replace(b'avc1', b'zzzz'))
+    with pytest.raises(BrokenVideo, match=r'a\.mp4: no codec is known for it$'):
+        read_clip(file, range)
+
+
 def test_a_wrong_choice_is_no_fault_of_the_file(tmp_path):
     with pytest.raises(UsageError, match='num_frames: expected an integer >= 1, got 0') as caught:
         read_clip(write(tmp_path / 'a.mp4'), lambda frames: sample_uniform(frames, 0)[0])
