@@ -66,6 +66,9 @@ def test_a_header_is_passed_over(tmp_path, first):
     options = lists(tmp_path)
     (tmp_path / 'train.csv').write_text(f'{first}\nc.mp4,1\n')
     assert created(options).targets.tolist() == [1]
+    (tmp_path / 'train.csv').write_text(f'c.mp4,1\n{first}\n')
+    with pytest.raises(UsageError, match=r'train.csv:2: expected a path and the number of a class'):
+        created(options)
 
 
 @pytest.mark.parametrize('first', ['c.mp4', 'c.mp4,', 'c.mp4,one', 'c,-1', 'c 1.0', 'c.mp4,\u00b2'])
