@@ -87,7 +87,7 @@ def test_labels_are_those_of_the_files(tmp_path):
         (
             lists,
             lambda root: (root / 'train.csv').write_text('a.mp4,x\n1'),
-            r'csv:2: expected a path and the',
+            r'csv:1: expected a path and the',
         ),
         (lists, lambda root: (root / 'train.csv').unlink(), 'no train.csv or train.txt'),
         (lists, lambda root: (root / 'classes.txt').write_text('one\n'), 'is of class 1, but there are 1'),

@@ -95,11 +95,11 @@ REASONS = {
     'empty': r'the file is empty \(0 bytes\)',
     'text': 'Invalid data found when processing input',
     'truncated': 'no video stream in it|moov atom not found|Invalid data',
-    'truncated_body': r'truncated: \d+ of 60 frames',
+    'truncated_body': r'truncated: \d+ of \d+ bytes',
     'sound': 'no video stream in it',
     'single': r'1 frame\(s\); a video has at least 2',
     'sizes': 'frames of several sizes, 64 x 64 and 32 x 32 pixels',
-    'image': r'1 frame\(s\); a video has at least 2',
+    'image': 'png_pipe is no format of videos',
     'pipe': 'no such file',
     'missing': 'no such file',
 }

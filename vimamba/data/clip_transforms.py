@@ -51,6 +51,8 @@ class ClipTransform:
     ):
         if crops not in (1, 3):
             raise bad_argument('num_crops', '1 or 3', crops)
+        if interpolation not in ('bilinear', 'bicubic'):  # of tensors
+            raise bad_argument('interpolation', "'bilinear' or 'bicubic'", repr(interpolation))
         self.size, self.mean, self.std = tuple(input_size), list(mean), list(std)
         self.training, self.crops = training, 1 if training else crops
         self.filter = v2.InterpolationMode(interpolation)

@@ -7,6 +7,7 @@ Each is map-style: ``dataset[i] -> (clip, class)``, a clip (3, T, H, W) float32,
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import re
@@ -22,10 +23,11 @@ from torch.utils.data import Dataset
 from vimamba.data.video import VIDEO_EXTENSIONS, read_clip, sample_dense, sample_uniform
 from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
 
-__all__ = ['Clips', 'SomethingSomething', 'VideoFolder', 'VideoList', 'VideoSplits']
+__all__ = ['Clips', 'Layout', 'SomethingSomething', 'VideoFolder', 'VideoList', 'VideoSplits']
 
 SAMPLING = ('uniform', 'dense')
 TIMES = ('forward', 'backward', 'shuffled')
+_Found = tuple[list[str], list[int], list[str]]  # paths, the class of each, the names of the classes
 
 
 class Clips(Dataset):
@@ -36,8 +38,8 @@ class Clips(Dataset):
         targets: the class of each, an index into ``classes``.
         classes: their names.
         split: which part this is.
-        transform: (frames (T, H, W, 3) uint8) -> tensor; its ``training`` says whether frames are sampled at random,
-            by default those of the train split. None: (3, T, H, W) in 0..1.
+        transform: (frames (T, H, W, 3) uint8) -> tensor. None: (3, T, H, W) in 0..1.
+        training: whether frames are sampled at random; None: those of the train split are.
         num_frames: frames of a clip.
         sampling: 'uniform' (over the whole video) or 'dense' (with ``frame_interval`` from one to the next).
         frame_interval: frames of the video from one of the clip to the next, of dense sampling.
@@ -52,6 +54,8 @@ class Clips(Dataset):
         classes: Sequence[str],
         split: str,
         transform: Callable[..., Tensor] | None = None,
+        *,
+        training: bool | None = None,
         num_frames: int = 8,
         sampling: str = 'uniform',
         frame_interval: int = 4,
@@ -64,7 +68,7 @@ class Clips(Dataset):
         check_integers(1, num_frames=num_frames, frame_interval=frame_interval, num_clips=num_clips)
         self.paths = np.array([os.fsencode(path) for path in paths])  # one array: a list would be copied by workers
         self.targets, self.classes = np.array(targets), list(classes)
-        self.training = getattr(transform, 'training', split == 'train')
+        self.training = split == 'train' if training is None else training
         self.transform = transform or _to_tensor
         self.num_frames, self.sampling, self.interval = num_frames, sampling, frame_interval
         self.num_clips, self.time = 1 if self.training else num_clips, time
@@ -106,101 +110,126 @@ def _to_tensor(frames: np.ndarray) -> Tensor:
     return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 255
 
 
-class VideoFolder(Clips):
+class Layout(Clips):
+    """Clips of the files that ``find`` lists: (root, split, its options) -> (paths, targets, classes).
+
+    Args:
+        root: the folder of the data set.
+        split: one of ``splits``.
+        transform: frames -> tensor, as of `Clips`.
+        seed: has no effect.
+        options: those of ``find``, and further arguments of `Clips`.
+    """
+
+    splits: tuple[str, ...] = ('train', 'val')
+    find: Callable[..., _Found]
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str] | None,
+        split: str,
+        transform: Callable[..., Any] | None = None,
+        seed: int = 0,
+        **options: Any,
+    ):
+        if root is None:
+            raise bad_argument('root', 'the folder of the data set', root)
+        own = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
+        super().__init__(*self.find(Path(root), split, **own), split, transform, **options)
+
+
+class VideoFolder(Layout):
     """``root/{train,val,test}/<class>/**/<video>``; the classes are the folders of train, sorted by name."""
 
     splits = ('train', 'val', 'test')
 
-    def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str] | None,
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        **options: Any,
-    ):
+    @staticmethod
+    def find(root: Path, split: str) -> _Found:
         layout = 'expected train/<class>/<video> and val/<class>/<video>'
-        folder = _root(root) / split
-        for needed in (_root(root) / 'train', folder):
+        folder = root / split
+        for needed in (root / 'train', folder):
             if not needed.is_dir():
                 raise UsageError(f'{needed}: no such folder; {layout} in {root}')
-        classes = sorted(entry.name for entry in (_root(root) / 'train').iterdir() if entry.is_dir())
+        classes = sorted(entry.name for entry in (root / 'train').iterdir() if entry.is_dir())
         if unknown := sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes)):
-            raise UsageError(f'{folder / unknown[0]}: this class has no folder in {_root(root) / "train"}')
+            raise UsageError(f'{folder / unknown[0]}: this class has no folder in {root / "train"}')
         paths: list[str] = []
         targets: list[int] = []
         for target, name in enumerate(classes):
-            found = sorted(path for path in (folder / name).rglob('*') if path.suffix.lower() in VIDEO_EXTENSIONS)
+            inside = (Path(top, file) for top, _, files in os.walk(folder / name) for file in files)
+            found = sorted(path for path in inside if path.suffix.lower() in VIDEO_EXTENSIONS)
             paths += map(str, found)
             targets += [target] * len(found)
         if not paths:
             raise UsageError(f'{folder}: no videos in it; {layout}, extensions {" ".join(VIDEO_EXTENSIONS)}')
-        super().__init__(paths, targets, classes, split, transform, **options)
+        return paths, targets, classes
 
 
-class VideoList(Clips):
+class VideoList(Layout):
     """``root/{train,val,test}.{csv,txt}`` as for Kinetics: a line for each video, its path and the number of its class.
 
-    They are separated by a comma or by white space; a header and columns between the two are passed over. Paths are
-    relative to root, or to ``videos`` in it. The names of the classes are the lines of ``root/classes.txt``, if it is
-    there.
+    They are separated by commas, with any columns between the two, or by white space. A first line that names its
+    columns is passed over. Paths are relative to root, or to ``videos`` in it. The names of the classes are the lines
+    of ``root/classes.txt``; where it is missing, there are as many as the list of train numbers.
     """
 
     splits = ('train', 'val', 'test')
 
-    def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str] | None,
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        videos: str = '',
-        **options: Any,
-    ):
-        file = _first(_root(root), [f'{split}.csv', f'{split}.txt'])
-        paths: list[str] = []
-        targets: list[int] = []
-        for number, line in enumerate(file.read_text(encoding='utf-8').splitlines(), 1):
-            cells = next(csv.reader([line])) if ',' in line else line.rsplit(maxsplit=1)
-            cells = [cell.strip() for cell in cells]
-            if not any(cells) or (number == 1 and not cells[-1].isdigit()):
-                continue
-            if len(cells) < 2 or not cells[-1].isdigit():
-                raise UsageError(f'{file}:{number}: expected a path and the number of a class, got {line!r}')
-            paths.append(str(_root(root) / videos / cells[0]))
-            targets.append(int(cells[-1]))
-        names = _root(root) / 'classes.txt'
-        classes = names.read_text(encoding='utf-8').split('\n') if names.is_file() else []
-        classes = [name for name in classes if name] or [str(i) for i in range(max(targets, default=-1) + 1)]
-        if bad := [i for i, target in enumerate(targets) if target >= len(classes)]:
-            raise UsageError(f'{file}: {paths[bad[0]]} is of class {targets[bad[0]]}, but there are {len(classes)}')
-        if not paths:
+    @staticmethod
+    def find(root: Path, split: str, videos: str = '') -> _Found:
+        file = _list(root, split)
+        if file is None:
+            raise UsageError(f'{root}: no {split}.csv or {split}.txt in it')
+        found = _lines(file)
+        if not found:
             raise UsageError(f'{file}: no videos in it; expected lines of a path and the number of a class')
-        super().__init__(paths, targets, classes, split, transform, **options)
+        names = root / 'classes.txt'
+        if names.is_file():
+            classes = [name for name in _text(names).split('\n') if name]
+        else:
+            train = _list(root, 'train')
+            last = max((target for _, target in (_lines(train) if train else found)), default=-1)
+            classes = [str(i) for i in range(last + 1)]
+        for path, target in found:
+            if target >= len(classes):
+                raise UsageError(f'{file}: {path} is of class {target}, but there are {len(classes)} in {root}')
+        paths = [str(root / videos / path) for path, _ in found]
+        return paths, [target for _, target in found], classes
 
 
-class SomethingSomething(Clips):
+def _list(root: Path, split: str) -> Path | None:
+    return next((file for file in (root / f'{split}.csv', root / f'{split}.txt') if file.is_file()), None)
+
+
+def _lines(file: Path) -> list[tuple[str, int]]:
+    """The path and the class of each line."""
+    found = []
+    for number, line in enumerate(_text(file).splitlines(), 1):
+        cells = [cell.strip() for cell in (next(csv.reader([line])) if ',' in line else line.rsplit(maxsplit=1))]
+        if not any(cells):
+            continue
+        words = len(cells) > 1 and cells[-1][:1].isalpha() and not cells[0].lower().endswith(VIDEO_EXTENSIONS)
+        if number == 1 and words:  # a header
+            continue
+        if len(cells) < 2 or not cells[-1].isdecimal():
+            raise UsageError(f'{file}:{number}: expected a path and the number of a class, got {line!r}')
+        found.append((cells[0], int(cells[-1])))
+    return found
+
+
+class SomethingSomething(Layout):
     """Something-Something v2: ``something-something-v2-{train,validation,labels}.json``, ``<id>.webm`` in ``videos``.
 
     The class of a record is its template without brackets.
     """
 
-    splits = ('train', 'val')
-
-    def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str] | None,
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        videos: str = '20bn-something-something-v2',
-        **options: Any,
-    ):
-        stem = f'{_root(root)}/something-something-v2-'
+    @staticmethod
+    def find(root: Path, split: str, videos: str = '20bn-something-something-v2') -> _Found:
+        stem = f'{root}/something-something-v2-'
         labels, records = (_json(Path(f'{stem}{part}.json')) for part in ('labels', _SSV2[split]))
+        if not isinstance(labels, dict) or not all(str(index).isdecimal() for index in labels.values()):
+            raise UsageError(f'{stem}labels.json: expected the number of each label')
         number = {name: int(index) for name, index in labels.items()}
         classes = sorted(number, key=lambda name: number[name])
         if [number[name] for name in classes] != list(range(len(classes))):
@@ -213,53 +242,66 @@ class SomethingSomething(Clips):
             name = re.sub(r'[\[\]]', '', record['template'])
             if name not in number:
                 raise UsageError(f'{stem}{_SSV2[split]}.json: record {i}: no label {name!r} in labels.json')
-            paths.append(str(_root(root) / videos / f'{record["id"]}.webm'))
+            paths.append(str(root / videos / f'{record["id"]}.webm'))
             targets.append(number[name])
-        super().__init__(paths, targets, classes, split, transform, **options)
+        return paths, targets, classes
 
 
 _SSV2 = {'train': 'train', 'val': 'validation'}
 
 
-class VideoSplits(Clips):
+class VideoSplits(Layout):
     """UCF101 and HMDB51: ``videos/<class>/<video>.avi`` and the authors' lists of ``fold`` 1, 2 or 3 in ``splits``.
 
     UCF101's are ``trainlist01.txt`` and ``testlist01.txt``, HMDB51's ``<class>_test_split1.txt``, in which 1 is
-    training, 2 testing and 0 neither. Testing is the val split here: their authors set no third part aside.
+    training, 2 testing and 0 neither. Testing is the val split here: their authors set no third part aside. Classes
+    are in the order of the authors' numbers, in ``classInd.txt`` or the list of training; HMDB51's by name.
     """
 
-    splits = ('train', 'val')
-
-    def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str] | None,
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        fold: int = 1,
-        **options: Any,
-    ):
+    @staticmethod
+    def find(root: Path, split: str, fold: int = 1) -> _Found:
         if fold not in (1, 2, 3):
             raise bad_argument('fold', '1, 2 or 3', fold)
-        videos, lists = (_root(root) / name for name in ('videos', 'splits'))
+        videos, lists = (root / name for name in ('videos', 'splits'))
         for folder in (videos, lists):
             if not folder.is_dir():
                 raise UsageError(f'{folder}: no such folder; expected videos/<class>/<video> and splits/ in {root}')
-        classes = sorted(entry.name for entry in videos.iterdir() if entry.is_dir())
+        classes = folders = sorted(entry.name for entry in videos.iterdir() if entry.is_dir())
         ucf = lists / f'{"train" if split == "train" else "test"}list{fold:02d}.txt'
-        names = _ucf(ucf) if ucf.is_file() else _hmdb(lists, classes, fold, '1' if split == 'train' else '2')
+        if ucf.is_file():
+            names = [line.split()[0] for line in _text(ucf).splitlines() if line.strip()]
+            numbers = _ucf_numbers(lists, fold)
+            classes = sorted(numbers, key=numbers.__getitem__) or folders
+        else:
+            names = _hmdb(lists, folders, fold, '1' if split == 'train' else '2')
         for name in names:
-            if name.split('/')[0] not in classes:
+            if name.split('/')[0] not in folders:
                 raise UsageError(f'{lists}: {name}: no folder of this class in {videos}')
+            if name.split('/')[0] not in classes:
+                raise UsageError(f'{lists}: {name}: no number of this class')
         if not names:
             raise UsageError(f'{lists}: no videos of {split} in fold {fold}; expected the lists of UCF101 or HMDB51')
         paths = [str(videos / name) for name in names]
-        super().__init__(paths, [classes.index(n.split('/')[0]) for n in names], classes, split, transform, **options)
+        return paths, [classes.index(name.split('/')[0]) for name in names], classes
 
 
-def _ucf(file: Path) -> list[str]:
-    return [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+def _ucf_numbers(lists: Path, fold: int) -> dict[str, int]:
+    """The authors' numbers: lines ``1 Archery`` of classInd.txt, else ``Archery/v_g08_c01.avi 1`` of the training list.
+
+    None where the training list has no second column.
+    """
+    named, numbers = lists / 'classInd.txt', dict[str, int]()
+    file = named if named.is_file() else lists / f'trainlist{fold:02d}.txt'
+    for place, line in enumerate(_text(file).splitlines(), 1):
+        cells = line.split()[::-1] if file == named else line.split()
+        if not cells or (len(cells) == 1 and file != named):
+            continue
+        if len(cells) != 2 or not cells[1].isdecimal():
+            raise UsageError(f'{file}:{place}: expected a class and its number, got {line!r}')
+        name, number = cells[0].split('/')[0], int(cells[1])
+        if numbers.setdefault(name, number) != number:
+            raise UsageError(f'{file}:{place}: {name} has number {number}, above {numbers[name]}')
+    return numbers
 
 
 def _hmdb(lists: Path, classes: list[str], fold: int, code: str) -> list[str]:
@@ -268,7 +310,7 @@ def _hmdb(lists: Path, classes: list[str], fold: int, code: str) -> list[str]:
         file = lists / f'{name}_test_split{fold}.txt'
         if not file.is_file():
             raise UsageError(f'{file}: no such file; expected the lists of UCF101 or HMDB51')
-        for number, line in enumerate(file.read_text().splitlines(), 1):
+        for number, line in enumerate(_text(file).splitlines(), 1):
             cells = line.split()
             if cells and (len(cells) != 2 or cells[1] not in '012'):
                 raise UsageError(f'{file}:{number}: expected a file and 0, 1 or 2, got {line!r}')
@@ -276,23 +318,18 @@ def _hmdb(lists: Path, classes: list[str], fold: int, code: str) -> list[str]:
     return names
 
 
-def _root(root: str | os.PathLike[str] | None) -> Path:
-    if root is None:
-        raise bad_argument('root', 'the folder of the data set', root)
-    return Path(root)
-
-
-def _first(root: Path, names: list[str]) -> Path:
-    for name in names:
-        if (root / name).is_file():
-            return root / name
-    raise UsageError(f'{root}: no {" or ".join(names)} in it')
+def _text(file: Path) -> str:
+    """The text of a list, without the mark that some editors put in front of it."""
+    try:
+        return file.read_text(encoding='utf-8-sig')
+    except OSError as error:
+        raise UsageError(f'{file}: {(error.strerror or str(error)).lower()}') from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f'{file}: not UTF-8 at byte {error.start}; save it as UTF-8') from None
 
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding='utf-8'))
-    except OSError:
-        raise UsageError(f'{file}: no such file') from None
-    except ValueError as error:
+        return json.loads(_text(file))
+    except json.JSONDecodeError as error:
         raise UsageError(f'{file}: not JSON: {error}') from error

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from vimamba.data.clips import Clips, SomethingSomething, VideoFolder, VideoList, VideoSplits
+from vimamba.data.clips import Clips, Layout, SomethingSomething, VideoFolder, VideoList, VideoSplits
 from vimamba.data.coco import CocoDataset
 from vimamba.data.datasets import Digits, Folder, ImageNet
 from vimamba.data.mask_folders import ADE20K, Cityscapes, MaskFolder, VocSegmentation
@@ -39,11 +39,14 @@ DATASETS: dict[str, dict[str, Any]] = {
 
 
 def options_of(kind: Any) -> set[str]:
-    """The arguments of a data set's class, with those that it hands on to `Clips`."""
-    named = dict(inspect.signature(kind).parameters)
-    if named.pop('options', None):
-        named |= dict(list(inspect.signature(Clips).parameters.items())[5:])
-    return set(named)
+    """The arguments of a data set's class, with those that it hands on."""
+    named = set(inspect.signature(kind).parameters)
+    if issubclass(kind, Clips):
+        own = inspect.signature(Clips).parameters.values()
+        named |= {parameter.name for parameter in own if parameter.kind is parameter.KEYWORD_ONLY}
+    if issubclass(kind, Layout):
+        named |= set(inspect.signature(kind.find).parameters)
+    return named - {'options'}
 
 
 def create_dataset(

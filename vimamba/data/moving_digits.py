@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from vimamba.data.clips import Clips
 from vimamba.data.datasets import Digits
 from vimamba.data.video import video_library
+from vimamba.errors import check_integers
 
 __all__ = ['DIRECTIONS', 'MovingDigits', 'compose', 'opposite']
 
@@ -114,8 +115,10 @@ class MovingDigits(Clips):
         seed: int = 0,
         time: str = 'forward',
         clips: int | None = None,
-        num_frames: int = FRAMES,
+        **options: Any,
     ):
+        if clips is not None:
+            check_integers(1, clips=clips)
         cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
         folder = Path(root or Path(cache, 'vimamba'), f'moving_digits_{_VERSION}', split)
         if not folder.is_dir():
@@ -124,9 +127,8 @@ class MovingDigits(Clips):
         kept = list(labels.items())[:clips]
         classes = [f'{digit} {direction}' for digit in range(10) for direction in DIRECTIONS]
         targets = [opposite(label) if time == 'backward' else label for _, label in kept]
-        super().__init__(
-            [str(folder / name) for name, _ in kept], targets, classes, split, transform, num_frames, time=time
-        )
+        paths = [str(folder / name) for name, _ in kept]
+        super().__init__(paths, targets, classes, split, transform, time=time, **options)
 
 
 def _write(folder: Path, split: str) -> None:

@@ -1,17 +1,19 @@
 """Video files in, 8-bit RGB frames out, and a broken file always named.
 
-Frames are found by their times: the packets of a file are listed without decoding them, the chosen ones are decoded
-from the key frame before each, and nothing else. Decoding takes no thread of its own.
+Where a file has an index of its key frames (MP4, MOV, Matroska, WebM), frames are found by their times: the packets
+are listed without decoding them, the chosen ones are decoded from the key frame before each, and nothing else. In any
+other file, and where that fails, all frames are decoded and the chosen ones kept. Decoding takes no thread of its own.
 """
 
 from __future__ import annotations
 
 import os
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,9 @@ __all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'find_videos', 'read_clip', 'sampl
            'stream_frames', 'timed_frames']  # fmt: skip
 
 VIDEO_EXTENSIONS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
+
+# FFmpeg's names of what is read: not the lists and scripts that have it open further files
+_FORMATS = {'asf', 'avi', 'flv', 'gif', 'h264', 'hevc', 'm4v', 'matroska', 'mov', 'mpeg', 'mpegts', 'mpegvideo', 'ogg'}
 
 Choose = Callable[[int], Sequence[int]]
 
@@ -44,29 +49,12 @@ def read_clip(path: str | os.PathLike[str], choose: Choose) -> np.ndarray:
         BrokenVideo: the file is missing, empty, no video, truncated, of one frame only, or of frames of several sizes.
         UsageError: PyAV is not installed.
     """
-    path = os.fspath(path)
-    av = video_library()
-    try:
-        _check_file(path)
-        with av.open(path) as container:
-            stream = _stream(container)
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            _check_whole(stream, len(packets))
-            times = sorted(packet.pts for packet in packets if packet.pts is not None)
-            timed = container.format.name != 'avi'  # which knows no times of frames, only their order of decoding
-            if timed and len(times) == len(packets) == len(set(times)):
-                chosen = [times[index] for index in choose(_enough(len(times)))]
-                keys = sorted(packet.pts for packet in packets if packet.is_keyframe)
-                frames: Any = _decode(container, stream, sorted(set(chosen)), keys)
-            else:
-                frames = list(stream_frames(path))
-                chosen = list(choose(_enough(len(frames))))
-            return np.stack([frames[time] for time in chosen])
-    except BrokenVideo:
-        raise
-    except (av.error.FFmpegError, ValueError) as error:
-        reason = getattr(error, 'strerror', None) or str(error)
-        raise BrokenVideo(path, ' '.join(reason.split())) from error
+    with _opened(path) as (container, stream):
+        packets = _packets(container, stream)
+        frames = _sought(container, stream, packets, choose) if _indexed(container, packets) else None
+        if frames is None:
+            frames = _scanned(path, sum(packet.shown for packet in packets), choose)
+        return np.stack(frames)
 
 
 def stream_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
@@ -80,23 +68,17 @@ def stream_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
 
 def timed_frames(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarray]]:
     """`stream_frames`, each with its time in seconds, from its number and the rate where the file does not say it."""
-    path = os.fspath(path)
-    av = video_library()
-    try:
-        _check_file(path)
-        with av.open(path) as container:
-            stream, size, packets, count = _stream(container), None, 0, 0
-            for packet in container.demux(stream):
-                packets += bool(packet.size)
-                for frame in packet.decode():
-                    seconds = float(count / (stream.average_rate or 1)) if frame.time is None else frame.time
-                    yield seconds, _pixels(frame, size)
-                    size, count = (frame.width, frame.height), count + 1
-            _check_whole(stream, packets)
-            _enough(count)
-    except (av.error.FFmpegError, ValueError) as error:
-        reason = getattr(error, 'strerror', None) or str(error)
-        raise BrokenVideo(path, ' '.join(reason.split())) from error
+    with _opened(path, whole=False) as (container, stream):
+        size, whole, count = None, 0, 0
+        for packet in container.demux(stream):
+            whole += bool(packet.size) and not packet.is_corrupt
+            for frame in packet.decode():
+                seconds = float(count / (stream.average_rate or 1)) if frame.time is None else frame.time
+                yield seconds, _pixels(frame, size)
+                size, count = (frame.width, frame.height), count + 1
+        _check_count(container, stream, whole)
+        _check_length(path)
+        _enough(count)
 
 
 def find_videos(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -117,7 +99,7 @@ def sample_uniform(frames: int, count: int, clips: int = 1, training: bool = Fal
     views = []
     for view in range(clips):
         within = [random.random() if training else (view + 0.5) / clips for _ in range(count)]
-        views.append([int((i + part) * frames / count) for i, part in enumerate(within)])
+        views.append([min(int((i + part) * frames / count), frames - 1) for i, part in enumerate(within)])  # rounding
     return views
 
 
@@ -147,24 +129,93 @@ def video_library() -> Any:
     return av
 
 
-def _stream(container: Any) -> Any:
-    if not container.streams.video:
-        raise ValueError('no video stream in it')
-    stream = container.streams.video[0]
-    stream.thread_type, stream.codec_context.thread_count = 'NONE', 1
-    return stream
+@contextmanager
+def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[Any, Any]]:
+    """The container and the video stream of a file; what fails with them, in here or inside, is a `BrokenVideo`.
+
+    ``whole`` refuses a file that is shorter than it says.
+    """
+    path = os.fspath(path)
+    av = video_library()
+    try:
+        if not os.path.isfile(path):
+            raise ValueError('no such file')
+        if not os.path.getsize(path):
+            raise ValueError('the file is empty (0 bytes)')
+        if whole:
+            _check_length(path)
+        with av.open(path, metadata_errors='replace') as container:
+            if not _FORMATS & set(container.format.name.split(',')):
+                raise ValueError(f'{container.format.name} is no format of videos')
+            if not container.streams.video:
+                raise ValueError('no video stream in it')
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError('no codec is known for it')
+            stream.thread_type, stream.codec_context.thread_count = 'NONE', 1
+            yield container, stream
+    except UsageError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or str(error)
+        raise BrokenVideo(path, ' '.join(reason.split())) from error
 
 
-def _check_file(path: str) -> None:
-    if not os.path.isfile(path):
-        raise ValueError('no such file')
-    if not os.path.getsize(path):
-        raise ValueError('the file is empty (0 bytes)')
+def _check_length(path: str | os.PathLike[str]) -> None:
+    size, said = os.path.getsize(path), _said_length(path)
+    if said > size:
+        raise ValueError(f'truncated: {size} of {said} bytes')
 
 
-def _check_whole(stream: Any, packets: int) -> None:
-    if stream.frames > packets:
-        raise ValueError(f'truncated: {packets} of {stream.frames} frames')
+def _said_length(path: str | os.PathLike[str]) -> int:
+    """The bytes that an AVI, Matroska or WebM file says it has at least; 0 for a file that does not say."""
+    with open(path, 'rb') as file:
+        head = file.read(4096) + bytes(16)
+        if head.startswith(b'\x1a\x45\xdf\xa3'):  # EBML
+            size, start = _ebml_size(head, 4)
+            segment = start + size
+            if head[segment : segment + 4] != b'\x18\x53\x80\x67':
+                return 0
+            size, start = _ebml_size(head, segment + 4)
+            return start + size
+        said = 0
+        while head.startswith(b'RIFF'):  # one after another, of an AVI of more than a gigabyte
+            said += 8 + int.from_bytes(head[4:8], 'little')
+            file.seek(said)
+            head = file.read(8)
+        return said
+
+
+def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
+    """The size of an element (RFC 8794, Sec. 6), 0 where it is unknown, as of a live recording; and where it begins."""
+    width = 9 - data[at].bit_length()
+    unknown = (1 << 7 * width) - 1
+    size = int.from_bytes(data[at : at + width], 'big') & unknown
+    return size % unknown, at + width
+
+
+class _Packet(NamedTuple):
+    time: Any  # int; None where the file tells none
+    key: bool
+    shown: bool  # False outside of the edit list of an MP4 file: decoded for the sake of others
+
+
+def _packets(container: Any, stream: Any) -> list[_Packet]:
+    """The packets of a stream, without what is in them."""
+    packets, whole = [], 0
+    for packet in container.demux(stream):
+        if packet.size:
+            packets.append(_Packet(packet.pts, packet.is_keyframe, not packet.is_discard))
+            whole += not packet.is_corrupt  # as what the end of the file cuts in two
+    _check_count(container, stream, whole)
+    return packets
+
+
+def _check_count(container: Any, stream: Any, whole: int) -> None:
+    # by the index: stream.frames also counts what an edit list leaves out
+    said = sum(entry.size > 0 for entry in stream.index_entries) if 'mp4' in container.format.name else 0
+    if said > whole:
+        raise ValueError(f'truncated: {whole} of {said} frames')
 
 
 def _enough(frames: int) -> int:
@@ -173,23 +224,59 @@ def _enough(frames: int) -> int:
     return frames
 
 
-def _decode(container: Any, stream: Any, wanted: list[int], keys: list[int]) -> dict[int, np.ndarray]:
-    """The frames of ascending times; each run of them from the key frame before it."""
+def _indexed(container: Any, packets: list[_Packet]) -> bool:
+    """Whether a file has key frames to be found and a time for each frame, and begins with a key frame.
+
+    Of frames in front of the first key frame it is not known how many can be decoded.
+    """
+    times = [packet.time for packet in packets]
+    known = bool(times) and None not in times and len(set(times)) == len(times)
+    formats = container.format.name.split(',')
+    return known and ('mp4' in formats or 'matroska' in formats) and packets[0].key and times[0] == min(times)
+
+
+def _sought(container: Any, stream: Any, packets: list[_Packet], choose: Choose) -> list[np.ndarray] | None:
+    """The chosen frames, each run of them decoded from the key frame before it; None where they do not come."""
+    times = sorted(packet.time for packet in packets if packet.shown)
+    keys = sorted(packet.time for packet in packets if packet.key)
+    chosen = [times[index] for index in choose(_enough(len(times)))]
     found: dict[int, np.ndarray] = {}
     size = None
-    for key, group in groupby(wanted, lambda time: bisect_right(keys, time)):
-        missing = set(group)
-        container.seek(keys[max(key - 1, 0)], stream=stream)
-        for frame in container.decode(stream):
-            if frame.pts in missing:
-                found[frame.pts] = _pixels(frame, size)
-                size = (frame.width, frame.height)
-                missing.remove(frame.pts)
-                if not missing:
+    try:
+        for key, group in groupby(sorted(set(chosen)), lambda time: keys[bisect_right(keys, time) - 1]):
+            missing = set(group)
+            begin, end = times[bisect_left(times, key)], max(missing)
+            container.seek(key, stream=stream)
+            for number, frame in enumerate(container.decode(stream)):
+                if frame.pts is None or (number == 0 and frame.pts > begin):  # no key frame in truth: intra refresh
                     break
-        if missing:
-            raise ValueError(f'the frame at {float(min(missing) * stream.time_base):.2f} s cannot be decoded')
-    return found
+                if frame.pts in missing:
+                    found[frame.pts] = _pixels(frame, size)
+                    size = (frame.width, frame.height)
+                    missing.remove(frame.pts)
+                if not missing or frame.pts >= end:
+                    break
+            if missing:
+                return None
+    except video_library().error.FFmpegError:
+        return None
+    return [found[time] for time in chosen]
+
+
+def _scanned(path: str | os.PathLike[str], count: int, choose: Choose) -> list[np.ndarray]:
+    """The chosen frames out of all of them; a right guess of their ``count`` saves decoding them twice."""
+    while True:
+        chosen = [range(count)[index] for index in choose(_enough(count))]
+        found: dict[int, np.ndarray] = {}
+        size, guess, count = None, count, 0
+        with _opened(path) as (container, stream):
+            for frame in container.decode(stream):
+                if count in chosen:
+                    found[count] = _pixels(frame, size)
+                    size = (frame.width, frame.height)
+                count += 1
+        if count == guess:
+            return [found[index] for index in chosen]
 
 
 def _pixels(frame: Any, size: tuple[int, int] | None) -> np.ndarray:

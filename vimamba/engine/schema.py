@@ -281,7 +281,7 @@ def _check_together(config: Config) -> None:
     fitting = _OWN_STYLE.get(task, ('dense',))
     if augment.style and augment.style not in fitting:
         raise unknown_name(f'augment style of {task}', augment.style, fitting, config.at('augment.style'))
-    dataset = options_of(datasets[data.name]) - {'split', 'transform', 'seed', 'masks', 'num_frames'}
+    dataset = options_of(datasets[data.name]) - {'split', 'transform', 'training', 'seed', 'masks', 'num_frames'}
     dataset |= {'num_crops'} if task == 'video' else set()
     for entry in data.options:
         if entry not in dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 
 from vimamba.data import create_dataset
 from vimamba.data.clip_transforms import ClipTransform
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, bad_argument
 
 from .classification import ClassificationTask
 from .models import Settings, create
 
 __all__ = ['VideoTask']
+
+_SIDED = ('moving_digits', 'something_v2')  # data sets in whose classes left and right differ
 
 
 class VideoTask(ClassificationTask):
@@ -27,9 +30,8 @@ class VideoTask(ClassificationTask):
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
         """As of `ClassificationTask`; of several views the logarithm of their mean probabilities (B, classes)."""
         if mode == 'predict' and images.ndim == 6:
-            scores = self.model(images.flatten(0, 1)).float().log_softmax(-1)
-            views = images.shape[1]
-            return scores.unflatten(0, (-1, views)).logsumexp(1) - torch.tensor(float(views)).log()
+            scores = [self.model(view).float().log_softmax(-1) for view in images.unbind(1)]  # memory is that of one
+            return torch.stack(scores).logsumexp(0) - math.log(len(scores))
         if mode == 'predict' or self.mixup is None:
             return super().forward(images, targets, mode)
         frames = images.shape[2]
@@ -55,6 +57,7 @@ class VideoTask(ClassificationTask):
             root=data.root,
             split=split,
             transform=cls._transform(config, training),
+            training=training,
             seed=config.run.seed,
             num_frames=cls._frames(config),
             **options,
@@ -62,7 +65,10 @@ class VideoTask(ClassificationTask):
 
     @classmethod
     def _transform(cls, config: Settings, training: bool) -> ClipTransform:
+        if (channels := config.model.in_chans) != 3:
+            raise bad_argument(f'{config.at("model.in_chans")}model.in_chans', '3: videos are RGB', channels)
         wanted, augment = cls.preprocessing(config), config.augment
+        mirrored = {'hflip': 0.0} if config.data.name in _SIDED else {}
         try:
             return ClipTransform(
                 wanted.input_size[-2:],
@@ -72,7 +78,7 @@ class VideoTask(ClassificationTask):
                 wanted.interpolation,
                 wanted.crop_pct,
                 config.data.options.get('num_crops', 1),
-                augment.options if augment.style else None,
+                {**mirrored, **augment.options} if augment.style else None,
             )
         except (UsageError, ValueError, TypeError) as error:
             raise UsageError(f'{config.at("augment")}{error}') from error
