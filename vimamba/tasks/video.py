@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vimamba.data import create_dataset
 from vimamba.data.clip_transforms import ClipTransform
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, bad_argument
 
 from .classification import ClassificationTask
 from .models import Settings, create
@@ -25,15 +25,23 @@ class VideoTask(ClassificationTask):
     """
 
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
-        """As of `ClassificationTask`; of several views the logarithm of their mean probabilities (B, classes)."""
-        if mode == 'predict' and images.ndim == 6:
+        """As of `ClassificationTask`; of several views the logarithm of their mean probabilities (B, classes).
+
+        In training, each of several views is a clip of the batch.
+        """
+        several = images.ndim == 6
+        if mode == 'predict' and several:
             scores = self.model(images.flatten(0, 1)).float().log_softmax(-1)
             views = images.shape[1]
             return scores.unflatten(0, (-1, views)).logsumexp(1) - torch.tensor(float(views)).log()
-        if mode == 'predict' or self.mixup is None:
+        if mode == 'predict':
+            return self.model(images)
+        assert targets is not None
+        if several:
+            images, targets = images.flatten(0, 1), targets.repeat_interleave(images.shape[1])
+        if self.mixup is None:
             return super().forward(images, targets, mode)
         frames = images.shape[2]
-        assert targets is not None
         mixed, soft = self.mixup(images.flatten(1, 2).clone(), targets)  # as images of many channels: one box a clip
         logits = self.model(mixed.unflatten(1, (-1, frames)))
         return {'loss': nn.functional.cross_entropy(logits.float(), soft)}
@@ -62,6 +70,8 @@ class VideoTask(ClassificationTask):
 
     @classmethod
     def _transform(cls, config: Settings, training: bool) -> ClipTransform:
+        if (channels := config.model.in_chans) != 3:
+            raise bad_argument(f'{config.at("model.in_chans")}model.in_chans', '3: videos are RGB', channels)
         wanted, augment = cls.preprocessing(config), config.augment
         try:
             return ClipTransform(
