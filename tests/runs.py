@@ -16,7 +16,7 @@ import torch
 from vimamba.checkpoint import load_checkpoint, save_checkpoint
 from vimamba.engine.train import train
 from vimamba.errors import UsageError, run
-from vimamba.tasks import TASKS, ClassificationTask
+from vimamba.tasks import TASKS, ClassificationTask, VideoTask
 
 PROCESSES = multiprocessing.get_context('forkserver')
 PROCESSES.set_forkserver_preload(['tests.runs', 'sklearn.datasets', 'vimamba.data.transforms'])
@@ -70,8 +70,8 @@ class Fault:
             task.model.blocks[1].attn.register_forward_hook(lambda module, inputs, output: output * torch.inf)
 
 
-class FaultyTask(ClassificationTask):
-    """A `ClassificationTask` in which `Fault`s happen."""
+class Faulty:
+    """A task in which `Fault`s happen."""
 
     faults: tuple = ()
     steps = 0
@@ -85,6 +85,14 @@ class FaultyTask(ClassificationTask):
         return super().forward(images, targets, mode)
 
 
+class FaultyTask(Faulty, ClassificationTask):
+    pass
+
+
+class FaultyVideoTask(Faulty, VideoTask):
+    pass
+
+
 def _child(log, environment, config, faults, keywords):
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -92,8 +100,9 @@ def _child(log, environment, config, faults, keywords):
     sys.stdout.reconfigure(line_buffering=True)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    FaultyTask.faults = faults
-    run(lambda: train(config, {**TASKS, 'classification': FaultyTask}, **keywords))
+    Faulty.faults = faults
+    tasks = {**TASKS, 'classification': FaultyTask, 'video': FaultyVideoTask}
+    run(lambda: train(config, tasks, **keywords))
 
 
 def start(config, folder, faults=(), environment=None, **keywords):
