@@ -1,8 +1,11 @@
 """Labelled videos in the layouts that people have them in; clips that keep their frames in step; moving digits."""
 
 import json
+import os
 import random
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +13,11 @@ import torch
 
 from vimamba.data import create_dataset, create_loader
 from vimamba.data.clip_transforms import ClipTransform
+from vimamba.data.clips import Clips
 from vimamba.data.moving_digits import DIRECTIONS, MovingDigits, compose, opposite
 from vimamba.errors import UsageError
 
-from .test_video import write
+from .test_video import REASONS, broken, write
 
 pytest.importorskip('av')
 PLAIN = {'mean': (0.0,) * 3, 'std': (1.0,) * 3}
@@ -120,20 +124,54 @@ def test_a_mistake_in_a_list_is_named_with_its_place(tmp_path, make, change, mes
         [create_dataset(task='video', split=split, **options) for split in ('train', 'val')]
 
 
-def test_broken_videos_are_left_out_of_training_and_end_an_evaluation(tmp_path):
-    options = folder_of_videos(tmp_path)
-    for split in ('train', 'val'):
-        (tmp_path / split / 'run' / '0.mp4').write_bytes(b'')
-    training = create_dataset(task='video', split='train', num_frames=4, **options)
-    loader = create_loader(training, 2, training=True, seed=0, max_broken=0.5)
+def two_epochs(dataset, workers):
+    """What is left out, with the warnings of it."""
+    loader = create_loader(dataset, 2, training=True, seed=0, max_broken=0.5, workers=workers)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        batches = list(loader)
-    assert [clips.shape for clips, _ in batches] == [(2, 3, 4, 16, 16)] * 2
-    assert list(loader.broken) == [str(tmp_path / 'train/run/0.mp4')]
-    assert any('the file is empty (0 bytes); left out' in str(warning.message) for warning in caught)
-    with pytest.raises(UsageError, match=r'val/run/0\.mp4: the file is empty'):
-        list(create_loader(create_dataset(task='video', split='val', **options), 2, training=False, seed=0))
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            for clips, targets in loader:
+                assert clips.shape == (2, 3, 4, 16, 16)
+                assert targets.tolist() == [0, 0]
+    return loader.broken, [str(warning.message) for warning in caught if 'left out' in str(warning.message)]
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(('kind', 'workers'), [*((kind, 0) for kind in REASONS), ('text', 1), ('sizes', 1)])
+def test_a_broken_video_is_left_out_of_training_and_ends_an_evaluation(tmp_path, kind, workers):
+    videos(tmp_path, ['good/0.mp4', 'good/1.mp4', 'good/2.mp4'])
+    bad = str(broken(tmp_path, kind))
+    dataset = Clips([*map(str, (tmp_path / 'good').iterdir()), bad], [0, 0, 0, 1], 'ab', 'train', num_frames=4)
+    left_out, said = two_epochs(dataset, workers)
+    assert list(left_out) == [bad]
+    assert re.match(REASONS[kind], left_out[bad])
+    assert said == [f'{bad}: {left_out[bad]}; left out']
+    dataset.training = False
+    with pytest.raises(UsageError, match=rf'{kind}\.mp4: {REASONS[kind]}') as ended:
+        list(create_loader(dataset, 2, training=False, seed=0, workers=workers))
+    assert '\n' not in str(ended.value)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_more_broken_videos_than_allowed_stop_training_with_one_line(tmp_path, workers):
+    videos(tmp_path, ['good/0.mp4', 'good/1.mp4'])
+    bad = [str(broken(tmp_path, kind)) for kind in ('text', 'single')]
+    dataset = Clips([*map(str, (tmp_path / 'good').iterdir()), *bad], [0] * 4, 'a', 'train', num_frames=4)
+    loader = create_loader(dataset, 2, training=True, seed=0, max_broken=0.25, workers=workers)
+    message = r'^2 of 4 training images cannot be read, more than the 1 that max_broken allows; the first: \S+\.mp4: '
+    with pytest.warns(UserWarning, match='left out'), pytest.raises(UsageError, match=message) as ended:
+        list(loader)
+    assert '\n' not in str(ended.value)
+
+
+def test_a_folder_with_the_name_of_a_video_is_a_folder(tmp_path):
+    options = folder_of_videos(tmp_path)
+    videos(tmp_path, ['train/run/a.mp4/0.mp4'])
+    (tmp_path / 'train/run/notes.txt').write_text('not a video')
+    paths = create_dataset(task='video', split='train', **options).paths
+    inside = [Path(os.fsdecode(path)).relative_to(tmp_path / 'train').as_posix() for path in paths]
+    assert inside == ['run/0.mp4', 'run/1.mp4', 'run/a.mp4/0.mp4', 'walk/0.mp4', 'walk/1.mp4']
 
 
 def test_what_is_drawn_is_drawn_once_for_all_frames():

@@ -135,7 +135,8 @@ class VideoFolder(Clips):
         paths: list[str] = []
         targets: list[int] = []
         for target, name in enumerate(classes):
-            found = sorted(path for path in (folder / name).rglob('*') if path.suffix.lower() in VIDEO_EXTENSIONS)
+            inside = (Path(top, file) for top, _, files in os.walk(folder / name) for file in files)
+            found = sorted(path for path in inside if path.suffix.lower() in VIDEO_EXTENSIONS)
             paths += map(str, found)
             targets += [target] * len(found)
         if not paths:

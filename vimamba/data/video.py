@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -21,6 +22,9 @@ from vimamba.errors import UsageError, check_integers
 __all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'read_clip', 'sample_dense', 'sample_uniform', 'stream_frames']
 
 VIDEO_EXTENSIONS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
+
+# FFmpeg's names of what is read: not the lists and scripts that have it open further files
+_FORMATS = {'asf', 'avi', 'flv', 'gif', 'h264', 'hevc', 'm4v', 'matroska', 'mov', 'mpeg', 'mpegts', 'mpegvideo', 'ogg'}
 
 Choose = Callable[[int], Sequence[int]]
 
@@ -57,6 +61,7 @@ def read_clip(path: str | os.PathLike[str], choose: Choose) -> np.ndarray:
                 raise ValueError(f'truncated: {len(packets)} of {stream.frames} frames')
             times = sorted(packet.pts for packet in packets if packet.pts is not None)
             timed = container.format.name != 'avi'  # which knows no times of frames, only their order of decoding
+            _check_length(container, stream, times)
             if timed and len(times) == len(packets) == len(set(times)):
                 chosen = [times[index] for index in choose(_enough(len(times)))]
                 keys = sorted(packet.pts for packet in packets if packet.is_keyframe)
@@ -135,11 +140,23 @@ def video_library() -> Any:
 
 
 def _stream(container: Any) -> Any:
+    if not _FORMATS & set(container.format.name.split(',')):
+        raise ValueError(f'{container.format.name} is no format of videos')
     if not container.streams.video:
         raise ValueError('no video stream in it')
     stream = container.streams.video[0]
     stream.thread_type, stream.codec_context.thread_count = 'NONE', 1
     return stream
+
+
+def _check_length(container: Any, stream: Any, times: list[int]) -> None:
+    """Matroska and WebM do not say how many frames there are, but how long they last."""
+    said = re.fullmatch(r'(\d+):(\d+):([\d.]+)', stream.metadata.get('DURATION', ''))
+    if 'matroska' in container.format.name and said and times:
+        length = 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3])
+        end = float(times[-1] * stream.time_base)
+        if end < min(0.9 * length, length - 0.5):  # a last frame may be long
+            raise ValueError(f'truncated: {end:.1f} of {length:.1f} s')
 
 
 def _enough(frames: int) -> int:
