@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vimamba.data import create_dataset, create_loader
 from vimamba.data.clip_transforms import ClipTransform
@@ -174,15 +176,64 @@ def test_a_folder_with_the_name_of_a_video_is_a_folder(tmp_path):
     assert inside == ['run/0.mp4', 'run/1.mp4', 'run/a.mp4/0.mp4', 'walk/0.mp4', 'walk/1.mp4']
 
 
-def test_what_is_drawn_is_drawn_once_for_all_frames():
+STYLES = st.fixed_dictionaries(
+    {},
+    optional={
+        'scale': st.sampled_from([(0.08, 1.0), (0.5, 0.5)]),
+        'hflip': st.floats(0, 1),
+        'vflip': st.floats(0, 1),
+        'color_jitter': st.floats(0, 0.5),
+        'auto_augment': st.sampled_from(['rand-m9-n3-mstd0.5-inc1', 'rand-m7-n4-mstd0.5-inc1', 'augmix-m3-w3']),
+        're_prob': st.floats(0, 1),
+        're_mode': st.sampled_from(['const', 'rand', 'pixel']),
+    },
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(style=STYLES, seed=st.integers(0, 2**32), frames=st.integers(1, 5))
+def test_what_is_drawn_is_drawn_once_for_all_frames(style, seed, frames):
+    """Frames that are alike stay alike, whatever is done to them; and the same is done to the same seed alone."""
     frame = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
-    style = {'auto_augment': 'rand-m9-n3-mstd0.5-inc1', 're_prob': 1.0}
-    transform = ClipTransform((32, 32), **PLAIN, training=True, style=style)
-    for seed in range(5):
-        random.seed(seed)
-        clip = transform(np.stack([frame] * 4))
-        assert clip.shape == (3, 4, 32, 32)
-        assert torch.equal(clip, clip[:, :1].expand(-1, 4, -1, -1))
+    transform = ClipTransform((32, 24), **PLAIN, training=True, style=style)
+    random.seed(seed)
+    clip = transform(np.stack([frame] * frames))
+    assert clip.shape == (3, frames, 32, 24)
+    assert torch.equal(clip, clip[:, :1].expand_as(clip))
+    random.seed(seed)
+    assert torch.equal(transform(np.stack([frame] * frames)), clip)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), hflip=st.sampled_from([0.0, 0.5, 1.0]))
+def test_all_frames_show_the_same_place_in_their_order_and_mirrored_only_on_demand(seed, hflip):
+    """Red is the column of a pixel, green its row, blue the number of its frame."""
+    rows, columns = np.mgrid[:48, :64]
+    frames = np.stack([np.stack([4 * columns, 4 * rows, np.full_like(rows, 60 * i)], -1) for i in range(4)])
+    style = {'scale': (0.2, 1.0), 'hflip': hflip}
+    random.seed(seed)
+    clip = ClipTransform((24, 24), **PLAIN, training=True, style=style)(frames.astype(np.uint8)) * 255
+    assert torch.equal(clip[:2], clip[:2, :1].expand(2, 4, 24, 24))
+    assert clip[2].round().flatten(1).unique(dim=1).tolist() == [[0], [60], [120], [180]]
+    mirrored = bool(clip[0, 0, 12, 0] > clip[0, 0, 12, -1])
+    assert hflip == 0.5 or mirrored == bool(hflip)
+    assert clip[1, 0, 0, 12] < clip[1, 0, -1, 12]
+
+
+def test_draws_differ_from_clip_to_clip(tmp_path):
+    options = {**folder_of_videos(tmp_path), 'num_frames': 4, 'repeats': 3}
+    transform = ClipTransform((12, 12), **PLAIN, training=True, style={'auto_augment': 'rand-m9-n3-mstd0.5-inc1'})
+    clips, _ = create_dataset(task='video', split='train', transform=transform, **options)[0]
+    assert clips.shape == (3, 3, 4, 12, 12)
+    assert not torch.equal(clips[0], clips[1])
+    assert not torch.equal(clips[1], clips[2])
+
+
+def test_repetitions_are_of_training_alone(tmp_path):
+    options = {**folder_of_videos(tmp_path), 'num_frames': 4, 'repeats': 3}
+    for transform in (None, ClipTransform((12, 12), **PLAIN, training=False)):
+        dataset = create_dataset(task='video', split='val', transform=transform, **options)
+        assert dataset[0][0].ndim == 4
 
 
 @pytest.mark.parametrize('size', [(40, 90), (90, 40), (32, 32), (9, 200)])

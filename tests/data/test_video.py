@@ -184,6 +184,9 @@ def test_uniform_sampling_takes_one_frame_of_each_part(frames, count, clips, tra
             assert 0 <= index < frames
     if not training:
         assert views == sample_uniform(frames, count, clips)
+        if frames >= count * clips:
+            taken = [index for view in views for index in view]
+            assert len(set(taken)) == len(taken)  # no frame is in two views
 
 
 @settings(max_examples=200, deadline=None)
@@ -195,5 +198,12 @@ def test_dense_sampling_keeps_its_interval_where_there_is_room(frames, count, in
         assert 0 <= view[0] <= view[-1] < frames
         if frames >= (count - 1) * interval + 1:
             assert np.diff(view).tolist() == [interval] * (count - 1)
-    if not training and clips > 1:
-        assert views[0][0] == 0
+    room = frames - (count - 1) * interval - 1
+    if not training:
+        assert views == sample_dense(frames, count, interval, clips)
+        if clips == 1 and room >= 0:
+            assert abs(views[0][0] - (frames - 1 - views[0][-1])) <= 1  # in the middle
+        if clips > 1:
+            assert views[0][0] == 0
+            assert views[-1][-1] == frames - 1 or room < 0
+            assert len(set(map(tuple, views))) == clips or room < clips - 1

@@ -91,3 +91,24 @@ def test_a_mistake_is_one_line_before_any_data_is_read(options, message):
     with pytest.raises(UsageError, match=message) as caught:
         VideoTask.check(configured(*options))
     assert '\n' not in str(caught.value)
+
+
+def kept_for_the_gradient(*options):
+    """Bytes that a training step of a clip of 16 frames keeps."""
+    causal = ('model.name=test_videomamba_causal', 'model.img_size=16', 'model.num_frames=16')
+    torch.manual_seed(0)
+    task, storages = VideoTask.build(configured(*causal, *options), 'ab').train(), {}
+
+    def keep(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        task(torch.randn(1, 3, 16, 16, 16), torch.tensor([1]), mode='loss')['loss'].backward()
+    weights = {p.untyped_storage().data_ptr() for p in task.parameters()}
+    return sum(size for pointer, size in storages.items() if pointer not in weights)
+
+
+@pytest.mark.parametrize('option', ['model.chunk_frames=2', 'run.grad_checkpointing=True'])
+def test_a_long_clip_takes_a_fraction_of_the_memory_by_one_key(option):
+    assert kept_for_the_gradient(option) < kept_for_the_gradient() / 4
