@@ -1,6 +1,7 @@
 """Training runs for tests: real processes that can be killed, forked from one that has made the slow imports."""
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.utils.data import get_worker_info
 
 from vimamba.checkpoint import load_checkpoint, save_checkpoint
 from vimamba.engine.train import train
@@ -44,7 +46,8 @@ class Fault:
     Args:
         step: which.
         kind: 'kill' (SIGKILL to the own process), 'term' (SIGTERM), 'int' (SIGINT), 'nan' (in a weight),
-            'nan input', 'nan gradient', 'inf output', 'oom', 'kill worker' (SIGKILL to a data worker).
+            'nan input', 'nan gradient', 'inf output', 'oom', 'kill worker' (SIGKILL to a data worker), 'kill decoder'
+            (of a data worker while it reads its video of this number).
         rank: only in this process.
     """
 
@@ -90,7 +93,19 @@ class FaultyTask(Faulty, ClassificationTask):
 
 
 class FaultyVideoTask(Faulty, VideoTask):
-    pass
+    @classmethod
+    def dataset(cls, config, split, training):
+        dataset = super().dataset(config, split, training)
+        numbers, choose = itertools.count(1), dataset.choose
+        fatal = [fault.step for fault in cls.faults if fault.kind == 'kill decoder' and training]
+
+        def chosen(frames):  # the file is open meanwhile
+            if get_worker_info() and next(numbers) in fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return choose(frames)
+
+        dataset.choose = chosen
+        return dataset
 
 
 def _child(log, environment, config, faults, keywords):

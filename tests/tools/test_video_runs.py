@@ -132,6 +132,48 @@ def test_kill_9_then_resume_is_bit_identical(everything, undisturbed, tmp_path, 
     assert records(undisturbed) == records(folder)
 
 
+def test_a_worker_killed_while_it_decodes_stops_the_run_with_one_line_and_costs_one_interval(
+    everything, undisturbed, tmp_path
+):
+    folder = tmp_path / 'run'
+    code, text = complete(everything, folder, [Fault(13, 'kill decoder')], options=['data.workers=1'])
+    assert code == 2, text
+    assert text.splitlines()[-1].startswith('error: DataLoader worker (pid')
+    assert '/dev/shm' in text.splitlines()[-1]
+    assert 'Traceback' not in text
+    assert last(folder)['step'] >= 3
+    assert complete(everything, folder, resume=True)[0] == 0, said(folder)
+    assert differences(last(undisturbed), last(folder)) == []
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_broken_videos_are_told_at_the_end_or_stop_the_run_with_one_line(tmp_path, workers):
+    data = folder_of_videos(tmp_path / 'data')
+    bad = tmp_path / 'data/train/run/0.mp4'
+    bad.write_bytes(bad.read_bytes()[:900])
+    config = write(tmp_path / 'c.py', data, data={'workers': workers})
+    code, text = complete(config, tmp_path / 'few', options=['data.max_broken=0.25'])
+    assert code == 0, text
+    assert text.count(f'{bad}: ') == 2  # when it is met, and in the report
+    assert re.search(rf'left out of training: {bad}: \w', text)
+    code, text = complete(config, tmp_path / 'many')
+    assert code == 2
+    assert text.splitlines()[-1].startswith('error: 1 of 4 training images cannot be read, more than the 0 that')
+    assert f'the first: {bad}: ' in text.splitlines()[-1]
+    assert 'Traceback' not in text
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_broken_video_ends_an_evaluation_by_its_name(tmp_path, workers):
+    data = folder_of_videos(tmp_path / 'data')
+    bad = tmp_path / 'data/val/walk/1.mp4'
+    bad.write_bytes(b'')
+    code, text = complete(write(tmp_path / 'c.py', data, data={'workers': workers}), tmp_path / 'run')
+    assert code == 2
+    assert text.splitlines()[-1] == f'error: {bad}: the file is empty (0 bytes)'
+    assert 'Traceback' not in text
+
+
 def test_the_table_of_a_checkpoint_is_that_of_training(everything, undisturbed, tmp_path):
     """On one view; of several, the views are averaged as probabilities."""
     out = tmp_path / 'a.json'
