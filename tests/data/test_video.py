@@ -33,10 +33,10 @@ def levels(frames):
     return np.rint(frames[:, 8:-8, 8:-8].mean((1, 2, 3)) / 10).astype(int).tolist()
 
 
-@pytest.mark.parametrize('name', ['a.mp4', 'a.avi', 'a.mkv', 'a.mov'])
+@pytest.mark.parametrize('name', ['a.mp4', 'a.avi', 'a.mkv', 'a.mov', 'a.webm', 'a.mpg', 'a.ts'])
 @pytest.mark.parametrize('chosen', [[0, 19], [5, 6, 7], [17, 3, 3, 12], list(range(20))], ids=str)
 def test_frames_are_those_that_were_asked_for(tmp_path, name, chosen):
-    file = write(tmp_path / name)
+    file = write(tmp_path / name, codec={'a.webm': 'libvpx-vp9', 'a.mpg': 'mpeg2video'}.get(name, 'libx264'))
     clip = read_clip(file, lambda frames: chosen)
     assert clip.shape == (len(chosen), 48, 64, 3)
     assert levels(clip) == chosen

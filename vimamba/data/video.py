@@ -1,7 +1,8 @@
 """Video files in, 8-bit RGB frames out, and a broken file always named.
 
-Frames are found by their times: the packets of a file are listed without decoding them, the chosen ones are decoded
-from the key frame before each, and nothing else. Decoding takes no thread of its own.
+In MP4, MOV, Matroska and WebM frames are found by their times: the packets of a file are listed without decoding them,
+the chosen ones are decoded from the key frame before each, and nothing else. Other files are decoded from the begin,
+once to count their frames and once for those that are chosen. Decoding takes no thread of its own.
 """
 
 from __future__ import annotations
@@ -60,15 +61,18 @@ def read_clip(path: str | os.PathLike[str], choose: Choose) -> np.ndarray:
             if stream.frames > len(packets):
                 raise ValueError(f'truncated: {len(packets)} of {stream.frames} frames')
             times = sorted(packet.pts for packet in packets if packet.pts is not None)
-            timed = container.format.name != 'avi'  # which knows no times of frames, only their order of decoding
+            timed = {'mov', 'matroska'} & set(container.format.name.split(','))  # others have no index of exact times
             _check_length(container, stream, times)
             if timed and len(times) == len(packets) == len(set(times)):
                 chosen = [times[index] for index in choose(_enough(len(times)))]
                 keys = sorted(packet.pts for packet in packets if packet.is_keyframe)
                 frames: Any = _decode(container, stream, sorted(set(chosen)), keys)
             else:
-                frames = list(stream_frames(path))
-                chosen = list(choose(_enough(len(frames))))
+                with av.open(path) as again:
+                    count = sum(1 for _ in again.decode(_stream(again)))
+                chosen = list(choose(_enough(count)))
+                wanted = set(chosen)
+                frames = {i: frame for i, frame in enumerate(stream_frames(path)) if i in wanted}
             return np.stack([frames[time] for time in chosen])
     except BrokenVideo:
         raise
