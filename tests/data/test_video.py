@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vimamba.data.video import BrokenVideo, read_clip, sample_dense, sample_uniform, stream_frames
@@ -129,17 +129,62 @@ def test_a_broken_video_is_named_with_the_reason_and_soon(tmp_path, kind):
     assert '\n' not in str(caught.value)
 
 
-@pytest.mark.timeout(10)
-@pytest.mark.parametrize('name', ['a.mp4', 'a.avi', 'a.webm'])
-@pytest.mark.parametrize('place', [0.02, 0.3, 0.6, 0.98])
-def test_flipped_bytes_are_shown_or_named_and_hang_nothing(tmp_path, name, place):
-    codec = {'a.webm': 'libvpx-vp9', 'a.avi': 'mpeg4'}.get(name, 'libx264')
-    content = bytearray(Path(write(tmp_path / name, codec=codec)).read_bytes())
-    start = int(place * len(content))
-    content[start : start + 64] = bytes(255 - byte for byte in content[start : start + 64])
-    (tmp_path / name).write_bytes(content)
+LAYOUTS = {
+    'index_at_the_end.mp4': {},
+    'index_in_front.mp4': {'layout': {'movflags': 'faststart'}},
+    'in_fragments.mp4': {'layout': {'movflags': 'frag_keyframe+empty_moov'}},
+    'a.avi': {'codec': 'mpeg4'},
+    'a.webm': {'codec': 'libvpx-vp9'},
+    'a.mkv': {},
+    'a.mpg': {'codec': 'mpeg2video'},
+    'a.ts': {},
+}
+
+
+@pytest.fixture(scope='module')
+def contents(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('layouts')
+    return {name: Path(write(folder / name, **options)).read_bytes() for name, options in LAYOUTS.items()}
+
+
+@pytest.mark.timeout(60)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(list(LAYOUTS)),
+    damages=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 150), st.binary(max_size=150)), max_size=4),
+    kept=st.sampled_from([1.0, 1.0, 0.9, 0.4]),
+)
+def test_damage_of_any_kind_is_shown_or_named_and_hangs_nothing(tmp_path, contents, name, damages, kept):
+    content = contents[name]
+    for place, length, other in damages:  # bytes changed, lost or put in between
+        start = int(place * len(content))
+        content = content[:start] + other + content[start + length :]
+    (tmp_path / name).write_bytes(content[: int(kept * len(content))])
     with contextlib.suppress(BrokenVideo):
-        assert len(read_clip(tmp_path / name, lambda frames: [0, frames - 1])) == 2
+        assert len(read_clip(tmp_path / name, lambda frames: [0, frames // 2, frames - 1])) == 3
+
+
+def cut(source, path, frames):
+    """The packets of a file as they are, so many frames earlier: those before the begin are to be passed over."""
+    with av.open(source) as read, av.open(str(path), 'w', options={'avoid_negative_ts': 'disabled'}) as container:
+        stream = container.add_stream_from_template(read.streams.video[0])
+        for packet in read.demux(video=0):
+            if packet.dts is not None:
+                shift = int(frames / 25 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                container.mux(packet)
+    return str(path)
+
+
+@pytest.mark.parametrize('frames', [3, 6, 8, 14])
+@pytest.mark.parametrize('name', ['cut.mp4', 'cut.mov'])
+def test_a_video_that_was_cut_without_encoding_begins_at_the_cut(tmp_path, name, frames):
+    file = cut(write(tmp_path / 'a.mp4'), tmp_path / name, frames)
+    assert levels(read_clip(file, range)) == list(range(frames, 20))
+    whole = Path(cut(write(tmp_path / 'b.mp4', 60), tmp_path / name, frames))
+    whole.write_bytes(whole.read_bytes()[:-1000])  # the index is at the end
+    with pytest.raises(BrokenVideo, match=name):
+        read_clip(whole, range)
 
 
 def test_what_a_file_is_called_does_not_matter(tmp_path):

@@ -58,14 +58,13 @@ def read_clip(path: str | os.PathLike[str], choose: Choose) -> np.ndarray:
         with av.open(path) as container:
             stream = _stream(container)
             packets = [packet for packet in container.demux(stream) if packet.size]
-            if stream.frames > len(packets):
-                raise ValueError(f'truncated: {len(packets)} of {stream.frames} frames')
+            _check_whole(container, stream, len(packets), max(map(_end, packets), default=0.0))
+            packets = [packet for packet in packets if not packet.is_discard]  # cut off without encoding anew
             times = sorted(packet.pts for packet in packets if packet.pts is not None)
             timed = {'mov', 'matroska'} & set(container.format.name.split(','))  # others have no index of exact times
-            _check_length(container, stream, times)
             if timed and len(times) == len(packets) == len(set(times)):
                 chosen = [times[index] for index in choose(_enough(len(times)))]
-                keys = sorted(packet.pts for packet in packets if packet.is_keyframe)
+                keys = sorted(packet.pts for packet in packets if packet.is_keyframe) or times[:1]
                 frames: Any = _decode(container, stream, sorted(set(chosen)), keys)
             else:
                 with av.open(path) as again:
@@ -149,18 +148,33 @@ def _stream(container: Any) -> Any:
     if not container.streams.video:
         raise ValueError('no video stream in it')
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise ValueError('no codec is known for it')
     stream.thread_type, stream.codec_context.thread_count = 'NONE', 1
     return stream
 
 
-def _check_length(container: Any, stream: Any, times: list[int]) -> None:
-    """Matroska and WebM do not say how many frames there are, but how long they last."""
+def _check_whole(container: Any, stream: Any, packets: int, end: float) -> None:
+    """Whether there are as many packets as a file says, and as long a time, of which ``end`` is the last, in seconds.
+
+    MP4 also counts what was cut off without encoding anew: if its time is there, so are its frames. Matroska and WebM
+    say the time alone; a last frame may be long there.
+    """
+    kinds = container.format.name.split(',')
+    if stream.frames > packets:
+        frame = 1 / float(stream.average_rate or 1)
+        if 'mov' not in kinds or not stream.duration or end < stream.duration * stream.time_base - frame / 2:
+            raise ValueError(f'truncated: {packets} of {stream.frames} frames')
     said = re.fullmatch(r'(\d+):(\d+):([\d.]+)', stream.metadata.get('DURATION', ''))
-    if 'matroska' in container.format.name and said and times:
+    if 'matroska' in kinds and said:
         length = 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3])
-        end = float(times[-1] * stream.time_base)
-        if end < min(0.9 * length, length - 0.5):  # a last frame may be long
+        if end < min(0.9 * length, length - 0.5):
             raise ValueError(f'truncated: {end:.1f} of {length:.1f} s')
+
+
+def _end(packet: Any) -> float:
+    """Of the time that a packet is shown, in seconds; 0 where it does not say it."""
+    return 0.0 if packet.pts is None else float((packet.pts + (packet.duration or 0)) * packet.time_base)
 
 
 def _enough(frames: int) -> int:
