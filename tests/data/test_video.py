@@ -181,6 +181,7 @@ def cut(source, path, frames):
 def test_a_video_that_was_cut_without_encoding_begins_at_the_cut(tmp_path, name, frames):
     file = cut(write(tmp_path / 'a.mp4'), tmp_path / name, frames)
     assert levels(read_clip(file, range)) == list(range(frames, 20))
+    assert levels(read_clip(file, lambda count: [count - 1, 1])) == [19, frames + 1]
     whole = Path(cut(write(tmp_path / 'b.mp4', 60), tmp_path / name, frames))
     whole.write_bytes(whole.read_bytes()[:-1000])  # the index is at the end
     with pytest.raises(BrokenVideo, match=name):

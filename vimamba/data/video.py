@@ -59,13 +59,13 @@ def read_clip(path: str | os.PathLike[str], choose: Choose) -> np.ndarray:
             stream = _stream(container)
             packets = [packet for packet in container.demux(stream) if packet.size]
             _check_whole(container, stream, len(packets), max(map(_end, packets), default=0.0))
+            keys = sorted(packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None)
             packets = [packet for packet in packets if not packet.is_discard]  # cut off without encoding anew
             times = sorted(packet.pts for packet in packets if packet.pts is not None)
             timed = {'mov', 'matroska'} & set(container.format.name.split(','))  # others have no index of exact times
             if timed and len(times) == len(packets) == len(set(times)):
                 chosen = [times[index] for index in choose(_enough(len(times)))]
-                keys = sorted(packet.pts for packet in packets if packet.is_keyframe) or times[:1]
-                frames: Any = _decode(container, stream, sorted(set(chosen)), keys)
+                frames: Any = _decode(container, stream, sorted(set(chosen)), keys or times)
             else:
                 with av.open(path) as again:
                     count = sum(1 for _ in again.decode(_stream(again)))
