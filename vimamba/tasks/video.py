@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,9 +32,8 @@ class VideoTask(ClassificationTask):
         """
         several = images.ndim == 6
         if mode == 'predict' and several:
-            scores = self.model(images.flatten(0, 1)).float().log_softmax(-1)
-            views = images.shape[1]
-            return scores.unflatten(0, (-1, views)).logsumexp(1) - torch.tensor(float(views)).log()
+            scores = [self.model(view).float().log_softmax(-1) for view in images.unbind(1)]  # memory is that of one
+            return torch.stack(scores).logsumexp(0) - math.log(len(scores))
         if mode == 'predict':
             return self.model(images)
         assert targets is not None
