@@ -13,6 +13,7 @@ SLOW = (
     'scans/test_draw.py',
     'insight/test_plots.py',
     'test_configs.py',
+    'test_video_configs.py',
     'test_docs.py',
     'test_tables.py',
 )

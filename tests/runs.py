@@ -1,6 +1,7 @@
 """Training runs for tests: real processes that can be killed, forked from one that has made the slow imports."""
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -12,11 +13,12 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.utils.data import get_worker_info
 
 from vimamba.checkpoint import load_checkpoint, save_checkpoint
 from vimamba.engine.train import train
 from vimamba.errors import UsageError, run
-from vimamba.tasks import TASKS, ClassificationTask
+from vimamba.tasks import TASKS, ClassificationTask, VideoTask
 
 PROCESSES = multiprocessing.get_context('forkserver')
 PROCESSES.set_forkserver_preload(['tests.runs', 'sklearn.datasets', 'vimamba.data.transforms'])
@@ -44,7 +46,8 @@ class Fault:
     Args:
         step: which.
         kind: 'kill' (SIGKILL to the own process), 'term' (SIGTERM), 'int' (SIGINT), 'nan' (in a weight),
-            'nan input', 'nan gradient', 'inf output', 'oom', 'kill worker' (SIGKILL to a data worker).
+            'nan input', 'nan gradient', 'inf output', 'oom', 'kill worker' (SIGKILL to a data worker), 'kill decoder'
+            (of a data worker while it reads its video of this number).
         rank: only in this process.
     """
 
@@ -70,8 +73,8 @@ class Fault:
             task.model.blocks[1].attn.register_forward_hook(lambda module, inputs, output: output * torch.inf)
 
 
-class FaultyTask(ClassificationTask):
-    """A `ClassificationTask` in which `Fault`s happen."""
+class Faulty:
+    """A task in which `Fault`s happen."""
 
     faults: tuple = ()
     steps = 0
@@ -85,6 +88,26 @@ class FaultyTask(ClassificationTask):
         return super().forward(images, targets, mode)
 
 
+class FaultyTask(Faulty, ClassificationTask):
+    pass
+
+
+class FaultyVideoTask(Faulty, VideoTask):
+    @classmethod
+    def dataset(cls, config, split, training):
+        dataset = super().dataset(config, split, training)
+        numbers, choose = itertools.count(1), dataset.choose
+        fatal = [fault.step for fault in cls.faults if fault.kind == 'kill decoder' and training]
+
+        def chosen(frames):  # the file is open meanwhile
+            if get_worker_info() and next(numbers) in fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return choose(frames)
+
+        dataset.choose = chosen
+        return dataset
+
+
 def _child(log, environment, config, faults, keywords):
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -92,8 +115,9 @@ def _child(log, environment, config, faults, keywords):
     sys.stdout.reconfigure(line_buffering=True)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    FaultyTask.faults = faults
-    run(lambda: train(config, {**TASKS, 'classification': FaultyTask}, **keywords))
+    Faulty.faults = faults
+    tasks = {**TASKS, 'classification': FaultyTask, 'video': FaultyVideoTask}
+    run(lambda: train(config, tasks, **keywords))
 
 
 def start(config, folder, faults=(), environment=None, **keywords):

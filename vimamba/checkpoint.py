@@ -79,8 +79,9 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch turns some failed writes into RuntimeError
-        if 'DataLoader worker' in str(error):  # and reports a lost loading process wherever this one happens to be
-            raise
+        for raised in (error, error.__context__):  # and reports a lost loading process wherever this one happens to be,
+            if raised and 'DataLoader worker' in str(raised):  # in the middle of a file too, whose end then fails
+                raise raised from None
         written = temporary.stat().st_size if temporary.exists() else 0
         raise UsageError(
             f'{path}: the checkpoint cannot be written ({_first_line(error)}) after {written} bytes; '

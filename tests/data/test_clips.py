@@ -1,18 +1,25 @@
 """Labelled videos in the layouts that people have them in; clips that keep their frames in step; moving digits."""
 
 import json
+import os
+import random
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vimamba.data import create_dataset, create_loader
 from vimamba.data.clip_transforms import ClipTransform
+from vimamba.data.clips import Clips
 from vimamba.data.moving_digits import DIRECTIONS, MovingDigits, compose, opposite
 from vimamba.errors import UsageError
 
-from .test_video import write
+from .test_video import REASONS, broken, write
 
 pytest.importorskip('av')
 PLAIN = {'mean': (0.0,) * 3, 'std': (1.0,) * 3}
@@ -119,31 +126,115 @@ def test_a_mistake_in_a_list_is_named_with_its_place(tmp_path, make, change, mes
         [create_dataset(task='video', split=split, **options) for split in ('train', 'val')]
 
 
-def test_broken_videos_are_left_out_of_training_and_end_an_evaluation(tmp_path):
-    options = folder_of_videos(tmp_path)
-    for split in ('train', 'val'):
-        (tmp_path / split / 'run' / '0.mp4').write_bytes(b'')
-    training = create_dataset(task='video', split='train', num_frames=4, **options)
-    loader = create_loader(training, 2, training=True, seed=0, max_broken=0.5)
+def two_epochs(dataset, workers):
+    """What is left out, with the warnings of it."""
+    loader = create_loader(dataset, 2, training=True, seed=0, max_broken=0.5, workers=workers)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        batches = list(loader)
-    assert [clips.shape for clips, _ in batches] == [(2, 3, 4, 16, 16)] * 2
-    assert list(loader.broken) == [str(tmp_path / 'train/run/0.mp4')]
-    assert any('the file is empty (0 bytes); left out' in str(warning.message) for warning in caught)
-    with pytest.raises(UsageError, match=r'val/run/0\.mp4: the file is empty'):
-        list(create_loader(create_dataset(task='video', split='val', **options), 2, training=False, seed=0))
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            for clips, targets in loader:
+                assert clips.shape == (2, 3, 4, 16, 16)
+                assert targets.tolist() == [0, 0]
+    return loader.broken, [str(warning.message) for warning in caught if 'left out' in str(warning.message)]
 
 
-def test_what_is_drawn_is_drawn_once_for_all_frames():
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(('kind', 'workers'), [*((kind, 0) for kind in REASONS), ('text', 1), ('sizes', 1)])
+def test_a_broken_video_is_left_out_of_training_and_ends_an_evaluation(tmp_path, kind, workers):
+    videos(tmp_path, ['good/0.mp4', 'good/1.mp4', 'good/2.mp4'])
+    bad = str(broken(tmp_path, kind))
+    dataset = Clips([*map(str, (tmp_path / 'good').iterdir()), bad], [0, 0, 0, 1], 'ab', 'train', num_frames=4)
+    left_out, said = two_epochs(dataset, workers)
+    assert list(left_out) == [bad]
+    assert re.match(REASONS[kind], left_out[bad])
+    assert said == [f'{bad}: {left_out[bad]}; left out']
+    dataset.training = False
+    with pytest.raises(UsageError, match=rf'{kind}\.mp4: {REASONS[kind]}') as ended:
+        list(create_loader(dataset, 2, training=False, seed=0, workers=workers))
+    assert '\n' not in str(ended.value)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_more_broken_videos_than_allowed_stop_training_with_one_line(tmp_path, workers):
+    videos(tmp_path, ['good/0.mp4', 'good/1.mp4'])
+    bad = [str(broken(tmp_path, kind)) for kind in ('text', 'single')]
+    dataset = Clips([*map(str, (tmp_path / 'good').iterdir()), *bad], [0] * 4, 'a', 'train', num_frames=4)
+    loader = create_loader(dataset, 2, training=True, seed=0, max_broken=0.25, workers=workers)
+    message = r'^2 of 4 training images cannot be read, more than the 1 that max_broken allows; the first: \S+\.mp4: '
+    with pytest.warns(UserWarning, match='left out'), pytest.raises(UsageError, match=message) as ended:
+        list(loader)
+    assert '\n' not in str(ended.value)
+
+
+def test_a_folder_with_the_name_of_a_video_is_a_folder(tmp_path):
+    options = folder_of_videos(tmp_path)
+    videos(tmp_path, ['train/run/a.mp4/0.mp4'])
+    (tmp_path / 'train/run/notes.txt').write_text('not a video')
+    paths = create_dataset(task='video', split='train', **options).paths
+    inside = [Path(os.fsdecode(path)).relative_to(tmp_path / 'train').as_posix() for path in paths]
+    assert inside == ['run/0.mp4', 'run/1.mp4', 'run/a.mp4/0.mp4', 'walk/0.mp4', 'walk/1.mp4']
+
+
+STYLES = st.fixed_dictionaries(
+    {},
+    optional={
+        'scale': st.sampled_from([(0.08, 1.0), (0.5, 0.5)]),
+        'hflip': st.floats(0, 1),
+        'vflip': st.floats(0, 1),
+        'color_jitter': st.floats(0, 0.5),
+        'auto_augment': st.sampled_from(['rand-m9-n3-mstd0.5-inc1', 'rand-m7-n4-mstd0.5-inc1', 'augmix-m3-w3']),
+        're_prob': st.floats(0, 1),
+        're_mode': st.sampled_from(['const', 'rand', 'pixel']),
+    },
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(style=STYLES, seed=st.integers(0, 2**32), frames=st.integers(1, 5))
+def test_what_is_drawn_is_drawn_once_for_all_frames(style, seed, frames):
+    """Frames that are alike stay alike, whatever is done to them; and the same is done to the same seed alone."""
     frame = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
-    style = {'hflip': 0.5, 'rand_augment': 2, 'erasing': 1.0}
-    transform = ClipTransform((32, 32), **PLAIN, training=True, style=style)
-    for seed in range(5):
-        torch.manual_seed(seed)
-        clip = transform(np.stack([frame] * 4))
-        assert clip.shape == (3, 4, 32, 32)
-        assert torch.equal(clip, clip[:, :1].expand(-1, 4, -1, -1))
+    transform = ClipTransform((32, 24), **PLAIN, training=True, style=style)
+    random.seed(seed)
+    clip = transform(np.stack([frame] * frames))
+    assert clip.shape == (3, frames, 32, 24)
+    assert torch.equal(clip, clip[:, :1].expand_as(clip))
+    random.seed(seed)
+    assert torch.equal(transform(np.stack([frame] * frames)), clip)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), hflip=st.sampled_from([0.0, 0.5, 1.0]))
+def test_all_frames_show_the_same_place_in_their_order_and_mirrored_only_on_demand(seed, hflip):
+    """Red is the column of a pixel, green its row, blue the number of its frame."""
+    rows, columns = np.mgrid[:48, :64]
+    frames = np.stack([np.stack([4 * columns, 4 * rows, np.full_like(rows, 60 * i)], -1) for i in range(4)])
+    style = {'scale': (0.2, 1.0), 'hflip': hflip}
+    random.seed(seed)
+    clip = ClipTransform((24, 24), **PLAIN, training=True, style=style)(frames.astype(np.uint8)) * 255
+    assert torch.equal(clip[:2], clip[:2, :1].expand(2, 4, 24, 24))
+    assert clip[2].round().flatten(1).unique(dim=1).tolist() == [[0], [60], [120], [180]]
+    mirrored = bool(clip[0, 0, 12, 0] > clip[0, 0, 12, -1])
+    assert hflip == 0.5 or mirrored == bool(hflip)
+    assert clip[1, 0, 0, 12] < clip[1, 0, -1, 12]
+
+
+def test_draws_differ_from_clip_to_clip(tmp_path):
+    options = {**folder_of_videos(tmp_path), 'num_frames': 4, 'repeats': 3}
+    transform = ClipTransform((12, 12), **PLAIN, training=True, style={'color_jitter': 0.5})
+    random.seed(0)
+    clips, _ = create_dataset(task='video', split='train', transform=transform, **options)[0]
+    assert clips.shape == (3, 3, 4, 12, 12)
+    assert not torch.equal(clips[0], clips[1])
+    assert not torch.equal(clips[1], clips[2])
+
+
+def test_repetitions_are_of_training_alone(tmp_path):
+    options = {**folder_of_videos(tmp_path), 'num_frames': 4, 'repeats': 3}
+    for transform in (None, ClipTransform((12, 12), **PLAIN, training=False)):
+        dataset = create_dataset(task='video', split='val', transform=transform, **options)
+        assert dataset[0][0].ndim == 4
 
 
 @pytest.mark.parametrize('size', [(40, 90), (90, 40), (32, 32), (9, 200)])

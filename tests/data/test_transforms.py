@@ -81,6 +81,15 @@ def test_an_augmentation_is_a_function_of_the_seeds(name, channels):
     assert (len(distinct) == 1) == (name == 'none')
 
 
+@pytest.mark.parametrize(
+    'name', ['rand-m10-n8-inc1', 'rand-m10-n8', 'rand-m0-n8-inc1', 'augmix-m10-w3', 'augmix-m1', 'v0', '3a']
+)
+def test_operations_of_the_largest_and_the_smallest_magnitude_run(name):
+    transform = build(augment={'auto_augment': name})
+    for seed in range(40):
+        assert seeded(transform, PHOTO, seed).isfinite().all()
+
+
 def test_two_albumentations_do_not_share_their_draws():
     coin = {'p': 0.5}
     transform = build(1, (8, 8), {'style': 'small', 'albumentations': [

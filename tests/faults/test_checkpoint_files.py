@@ -255,3 +255,20 @@ def test_resume_of_another_run_is_one_line(run, tmp_path, sections, says):
     assert code == 2, text
     assert says in text.splitlines()[-1]
     assert (copy / 'last.pth').read_bytes() == (folder / 'last.pth').read_bytes()
+
+
+@pytest.mark.parametrize('in_the_file', [False, True])
+def test_a_worker_lost_while_a_checkpoint_is_written_is_told_as_that(tmp_path, monkeypatch, in_the_file):
+    """torch tells of it between any two instructions; inside its own file, the end of the file fails after it."""
+
+    def lost(*arguments):
+        try:
+            raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')
+        finally:
+            if in_the_file:
+                raise RuntimeError('unexpected pos 3342 vs 3236')
+
+    monkeypatch.setattr(torch, 'save', lost)
+    with pytest.raises(RuntimeError, match=r'DataLoader worker \(pid 7\)'):
+        save_checkpoint({'a': 1}, tmp_path / 'a.pth')
+    assert not (tmp_path / 'a.pth').exists()

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from vimamba.data.loader import seeded
+from vimamba.data.transforms import AUGMENT, create_transform
 from vimamba.errors import bad_argument
 
 __all__ = ['AUGMENT_CLIP', 'ClipTransform']
 
-# option -> default; what training does to a clip besides resizing
-AUGMENT_CLIP: dict[str, Any] = {
-    'scale': (0.08, 1.0),
-    'ratio': (3 / 4, 4 / 3),
-    'hflip': 0.5,
-    'rand_augment': 0,
-    'magnitude': 7,
-    'erasing': 0.0,
-}
+# what training does to a clip: what it does to a photograph, the same to each frame
+AUGMENT_CLIP: dict[str, Any] = AUGMENT['imagenet']
 
 
 class ClipTransform:
@@ -55,28 +52,34 @@ class ClipTransform:
             raise bad_argument('interpolation', "'bilinear' or 'bicubic'", repr(interpolation))
         self.size, self.mean, self.std = tuple(input_size), list(mean), list(std)
         self.training, self.crops = training, 1 if training else crops
-        self.filter = v2.InterpolationMode(interpolation)
+        self.filter = InterpolationMode(interpolation)
         self.short = tuple(round(side / crop_pct) for side in self.size)
-        self.augment, self.erase = v2.Identity(), v2.Identity()
+        self.augment = None
         if training and style is not None:
-            own = {**AUGMENT_CLIP, **style}
-            steps = [
-                v2.RandomResizedCrop(self.size, own['scale'], own['ratio'], self.filter),
-                v2.RandomHorizontalFlip(own['hflip']),
-            ]
-            if own['rand_augment']:
-                steps.append(v2.RandAugment(own['rand_augment'], own['magnitude']))
-            self.augment, self.erase = v2.Compose(steps), v2.RandomErasing(own['erasing'])
-        self.augmented = training and style is not None
+            self.augment = create_transform(
+                training=True,
+                input_size=(3, *input_size),
+                mean=self.mean,
+                std=self.std,
+                interpolation=interpolation,
+                augment={'style': 'imagenet', **style},
+            )
 
     def __call__(self, frames: np.ndarray) -> Tensor:
-        clip = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
-        crops = [self.augment(clip)] if self.augmented else self._crop(clip)
-        tensors = []
-        for crop in crops:
-            crop = F.normalize(F.to_dtype(crop, torch.float32, scale=True), self.mean, self.std)
-            tensors.append(self.erase(crop).transpose(0, 1).contiguous())
+        if self.augment is not None:
+            return self._augmented(frames)
+        crops = self._crop(torch.from_numpy(frames).permute(0, 3, 1, 2))  # (T, 3, H, W)
+        crops = [F.normalize(F.to_dtype(crop, torch.float32, scale=True), self.mean, self.std) for crop in crops]
+        tensors = [crop.transpose(0, 1).contiguous() for crop in crops]
         return tensors[0] if self.crops == 1 else torch.stack(tensors)
+
+    def _augmented(self, frames: np.ndarray) -> Tensor:
+        assert self.augment is not None
+        seed, tensors = random.getrandbits(64), []
+        for frame in frames:
+            with seeded(seed):
+                tensors.append(self.augment(Image.fromarray(frame)))
+        return torch.stack(tensors, 1)
 
     def _crop(self, clip: Tensor) -> list[Tensor]:
         height, width = clip.shape[2:]

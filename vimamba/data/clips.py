@@ -1,7 +1,7 @@
 """Data sets of labelled videos: folders, lists, Something-Something, UCF101 and HMDB51.
 
 Each is map-style: ``dataset[i] -> (clip, class)``, a clip (3, T, H, W) float32, or several views of it
-(V, 3, T, H, W) to be averaged; ``dataset.classes``, ``dataset.sample_path(i)``.
+(V, 3, T, H, W), in evaluation to be averaged; ``dataset.classes``, ``dataset.sample_path(i)``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Clips(Dataset):
         frame_interval: frames of the video from one of the clip to the next, of dense sampling.
         num_clips: views in time, outside of training.
         time: 'forward', 'backward' or 'shuffled': the frames in another order, to see what a model reads of it.
+        repeats: clips of the same frames of a video, each augmented anew, in training (arXiv:1901.09335): a video is
+            decoded once for all of them.
     """
 
     def __init__(
@@ -61,17 +63,19 @@ class Clips(Dataset):
         frame_interval: int = 4,
         num_clips: int = 1,
         time: str = 'forward',
+        repeats: int = 1,
     ):
         for name, value, known in (('sampling', sampling, SAMPLING), ('time', time, TIMES)):
             if value not in known:
                 raise unknown_name(name, value, known)
-        check_integers(1, num_frames=num_frames, frame_interval=frame_interval, num_clips=num_clips)
+        check_integers(1, num_frames=num_frames, frame_interval=frame_interval, num_clips=num_clips, repeats=repeats)
         self.paths = np.array([os.fsencode(path) for path in paths])  # one array: a list would be copied by workers
         self.targets, self.classes = np.array(targets), list(classes)
         self.training = split == 'train' if training is None else training
         self.transform = transform or _to_tensor
         self.num_frames, self.sampling, self.interval = num_frames, sampling, frame_interval
-        self.num_clips, self.time = 1 if self.training else num_clips, time
+        self.num_clips, self.repeats = (1, repeats) if self.training else (num_clips, 1)
+        self.time = time
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -96,7 +100,7 @@ class Clips(Dataset):
             seed = None if self.training else index
             order = torch.randperm(self.num_frames, generator=_generator(seed)).numpy()
             views = views[:, order]
-        clips = [self.transform(np.ascontiguousarray(view)) for view in views]
+        clips = [self.transform(np.ascontiguousarray(view)) for view in views for _ in range(self.repeats)]
         if len(clips) == 1:
             return clips[0], int(self.targets[index])
         return torch.cat([clip if clip.ndim == 5 else clip[None] for clip in clips]), int(self.targets[index])

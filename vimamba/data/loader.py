@@ -29,7 +29,7 @@ from vimamba.data.datasets import ImageDataset
 from vimamba.data.image import BrokenImage
 from vimamba.errors import UsageError, bad_argument
 
-__all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'lost_worker']
+__all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'lost_worker', 'seeded']
 
 
 class SampleKey(NamedTuple):
@@ -264,7 +264,7 @@ class _Samples(Dataset):
     def __getitem__(self, key: SampleKey) -> _Sample:
         broken: dict[str, str] = {}
         item = key.item
-        with _seeded(self.seed, key.epoch, key.item):
+        with seeded(self.seed, key.epoch, key.item):
             while len(broken) <= self.allowed:
                 try:
                     image, target = self.dataset[item]
@@ -304,7 +304,7 @@ def _seeds(count: int, *entropy: int) -> list[int]:
 
 
 @contextmanager
-def _seeded(*entropy: int) -> Iterator[None]:
+def seeded(*entropy: int) -> Iterator[None]:
     """Python's, NumPy's and torch's CPU generators seeded from ``entropy`` inside, as they were outside."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     seeds = _seeds(3, *entropy)

@@ -12,12 +12,14 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import timm.data
 import torch
 from PIL import Image
+from timm.data.auto_augment import posterize
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 
@@ -119,6 +121,7 @@ def create_transform(
             color_jitter=a['color_jitter'] or None,  # type: ignore[arg-type]
             auto_augment=a['auto_augment'],
         )
+        _keep_a_bit(colour)
         geometry = crop if style == 'imagenet' else _affine(size, interpolation, a)
         erase = RandomErasing(a['re_prob'], mode=a['re_mode'], max_count=a['re_count'], device='cpu')
     except (AssertionError, KeyError, TypeError, ValueError) as error:
@@ -161,6 +164,18 @@ def _checked(augment: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if key == 'auto_augment' and str(value).startswith('rand') and not re.fullmatch(RAND_AUGMENT, value):
             raise bad_argument('augment.auto_augment', "timm's form, such as 'rand-m9-mstd0.5-inc1'", repr(value))
     return style, {**AUGMENT[style], **options}
+
+
+def _keep_a_bit(colour: v2.Compose) -> None:
+    """timm's posterizing keeps 0 bits at its largest magnitudes, which Pillow refuses since 12: then it keeps one."""
+    for step in colour.transforms:
+        for op in (*getattr(step, 'ops', ()), *chain.from_iterable(getattr(step, 'policy', ()))):
+            if op.aug_fn is posterize:
+                op.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    return posterize(image, max(bits, 1), **options)
 
 
 def _affine(size: Sequence[int], interpolation: str, a: dict[str, Any]) -> v2.Compose:

@@ -76,6 +76,7 @@ class TrainingState:
             'model': self.task.model.state_dict(),
             'optimizer': self.update.optimizer.state_dict(),
             'scaler': self.update.scaler.state_dict(),
+            'grad_norm': self.update.grad_norm,
             'epoch': self.epoch,
             'position': self.position,
             'step': self.step,
@@ -135,6 +136,7 @@ class TrainingState:
             load_weights(self.ema.module.model, checkpoint.get('model_ema', checkpoint['model']), path, name, author)
         self._restore_optimizer(checkpoint['optimizer'], path)
         self.update.scaler.load_state_dict(checkpoint['scaler'] if self.update.scaler.is_enabled() else {})
+        self.update.grad_norm = checkpoint.get('grad_norm', self.update.grad_norm)
         self.epoch, self.position = checkpoint['epoch'], checkpoint['position']
         self.unevaluated = checkpoint.get('unevaluated', False)
         self.best = dict(checkpoint['best'])

@@ -228,15 +228,17 @@ def _clips(**kwargs: Any) -> dict[str, Any]:
     return _cfg(**{**own, **kwargs})
 
 
-_HUB = 'https://huggingface.co/jacklishufan/Mamba-ND/resolve/main/in1k/mamba2d_{}.pth'
+_HUB = 'https://huggingface.co/jacklishufan/Mamba-ND/resolve/main/{}.pth'
 
 default_cfgs = generate_default_cfgs(
     {
-        'mamba_nd_2d_small.jacklishufan_in1k': _cfg(_HUB.format('s'), top1=81.7),
-        'mamba_nd_2d_base.jacklishufan_in1k': _cfg(_HUB.format('b'), top1=83.0),
+        'mamba_nd_2d_small.jacklishufan_in1k': _cfg(_HUB.format('in1k/mamba2d_s'), top1=81.7),
+        'mamba_nd_2d_base.jacklishufan_in1k': _cfg(_HUB.format('in1k/mamba2d_b'), top1=83.0),
         'test_mamba_nd_2d.untrained': _cfg(input_size=(3, 64, 64), pool_size=(4, 4), license='apache-2.0'),
-        # published in the folder k400 of the same place, under a name that is not stated
-        'mamba_nd_3d_small.jacklishufan_k400': _clips(notes=('published Kinetics-400 top-1 81.9',)),
+        # of images, patches of 16, to begin with
+        'mamba_nd_3d_small.jacklishufan_in1k': _clips(url=_HUB.format('video/mamba_2d_s_16_pretrained')),
+        # published in the folder k400 of the same place, under a name that is not stated; * is what a bare name means
+        'mamba_nd_3d_small.jacklishufan_k400*': _clips(notes=('published Kinetics-400 top-1 81.9',)),
         'test_mamba_nd_3d.untrained': _clips(input_size=(3, 64, 64), license='apache-2.0'),
     }
 )

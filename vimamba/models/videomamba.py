@@ -267,11 +267,10 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
     return imagenet_cfg(url, **{**own, **kwargs})
 
 
-def _clips(url: str = '', top1: float = 0, **kwargs: Any) -> dict[str, Any]:
+def _clips(url: str = '', published: str = '', **kwargs: Any) -> dict[str, Any]:
     """The input size is that of a frame: timm knows no other; frames are the model's ``num_frames``."""
-    notes = (f'published Kinetics-400 top-1 {top1}',) if top1 else ()
     own = {'num_classes': 400, 'crop_pct': 1.0, 'interpolation': 'bilinear'}
-    return _cfg(url, notes=notes, **{**own, **kwargs})
+    return _cfg(url, notes=(f'published {published}',) if published else (), **{**own, **kwargs})
 
 
 _HUB = 'https://huggingface.co/OpenGVLab/VideoMamba/resolve/main/videomamba_{}.pth'
@@ -281,21 +280,38 @@ _KINETICS = {  # published top-1 at 8, 16, 32 and 64 frames
     'small': (79.3, 80.8, 81.5, 81.8),
     'middle': (80.6, 81.9, 82.4, 82.8),
 }
+_SOMETHING = {'tiny': (65.1, 66.0), 'small': (66.6, 67.7), 'middle': (67.3, 68.3)}  # at 8 and 16
 _FRAMES = (8, 16, 32, 64)
 
+_image_cfgs = {
+    f'videomamba_{size}_patch16_224.opengvlab_in1k': _cfg(_HUB.format(f'{size[0]}16_in1k_res224'), top1=top1)
+    for size, top1 in _IMAGES.items()
+}
+_kinetics_cfgs = {
+    f'videomamba_{size}_patch16_224_f{frames}.opengvlab_k400': _clips(
+        _HUB.format(f'{size[0]}16_k400_f{frames}_res224'), f'Kinetics-400 top-1 {top1}'
+    )
+    for size, published in _KINETICS.items()
+    for frames, top1 in zip(_FRAMES, published)
+}
+_something_cfgs = {
+    f'videomamba_{size}_patch16_224_f{frames}.opengvlab_ssv2': _clips(
+        _HUB.format(f'{size[0]}16_ssv2_f{frames}_res224'), f'Something-Something v2 top-1 {top1}', num_classes=174
+    )
+    for size, published in _SOMETHING.items()
+    for frames, top1 in zip(_FRAMES, published)
+}
+_inflated_cfgs = {  # of images, to begin with
+    f'videomamba_{size}_patch16_224_f{frames}.opengvlab_in1k': _clips(_HUB.format(f'{size[0]}16_in1k_res224'))
+    for size in _KINETICS
+    for frames in _FRAMES
+}
 default_cfgs = generate_default_cfgs(
     {
-        **{
-            f'videomamba_{size}_patch16_224.opengvlab_in1k': _cfg(_HUB.format(f'{size[0]}16_in1k_res224'), top1=top1)
-            for size, top1 in _IMAGES.items()
-        },
-        **{
-            f'videomamba_{size}_patch16_224_f{frames}.opengvlab_k400': _clips(
-                _HUB.format(f'{size[0]}16_k400_f{frames}_res224'), top1
-            )
-            for size, published in _KINETICS.items()
-            for frames, top1 in zip(_FRAMES, published)
-        },
+        **_image_cfgs,
+        **_kinetics_cfgs,  # before the others: what a name without a tag means
+        **_something_cfgs,
+        **_inflated_cfgs,
         'videomamba_tiny_causal_patch16_224.untrained': _clips(),
         'test_videomamba.untrained': _clips(input_size=(3, 64, 64)),
         'test_videomamba_causal.untrained': _clips(input_size=(3, 64, 64)),

@@ -28,14 +28,22 @@ class VideoTask(ClassificationTask):
     """
 
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
-        """As of `ClassificationTask`; of several views the logarithm of their mean probabilities (B, classes)."""
-        if mode == 'predict' and images.ndim == 6:
+        """As of `ClassificationTask`; of several views the logarithm of their mean probabilities (B, classes).
+
+        In training, each of several views is a clip of the batch.
+        """
+        several = images.ndim == 6
+        if mode == 'predict' and several:
             scores = [self.model(view).float().log_softmax(-1) for view in images.unbind(1)]  # memory is that of one
             return torch.stack(scores).logsumexp(0) - math.log(len(scores))
-        if mode == 'predict' or self.mixup is None:
+        if mode == 'predict':
+            return self.model(images)
+        assert targets is not None
+        if several:
+            images, targets = images.flatten(0, 1), targets.repeat_interleave(images.shape[1])
+        if self.mixup is None:
             return super().forward(images, targets, mode)
         frames = images.shape[2]
-        assert targets is not None
         mixed, soft = self.mixup(images.flatten(1, 2).clone(), targets)  # as images of many channels: one box a clip
         logits = self.model(mixed.unflatten(1, (-1, frames)))
         return {'loss': nn.functional.cross_entropy(logits.float(), soft)}
