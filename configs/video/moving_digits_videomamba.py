@@ -13,9 +13,7 @@ data = dict(
     std=(0.3, 0.3, 0.3),
     crop_pct=1.0,
 )
-augment = dict(
-    style='clip', scale=(0.7, 1.0), ratio=(0.9, 1.11), hflip=0.0
-)  # a mirrored digit is another, and moves another way
+augment = dict(style='clip', scale=(0.7, 1.0), ratio=(0.9, 1.11))
 optim = dict(name='adamw', lr=2e-3, weight_decay=0.05, clip_grad=1.0)
 schedule = dict(epochs=16, warmup_epochs=0.5, min_lr=1e-5)
 run = dict(ema=0.995, ema_warmup=True, log_interval=50)
