@@ -17,7 +17,7 @@ instances: CONFIG = detection/digit_scenes_mask_rcnn_vmamba
 segmentation: CONFIG = segmentation/digit_scenes_upernet_vmamba
 detection-flat: CONFIG = detection/digit_scenes_faster_rcnn_vim
 
-.PHONY: help $(SCENES) demo test check format clean
+.PHONY: help $(SCENES) demo video test check format clean
 
 help:  ## this list
 	@sed -n 's/^\$$(SCENES):.*## /$(SCENES)\t/p; s/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -29,6 +29,10 @@ demo: $(VENV)/.train  ## train a Vision Mamba on real handwritten digits and tes
 $(SCENES): $(VENV)/.dense  ## one of these: a detector or segmenter learns digit scenes from scratch, up to 15 minutes each
 	$(BIN)/python tools/train.py configs/$(CONFIG).py --work-dir runs/$@ --overwrite
 	$(BIN)/python tools/test.py configs/$(CONFIG).py runs/$@/last.pth --split test --out-dir runs/$@ --json runs/$@/test.json
+
+video: $(VENV)/.video  ## a model of clips learns moving digits from real mp4 files: about a quarter of an hour
+	$(BIN)/python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/video --overwrite
+	$(BIN)/python tools/test.py configs/video/moving_digits_videomamba.py runs/video/last.pth --split test --out-dir runs/video
 
 test: $(VENV)/.dev  ## the whole test suite, on every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
@@ -47,7 +51,7 @@ clean:  ## remove the virtual environment and what was generated
 	rm -rf $(VENV) runs build dist *.egg-info kernels/*/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps make a second call quick; they go stale when the dependencies or the compiled kernels change.
-$(VENV)/.train $(VENV)/.dense $(VENV)/.dev: $(VENV)/.%: setup.cfg setup.py pyproject.toml $(wildcard kernels/*/*.cpp kernels/*/*.h)
+$(VENV)/.train $(VENV)/.dense $(VENV)/.video $(VENV)/.dev: $(VENV)/.%: setup.cfg setup.py pyproject.toml $(wildcard kernels/*/*.cpp kernels/*/*.h)
 	@echo "installing vimamba[$*] into $(VENV) (a few minutes the first time)"
 	@$(CREATE)
 	@$(INSTALL) -e '.[$*]'

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from digits import commit, cpu_name
+from scenes import spent
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
 from vimamba.data import create_loader
@@ -68,6 +69,8 @@ def main() -> None:
     row = {
         **{name: f'{value:.2f}' for name, value in figures.items()},
         'clips': len(targets),
+        **spent(ordered),
+        'threads': torch.get_num_threads(),
         'date': date.today().isoformat(),
         'cpu': cpu_name(),
         'torch': torch.__version__,

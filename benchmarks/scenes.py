@@ -18,22 +18,29 @@ TARGETS = ('detection', 'instances', 'segmentation', 'detection-flat')
 FIGURES = ('AP', 'AP50', 'mask_AP', 'mask_AP50', 'mIoU', 'aAcc')
 
 
-def row(folder: Path) -> dict[str, object]:
-    """The figures of one run on the test split, with its time and machine."""
-    result, config = (json.loads((folder / name).read_text()) for name in ('test.json', 'config.json'))
+def spent(folder: Path) -> dict[str, object]:
+    """What the training of a run took, and the size of its model."""
     summary = (folder / 'summary.txt').read_text()
     hours, minutes, seconds = map(int, re.findall(r'(\d+):(\d+):(\d+) in this session', summary)[0])
     (memory,) = re.findall(r'peak memory (\d+) MiB', summary)
     (size,) = re.findall(r'([\d.]+) M parameters', (folder / 'train.log').read_text())
     return {
+        'parameters_m': size,
+        'train_seconds': 3600 * hours + 60 * minutes + seconds,
+        'memory_mib': memory,
+    }
+
+
+def row(folder: Path) -> dict[str, object]:
+    """The figures of one run on the test split, with its time and machine."""
+    result, config = (json.loads((folder / name).read_text()) for name in ('test.json', 'config.json'))
+    return {
         'target': folder.name,
         'head': config['task']['head'],
         'backbone': config['model']['name'],
-        'parameters_m': size,
         'test_images': result['images'],
         **{name: f'{result[name]:.2f}' if name in result else '' for name in FIGURES},
-        'train_seconds': 3600 * hours + 60 * minutes + seconds,
-        'memory_mib': memory,
+        **spent(folder),
         'date': date.today().isoformat(),
         'cpu': cpu_name(),
         'threads': torch.get_num_threads(),

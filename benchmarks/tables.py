@@ -178,6 +178,27 @@ def scenes() -> str:
     return f'{markdown(header, body)}\n\n{last["test_images"]} test scenes, last weights, {last["date"]}, {where}.'
 
 
+def moving_digits() -> str:
+    """What a model trained on moving digits reads of the order of time, and what can be told without one."""
+    (row,) = rows('moving_digits.csv')
+    body = [
+        ['class of a clip, digit and direction', f'{row["top1"]} %', '1.25 %'],
+        ['direction of a clip shown backwards, which is the opposite', f'{row["reversed_direction"]} %', '12.5 %'],
+        ['which of the two senses, by a model trained on shuffled clips', f'{row["shuffled_sense"]} %', '50 %'],
+        [
+            'direction by the shift of the centroid of what moves, no training',
+            f'{row["centroid_direction"]} %',
+            '12.5 %',
+        ],
+    ]
+    took = f'{int(row["train_seconds"]) / 60:.0f} min, {int(row["memory_mib"]) / 1024:.1f} GiB'
+    notes = (
+        f'{row["clips"]} test clips of digits never seen, last weights; {row["parameters_m"]} M parameters, trained in'
+    )
+    notes += f' {took} by {row["threads"]} threads of {row["cpu"]}, torch {row["torch"]}, {row["date"]}.'
+    return f'{markdown(["", "right", "by chance"], body)}\n\n{notes}'
+
+
 def measured(what: str) -> list[dict[str, str]]:
     """The last measurement of everything of one kind on the CPU, by one thread."""
     of_kind = [row for row in rows('results.csv') if (row['what'], row['clock']) == (what, 'CPU time')]
@@ -317,6 +338,7 @@ TABLES = {
     'pairs': pairs,
     'digits': digits,
     'scenes': scenes,
+    'moving_digits': moving_digits,
     'cross': cross,
     'scans': scans,
     'resolutions': resolutions,
