@@ -59,7 +59,7 @@ def library() -> ctypes.CDLL:
         for name, arguments in _FUNCTIONS.items():
             function = getattr(loaded, f'vimamba_{name}')
             function.restype, function.argtypes = None, arguments
-        loaded.vimamba_scan_panel.argtypes, loaded.vimamba_scan_panel.restype = [_P], _N
+        loaded.vimamba_scan_parts.argtypes, loaded.vimamba_scan_parts.restype = [_P, _N], _N
     except (OSError, AttributeError) as error:
         raise UsageError(f"backend 'cpu': {path} cannot be loaded ({error}): run pip install again") from error
     return loaded

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from ..cpu.library import describe, fields, is_built, library, pointer, sum_parts, threads, token_rows
-from .scan import CHUNK, Scan, stored_steps
+from .scan import Scan
 
 __all__ = ['KEEPS_Y', 'MAX_STATES', 'MEMORY', 'backward', 'describe', 'forward', 'is_built', 'library', 'stored_steps']
 
 KEEPS_Y = True  # the sum before the gate, for the backward pass
 MEMORY = {'u': 'kbld', 'delta': 'kbld', 'B': 'bkgln', 'C': 'bkgln', 'z': 'bld'}  # of the gradients
 MAX_STATES = 256
+CHUNK = 16  # steps between two saved states, as in cpu.cpp
 _STEP_COST = 12e-9  # seconds for a (batch, channel, step) of 16 states, about: what a thread must be worth
 
 
@@ -32,6 +33,11 @@ class _Grads(ctypes.Structure):
         *fields('out_b out_l', ctypes.c_int64),
         *fields('out last u delta A B C D z bias h0', ctypes.c_void_p),
     ]
+
+
+def stored_steps(n: int) -> int:
+    """Steps between two saved states, whatever the states are."""
+    return CHUNK
 
 
 def _flat(t: Tensor | None) -> Tensor | None:
@@ -80,14 +86,14 @@ def backward(
     c, keep, count = _describe(s)
     b, k, g, d, l, n = c.b, c.k, c.g, c.d, c.l, c.n
     dout = token_rows(grad_out)
-    last = torch.zeros(b, k, d, n) if grad_last is None else grad_last.float().contiguous()
-    panels = -(-(d // g) // library().vimamba_scan_panel(ctypes.byref(c)))
+    last = _flat(grad_last)
+    parts = library().vimamba_scan_parts(ctypes.byref(c), count)
     y = y.transpose(1, 2).contiguous() if y.ndim == 3 else y
     saved = saved.contiguous()
     c.saved, c.y = saved.data_ptr(), y.data_ptr()
     du = torch.empty((b, l, d) if s.u.ndim == 3 else (k, b, l, d))
     ddelta, dA = torch.empty(k, b, l, d), torch.empty(b, k, d, n)
-    dB, dC = (torch.zeros(panels, b, k, g, l, n) for _ in range(2))
+    dB, dC = (torch.empty(parts, b, k, g, l, n) for _ in range(2))
     dD, dbias = (None if t is None else torch.empty(b, k, d) for t in (s.D, s.delta_bias))
     dz = None if s.z is None else torch.empty(b, l, d)
     dh = None if s.initial_state is None else torch.empty(b, k, d, n)
