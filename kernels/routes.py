@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -52,8 +53,15 @@ def find_steps(index: Tensor) -> list[int] | None:
 
 def walk_of(index: Tensor) -> tuple[Tensor | None, list[int]]:
     """(rows, steps) as the operators take them: the index as an int32 table, or None where the steps say it all."""
+    steps = _steps(index, 0 if index.is_inference() else index._version)
+    return (index.to(torch.int32), [1] * len(index)) if steps is None else (None, list(steps))
+
+
+@lru_cache(maxsize=128)
+def _steps(index: Tensor, version: int) -> tuple[int, ...] | None:
+    """Of an index that has not been written to since: to look at one takes as long as a small scan."""
     steps = find_steps(index)
-    return (index.to(torch.int32), [1] * len(index)) if steps is None else (None, steps)
+    return None if steps is None else tuple(steps)
 
 
 def _walk(x: Tensor, rows: Tensor | None, steps: list[int], back: bool) -> Tensor:

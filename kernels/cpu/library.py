@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.machinery
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from vimamba.errors import UsageError
 
-__all__ = ['describe', 'fields', 'is_built', 'library', 'pointer', 'sum_parts', 'threads', 'token_rows']
+__all__ = ['describe', 'flat', 'is_built', 'library', 'pack', 'pointer', 'sum_parts', 'threads', 'token_rows']
 
 _P, _N = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS = {
@@ -59,7 +60,7 @@ def library() -> ctypes.CDLL:
         for name, arguments in _FUNCTIONS.items():
             function = getattr(loaded, f'vimamba_{name}')
             function.restype, function.argtypes = None, arguments
-        loaded.vimamba_scan_panel.argtypes, loaded.vimamba_scan_panel.restype = [_P], _N
+        loaded.vimamba_scan_parts.argtypes, loaded.vimamba_scan_parts.restype = [_P, _N], _N
     except (OSError, AttributeError) as error:
         raise UsageError(f"backend 'cpu': {path} cannot be loaded ({error}): run pip install again") from error
     return loaded
@@ -75,25 +76,38 @@ def threads(seconds: float) -> int:
     return max(1, min(torch.get_num_threads(), int(seconds / _WORTH)))
 
 
-def fields(names: str, kind: type) -> list[tuple[str, type]]:
-    """Fields of a ctypes.Structure."""
-    return [(name, kind) for name in names.split()]
+def pack(values: list[int]) -> bytes:
+    """A C structure of so many int64_t and pointers."""
+    return struct.pack(f'{len(values)}q', *values)
 
 
-def pointer(t: Tensor | None) -> int | None:
-    return None if t is None else t.data_ptr()
+def pointer(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
+def flat(t: Tensor | None) -> Tensor | None:
+    """The same in float32 without gaps."""
+    if t is None or (t.dtype is torch.float32 and t.is_contiguous()):
+        return t
+    return t.float().contiguous()
 
 
 def token_rows(t: Tensor) -> Tensor:
-    """(..., m, l) -> (..., l, m) in float32 with the m values of a token adjacent."""
-    t = t.float().transpose(-1, -2)
-    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
+    """(..., m, l) in float32 with the m values of a token adjacent in memory."""
+    if t.dtype is not torch.float32:
+        t = t.float()
+    *_, adjacent, apart = t.stride()
+    if adjacent == 1 or t.shape[-2] == 1:
+        return t
+    if apart == 0:  # the same for all tokens, as the gradient of a sum is
+        return t[..., :1].contiguous().expand(t.shape)
+    return t.transpose(-1, -2).contiguous().transpose(-1, -2)
 
 
 def sum_parts(t: Tensor, count: int) -> Tensor:
     """The sum over the first axis, in order whatever the number of threads."""
     if len(t) == 1:
-        return t[0]
+        return t.squeeze(0)
     total = t.new_zeros(t.shape[1:])
     if len(t):
         library().vimamba_sum_parts(t.data_ptr(), total.data_ptr(), len(t), total.numel(), count)

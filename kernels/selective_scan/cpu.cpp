@@ -7,11 +7,12 @@
 #include "../cpu/parallel.h"
 #include "../cpu/routes.h"
 
-#define SCAN_CHUNK 32
-
 namespace {
 
 constexpr int MAX_STATES = 256;
+constexpr int CHUNK = 16;    // steps between two saved states
+constexpr int PANEL = 64;    // channels whose dB and dC are summed at once
+constexpr int WIDEST = 512;  // channels of a task
 
 // Sizes, strides in elements, pointers; 0 for what is absent. Mirrored by cpu.py. A (k, d, n), D and bias (k, d),
 // h0 and last (b, k, d, n), out and y (b, l, d), saved (b, k, chunks, n, d), rows (k, l); u, delta, z: channels adjacent;
@@ -27,7 +28,7 @@ struct Scan {
 
 // out: gradient of the output, channels adjacent; last (b, k, d, n). The gradients to be written: u (k, b, l, d), or
 // (b, l, d) where routes share it; delta (k, b, l, d); A, h0 (b, k, d, n); D, bias (b, k, d); z (b, l, d);
-// B, C (panels, b, k, g, l, n), zeroed: sums over the batch, and over the panels of a group, are taken afterwards.
+// B, C (parts, b, k, g, l, n): sums over the batch, and over the parts, are taken afterwards.
 struct Grads {
     int64_t out_b, out_l;
     const float *out, *last;
@@ -39,30 +40,51 @@ struct Grads {
 #define KERNEL "../selective_scan/cpu_kernel.h"
 #include "../cpu/isa.h"
 
-// Calls task(batch item, group, panel, first channel, channels) for every panel of every group.
+// Calls task(batch item, group, first channel, channels) for every so many channels of every group.
 template <class Task>
-static void each_panel(const Scan* a, int64_t panel, int64_t threads, const Task& task) {
-    const int64_t width = a->d / a->g, panels = (width + panel - 1) / panel;
-    parallel_for(a->b * a->g * panels, threads, [&](int64_t i) {
-        const int64_t g = i / panels % a->g, first = i % panels * panel;
-        task(i / (a->g * panels), g, i % panels, g * width + first, width - first < panel ? width - first : panel);
+static void each_task(const Scan* a, int64_t channels, int64_t threads, const Task& task) {
+    const int64_t width = a->d / a->g, count = (width + channels - 1) / channels;
+    parallel_for(a->b * a->g * count, threads, [&](int64_t i) {
+        const int64_t g = i / count % a->g, first = i % count * channels;
+        task(i / (a->g * count), g, g * width + first, width - first < channels ? width - first : channels);
     });
 }
 
-// Channels that a task of the backward pass has: dB and dC come in so many parts.
-EXPORT int64_t vimamba_scan_panel(const Scan* a) { return VIMAMBA_CALL(panel_width, a->n); }
+// Channels of a task, in multiples of `unit`: many, which reads memory in long pieces, unless that leaves threads idle.
+static int64_t task_channels(const Scan* a, int64_t unit, int64_t threads) {
+    const int64_t width = a->d / a->g;
+    int64_t channels = VIMAMBA_CALL(widest, a->n);
+    while (threads > 1 && channels > unit && a->b * a->g * ((width + channels - 1) / channels) < 2 * threads)
+        channels = (channels / 2 + unit - 1) / unit * unit;
+    return channels;
+}
+
+static int64_t panel(const Scan* a) {
+    const int64_t most = VIMAMBA_CALL(widest, a->n);
+    return most < PANEL ? most : PANEL;
+}
+
+// Whether tasks add to the same dB and dC: one thread does so in order, several do not.
+static bool in_parts(const Scan* a, int64_t threads) {
+    return threads > 1 && task_channels(a, panel(a), threads) < a->d / a->g;
+}
+
+// How many parts of dB and dC there are. Their sum does not depend on it: it is taken over the panels in order.
+EXPORT int64_t vimamba_scan_parts(const Scan* a, int64_t threads) {
+    return in_parts(a, threads) ? (a->d / a->g + panel(a) - 1) / panel(a) : 1;
+}
 
 EXPORT void vimamba_scan_forward(const Scan* a, int64_t threads) {
-    int64_t panel = vimamba_scan_panel(a);
-    if (a->b * (a->d / panel) < 2 * threads && panel > 16) panel = 16;  // nothing is summed over channels here
-    each_panel(a, panel, threads, [&](int64_t b, int64_t g, int64_t, int64_t c, int64_t width) {
+    each_task(a, task_channels(a, 16, threads), threads, [&](int64_t b, int64_t g, int64_t c, int64_t width) {
         VIMAMBA_CALL(scan_forward, *a, b, g, c, width);
     });
 }
 
 EXPORT void vimamba_scan_backward(const Scan* a, const Grads* d, int64_t threads) {
-    each_panel(a, vimamba_scan_panel(a), threads, [&](int64_t b, int64_t g, int64_t p, int64_t c, int64_t width) {
-        VIMAMBA_CALL(scan_backward, *a, *d, b, g, p, c, width);
+    const int64_t channels = task_channels(a, panel(a), threads);
+    const bool parts = in_parts(a, threads);
+    each_task(a, channels, threads, [&](int64_t b, int64_t g, int64_t c, int64_t width) {
+        VIMAMBA_CALL(scan_backward, *a, *d, b, g, c, width, (c - g * (a->d / a->g)) / panel(a), parts);
     });
 }
 

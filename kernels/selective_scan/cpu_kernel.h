@@ -1,263 +1,337 @@
-// The selective scan for a panel of channels of one batch item, all its routes: included by ../cpu/isa.h.
+// The selective scan for some channels of one group of one batch item, all its routes: included by ../cpu/isa.h.
 //
-// Lanes are channels; a panel is a few vectors wide, so that a row of memory is read in one piece. A chunk of CHUNK steps
-// is read into buffers, the states are then advanced four at a time over the whole chunk, from registers, and the results
-// written back. See README.md for the equations.
+// Lanes are channels. A chunk of CHUNK steps is read for one vector of channels into buffers, the states are then advanced
+// four at a time over the whole chunk, from registers, and the results written back. See README.md for the equations.
 
-constexpr int CHUNK = SCAN_CHUNK;
+constexpr int VECTORS = PANEL / LANES;
 constexpr float LN2 = 0.6931471805599453f, LOG2E = 1.4426950408889634f;
 
-struct Steps {  // of one chunk
+struct Rows {  // that the steps of one chunk read
     int count;
     int64_t row[CHUNK];
     const float *B[CHUNK], *C[CHUNK];
-    vec raw[CHUNK], x[CHUNK], dt[CHUNK], dx[CHUNK];
 };
 
-static inline void read_rows(Steps& s, const Scan& a, int64_t b, int64_t k, int64_t g, int64_t t0) {
-    s.count = (int)(a.l - t0 < CHUNK ? a.l - t0 : CHUNK);
+__attribute__((noinline)) static void find_rows(Rows& r, const Scan& a, int64_t b, int64_t k, int64_t g, int64_t t0) {
+    r.count = (int)(a.l - t0 < CHUNK ? a.l - t0 : CHUNK);
     const float* B = a.B + b * a.B_b + k * a.B_k + g * a.B_g;
     const float* C = a.C + b * a.C_b + k * a.C_k + g * a.C_g;
-    for (int t = 0; t < s.count; t++) {
-        const int64_t row = s.row[t] = row_at(a, k, t0 + t);
-        s.B[t] = B + row * a.B_l;
-        s.C[t] = C + row * a.C_l;
+    for (int t = 0; t < r.count; t++) {
+        const int64_t row = r.row[t] = row_at(a, k, t0 + t);
+        r.B[t] = B + row * a.B_l;
+        r.C[t] = C + row * a.C_l;
     }
 }
 
-static inline void read_steps(Steps& s, const Scan& a, int64_t b, int64_t k, int64_t c, int lanes) {
-    const float* u = a.u + b * a.u_b + k * a.u_k + c;
-    const float* delta = a.delta + b * a.delta_b + k * a.delta_k + c;
-    const vec bias = a.bias ? load_part(a.bias + k * a.d + c, lanes) : vec{};
-    for (int t = 0; t < s.count; t++) {
-        s.x[t] = load_part(u + s.row[t] * a.u_l, lanes);
-        s.raw[t] = load_part(delta + s.row[t] * a.delta_l, lanes) + bias;
-    }
-    for (int t = 0; t < s.count; t++) {
-        s.dt[t] = a.softplus ? softplus(s.raw[t]) : s.raw[t];
-        s.dx[t] = s.dt[t] * s.x[t];
+static inline void load_states(const float* p, int64_t states, int lanes, float scale, vec* out) {
+    for (int64_t n = 0; n < states; n++) out[n] = vec{};
+    for (int i = 0; i < lanes; i++)
+        for (int64_t n = 0; n < states; n++) out[n][i] = p[i * states + n] * scale;
+}
+
+static inline void store_states(float* p, int64_t states, int lanes, const vec* in) {
+    for (int i = 0; i < lanes; i++)
+        for (int64_t n = 0; n < states; n++) p[i * states + n] = in[n][i];
+}
+
+// Channels that a task can have: as many as have MAX_STATES vectors of states, in whole panels where that is possible.
+static inline int64_t widest(int64_t n) {
+    const int64_t most = MAX_STATES / n * LANES;
+    return most < PANEL ? most : most < WIDEST ? most / PANEL * PANEL : WIDEST;
+}
+
+// Loops over the steps are functions of their own, so that each has the registers to itself.
+#define LOOP __attribute__((noinline)) static void
+
+struct Tokens {  // channels of one tensor, as many as lanes: those of a token are p[row * stride ...]
+    const float* p;
+    int64_t stride;
+    vec load(int64_t row, int lanes) const { return load_part(p + row * stride, lanes); }
+};
+
+struct Forward {  // the steps of one chunk, for one vector of channels
+    vec dt[CHUNK], dx[CHUNK], y[CHUNK];
+};
+
+template <bool SOFTPLUS>
+LOOP read_forward(Forward& s, const Rows& r, Tokens u, Tokens delta, vec bias, vec D, int lanes) {
+    for (int t = 0; t < r.count; t++) {
+        const vec x = u.load(r.row[t], lanes), raw = delta.load(r.row[t], lanes) + bias;
+        const vec dt = SOFTPLUS ? softplus(raw) : raw;
+        s.dt[t] = dt;
+        s.dx[t] = dt * x;
+        s.y[t] = D * x;
     }
 }
 
 // h = exp(dt A) h + dx B and y += C h, over the chunk, for NB states from n on.
 template <int NB>
-static inline void advance(const Steps& s, int n, const vec* A, vec* h, vec* y) {
+LOOP advance(Forward& s, const Rows& r, int64_t n, const vec* A, vec* h) {
     vec state[NB], decay[NB];
-    for (int i = 0; i < NB; i++) state[i] = h[n + i], decay[i] = A[n + i];
-    for (int t = 0; t < s.count; t++) {
+    for (int i = 0; i < NB; i++) state[i] = h[i], decay[i] = A[i];
+    for (int t = 0; t < r.count; t++) {
         const vec dt = s.dt[t], dx = s.dx[t];
-        const float *B = s.B[t] + n, *C = s.C[t] + n;
-        vec sum = y[t];
+        const float *B = r.B[t] + n, *C = r.C[t] + n;
+        vec sum = s.y[t];
 #pragma GCC unroll 4
         for (int i = 0; i < NB; i++) {
             state[i] = exp2(dt * decay[i]) * state[i] + dx * B[i];
             sum += state[i] * C[i];
         }
-        y[t] = sum;
+        s.y[t] = sum;
     }
-    for (int i = 0; i < NB; i++) h[n + i] = state[i];
+    for (int i = 0; i < NB; i++) h[i] = state[i];
 }
 
-static inline void load_states(const float* p, int64_t stride, int64_t states, int lanes, float scale, vec* out) {
-    for (int64_t n = 0; n < states; n++) out[n] = vec{};
-    for (int i = 0; i < lanes; i++)
-        for (int64_t n = 0; n < states; n++) out[n][i] = p[i * stride + n] * scale;
+// out = or += y, and after the last route, where there is a gate, y is kept if asked for and out = y silu(z).
+template <bool GATE>
+LOOP write_forward(const Forward& s, const Rows& r, float* out, float* y, Tokens z, int64_t d, bool more, int lanes) {
+    for (int t = 0; t < r.count; t++) {
+        float* p = out + r.row[t] * d;
+        vec sum = more ? load_part(p, lanes) + s.y[t] : s.y[t];
+        if (GATE) {
+            if (y) store_part(y + r.row[t] * d, sum, lanes);
+            const vec gate = z.load(r.row[t], lanes);
+            sum *= gate * sigmoid(gate);
+        }
+        store_part(p, sum, lanes);
+    }
 }
 
-static inline void store_states(float* p, int64_t stride, int64_t states, int lanes, const vec* in) {
-    for (int i = 0; i < lanes; i++)
-        for (int64_t n = 0; n < states; n++) p[i * stride + n] = in[n][i];
+// What a task knows of tensors: where those of batch item b, route k and channel c begin.
+static inline Tokens tokens_u(const Scan& a, int64_t b, int64_t k, int64_t c) {
+    return {a.u + b * a.u_b + k * a.u_k + c, a.u_l};
 }
-
-// Channels of a panel: 64, or as many as have MAX_STATES vectors of states.
-static inline int64_t panel_width(int64_t n) {
-    const int64_t most = MAX_STATES / n * LANES;
-    return most < 64 ? most : 64;
+static inline Tokens tokens_delta(const Scan& a, int64_t b, int64_t k, int64_t c) {
+    return {a.delta + b * a.delta_b + k * a.delta_k + c, a.delta_l};
 }
+static inline Tokens tokens_z(const Scan& a, int64_t b, int64_t c) { return {a.z + b * a.z_b + c, a.z_l}; }
+static inline vec of_channel(const float* p, int64_t at, int lanes) { return p ? load_part(p + at, lanes) : vec{}; }
 
-struct Group {  // channels c ... c + lanes - 1, and where their states begin in the arrays of the panel
-    int64_t c, state;
-    int lanes;
-};
-
-static inline int split(Group* groups, const Scan& a, int64_t c, int64_t width) {
-    int count = 0;
-    for (int64_t i = 0; i < width; i += LANES, count++)
-        groups[count] = {c + i, count * a.n, (int)(width - i < LANES ? width - i : LANES)};
-    return count;
-}
-
-static void scan_forward(const Scan& a, int64_t b, int64_t g, int64_t c0, int64_t width) {
-    Steps s;
-    Group groups[64 / LANES];
-    const int count = split(groups, a, c0, width);
-    vec A[MAX_STATES], h[MAX_STATES], y[CHUNK];
+static void scan_forward(const Scan& a, int64_t b, int64_t g, int64_t first, int64_t width) {
+    Rows r;
+    Forward s;
+    vec A[MAX_STATES], h[MAX_STATES];
     for (int64_t k = 0; k < a.k; k++) {
-        const bool last = k == a.k - 1;
-        for (int i = 0; i < count; i++) {
-            const auto [c, state, lanes] = groups[i];
-            load_states(a.A + (k * a.d + c) * a.n, a.n, a.n, lanes, LOG2E, A + state);
+        const auto each_vector = [&](auto task) {  // task(channel, how many lanes it and those that follow fill, states)
+            for (int64_t c = 0, state = 0; c < width; c += LANES, state += a.n)
+                task(first + c, (int)(width - c < LANES ? width - c : LANES), state);
+        };
+        each_vector([&](int64_t c, int lanes, int64_t state) {
+            load_states(a.A + (k * a.d + c) * a.n, a.n, lanes, LOG2E, A + state);
             if (a.h0) {
-                load_states(a.h0 + ((b * a.k + k) * a.d + c) * a.n, a.n, a.n, lanes, 1.f, h + state);
+                load_states(a.h0 + ((b * a.k + k) * a.d + c) * a.n, a.n, lanes, 1.f, h + state);
             } else {
                 for (int64_t n = 0; n < a.n; n++) h[state + n] = vec{};
             }
-        }
+        });
         for (int64_t t0 = 0; t0 < a.l; t0 += CHUNK) {
-            read_rows(s, a, b, k, g, t0);
-            for (int i = 0; i < count; i++) {
-                const auto [c, state, lanes] = groups[i];
+            find_rows(r, a, b, k, g, t0);
+            each_vector([&](int64_t c, int lanes, int64_t state) {
                 if (a.saved) {
                     float* p = a.saved + (((b * a.k + k) * a.chunks + t0 / CHUNK) * a.n) * a.d + c;
                     for (int64_t n = 0; n < a.n; n++) store_part(p + n * a.d, h[state + n], lanes);
                 }
-                const vec D = a.D ? load_part(a.D + k * a.d + c, lanes) : vec{};
-                read_steps(s, a, b, k, c, lanes);
-                for (int t = 0; t < s.count; t++) y[t] = D * s.x[t];
-                int n = 0;
-                for (; n + 4 <= a.n; n += 4) advance<4>(s, n, A + state, h + state, y);
-                for (; n < a.n; n++) advance<1>(s, n, A + state, h + state, y);
-                for (int t = 0; t < s.count; t++) {
-                    const int64_t row = (b * a.l + s.row[t]) * a.d + c;
-                    vec sum = k ? load_part(a.out + row, lanes) + y[t] : y[t];
-                    if (last && a.z) {
-                        if (a.y) store_part(a.y + row, sum, lanes);
-                        const vec z = load_part(a.z + b * a.z_b + s.row[t] * a.z_l + c, lanes);
-                        sum *= z * sigmoid(z);
-                    }
-                    store_part(a.out + row, sum, lanes);
-                }
-            }
+                const vec bias = of_channel(a.bias, k * a.d + c, lanes), D = of_channel(a.D, k * a.d + c, lanes);
+                (a.softplus ? read_forward<true> : read_forward<false>)(s, r, tokens_u(a, b, k, c),
+                                                                        tokens_delta(a, b, k, c), bias, D, lanes);
+                int64_t n = 0;
+                for (; n + 4 <= a.n; n += 4) advance<4>(s, r, n, A + state + n, h + state + n);
+                for (; n < a.n; n++) advance<1>(s, r, n, A + state + n, h + state + n);
+                const int64_t at = b * a.l * a.d + c;
+                (k == a.k - 1 && a.z ? write_forward<true> : write_forward<false>)(
+                    s, r, a.out + at, a.y ? a.y + at : nullptr, tokens_z(a, b, c), a.d, k, lanes);
+            });
         }
-        for (int i = 0; i < count; i++) {
-            const auto [c, state, lanes] = groups[i];
-            store_states(a.last + ((b * a.k + k) * a.d + c) * a.n, a.n, a.n, lanes, h + state);
-        }
+        each_vector([&](int64_t c, int lanes, int64_t state) {
+            store_states(a.last + ((b * a.k + k) * a.d + c) * a.n, a.n, lanes, h + state);
+        });
     }
 }
 
-// The way back through a chunk for NB states from n on, from the state `start` before it.
-//     e = g C + carry,  carry' = a e,  S += e B,  Q += (a h_{t-1} e) A,  dA += (a h_{t-1} e) dt,  dB += <e, dx>,  dC += <g, h>
+struct Backward {  // the steps of one chunk, for one vector of channels
+    vec x[CHUNK], dt[CHUNK], dx[CHUNK], slope[CHUNK], g[CHUNK], S[CHUNK], Q[CHUNK];  // slope: d dt / d delta
+};
+
+// Up to the gate: g, and dz where there is one and y is given.
+template <bool SOFTPLUS, bool GATE>
+LOOP read_backward(Backward& s, const Rows& r, Tokens u, Tokens delta, vec bias, Tokens out, Tokens z, const float* y,
+                   float* dz, int64_t d, int lanes) {
+    for (int t = 0; t < r.count; t++) {
+        const vec x = u.load(r.row[t], lanes), raw = delta.load(r.row[t], lanes) + bias, w = exp(-abs(raw));
+        vec dt = raw, slope = fill(1.f), g = out.load(r.row[t], lanes);
+        if (SOFTPLUS) dt = softplus(raw, w), slope = sigmoid(raw, w);
+        if (GATE) {
+            const vec gate = z.load(r.row[t], lanes), sig = sigmoid(gate);
+            if (y) {
+                const vec sum = load_part(y + r.row[t] * d, lanes);
+                store_part(dz + r.row[t] * d, g * sum * sig * (gate * (1.f - sig) + 1.f), lanes);
+            }
+            g *= gate * sig;
+        }
+        s.x[t] = x;
+        s.dt[t] = dt;
+        s.dx[t] = dt * x;
+        s.slope[t] = slope;
+        s.g[t] = g;
+        s.S[t] = s.Q[t] = vec{};
+    }
+}
+
 template <int NB>
-static inline void retreat(const Steps& s, const vec* gy, int n, const vec* A, const vec* start, vec* carry, vec* dA,
-                           vec* S, vec* Q, float* dB, float* dC, int64_t stride) {
-    vec h[CHUNK + 1][NB], a[CHUNK][NB], e[NB], sum[NB];
-    for (int i = 0; i < NB; i++) h[0][i] = start[n + i], e[i] = carry[n + i], sum[i] = vec{};
-    for (int t = 0; t < s.count; t++) {
+struct States {  // NB of them at one step; dB and dC in every lane, of the channels so far
+    vec h[NB], a[NB], dB[NB], dC[NB];
+};
+
+// The way back through a chunk for NB states from n on, from the states before it, of which those of p lie d apart.
+//     e = g C + carry,  carry' = a e,  S += e B,  Q += (a h_{t-1} e) A,  dA += (a h_{t-1} e) dt,  dB += e dx,  dC += g h
+template <int NB, bool FIRST>
+LOOP retreat(Backward& s, States<NB>* v, const Rows& r, int64_t n, const vec* A, const float* p, int64_t d, int lanes,
+             vec* carry, vec* dA) {
+    vec h[NB], e[NB], sum[NB], decay[NB];
+    for (int i = 0; i < NB; i++) {
+        h[i] = load_part(p + i * d, lanes);
+        decay[i] = A[i], e[i] = carry[i], sum[i] = vec{};
+    }
+    for (int t = 0; t < r.count; t++) {
         const vec dt = s.dt[t], dx = s.dx[t];
-        const float* B = s.B[t] + n;
+        const float* B = r.B[t] + n;
 #pragma GCC unroll 4
         for (int i = 0; i < NB; i++) {
-            a[t][i] = exp2(dt * A[n + i]);
-            h[t + 1][i] = a[t][i] * h[t][i] + dx * B[i];
+            v[t].h[i] = h[i];
+            const vec a = v[t].a[i] = exp2(dt * decay[i]);
+            h[i] = a * h[i] + dx * B[i];
         }
     }
-    vec eB[CHUNK], eC[CHUNK];  // for a single state, four steps are summed over the lanes at once
-    for (int t = s.count - 1; t >= 0; t--) {
-        const vec dt = s.dt[t], dx = s.dx[t], g = gy[t];
-        const float *B = s.B[t] + n, *C = s.C[t] + n;
-        vec through = S[t], decayed = Q[t], bs[NB], cs[NB];
+    for (int t = r.count - 1; t >= 0; t--) {
+        const vec dt = s.dt[t], dx = s.dx[t], g = s.g[t];
+        const float *B = r.B[t] + n, *C = r.C[t] + n;
+        vec through = s.S[t], decayed = s.Q[t];
 #pragma GCC unroll 4
         for (int i = 0; i < NB; i++) {
             const vec ei = g * C[i] + e[i];
-            cs[i] = g * h[t + 1][i];
-            bs[i] = dx * ei;
+            v[t].dC[i] = FIRST ? g * h[i] : g * h[i] + v[t].dC[i];
+            h[i] = v[t].h[i];
+            v[t].dB[i] = FIRST ? dx * ei : dx * ei + v[t].dB[i];
             through += ei * B[i];
-            e[i] = a[t][i] * ei;
-            const vec q = e[i] * h[t][i];
-            decayed += q * A[n + i];
+            e[i] = v[t].a[i] * ei;
+            const vec q = e[i] * h[i];
+            decayed += q * decay[i];
             sum[i] += q * dt;
         }
-        S[t] = through;
-        Q[t] = decayed;
-        if constexpr (NB == 4) {
-            float sums[8];
-            sum4(bs[0], bs[1], bs[2], bs[3], sums);
-            sum4(cs[0], cs[1], cs[2], cs[3], sums + 4);
-            float *B4 = dB + s.row[t] * stride + n, *C4 = dC + s.row[t] * stride + n;
-            for (int i = 0; i < 4; i++) B4[i] += sums[i], C4[i] += sums[4 + i];
-        } else {
-            eB[t] = bs[0];
-            eC[t] = cs[0];
-        }
+        s.S[t] = through;
+        s.Q[t] = decayed;
     }
-    if constexpr (NB == 1) {
-        for (int t = s.count; t % 4; t++) eB[t] = eC[t] = vec{};
-        for (int t = 0; t < s.count; t += 4) {
-            float sums[8];
-            sum4(eB[t], eB[t + 1], eB[t + 2], eB[t + 3], sums);
-            sum4(eC[t], eC[t + 1], eC[t + 2], eC[t + 3], sums + 4);
-            for (int i = 0; i < 4 && t + i < s.count; i++) {
-                dB[s.row[t + i] * stride + n] += sums[i];
-                dC[s.row[t + i] * stride + n] += sums[4 + i];
-            }
-        }
-    }
-    for (int i = 0; i < NB; i++) carry[n + i] = e[i], dA[n + i] += sum[i];
+    for (int i = 0; i < NB; i++) carry[i] = e[i], dA[i] += sum[i];
 }
 
-static void scan_backward(const Scan& a, const Grads& d, int64_t b, int64_t g, int64_t panel, int64_t c0, int64_t width) {
-    Steps s;
-    Group groups[64 / LANES];
-    const int count = split(groups, a, c0, width);
-    vec A[MAX_STATES], start[MAX_STATES], carry[MAX_STATES], dA[MAX_STATES], gy[CHUNK], S[CHUNK], Q[CHUNK];
-    for (int64_t k = 0; k < a.k; k++) {
-        vec dD[64 / LANES] = {}, dbias[64 / LANES] = {};
-        for (int i = 0; i < count; i++) {
-            const auto [c, state, lanes] = groups[i];
-            load_states(a.A + (k * a.d + c) * a.n, a.n, a.n, lanes, LOG2E, A + state);
-            load_states(d.last + ((b * a.k + k) * a.d + c) * a.n, a.n, a.n, lanes, 1.f, carry + state);
-            for (int64_t n = 0; n < a.n; n++) dA[state + n] = vec{};
-        }
-        const int64_t part = (((panel * a.b + b) * a.k + k) * a.g + g) * a.l * a.n;
-        float *dB = d.B + part, *dC = d.C + part;
-        for (int64_t chunk = a.chunks - 1; chunk >= 0; chunk--) {
-            read_rows(s, a, b, k, g, chunk * CHUNK);
-            for (int i = 0; i < count; i++) {
-                const auto [c, state, lanes] = groups[i];
-                const vec D = a.D ? load_part(a.D + k * a.d + c, lanes) : vec{};
-                const float* p = a.saved + (((b * a.k + k) * a.chunks + chunk) * a.n) * a.d + c;
-                for (int64_t n = 0; n < a.n; n++) start[n] = load_part(p + n * a.d, lanes);
-                read_steps(s, a, b, k, c, lanes);
-                for (int t = 0; t < s.count; t++) {
-                    gy[t] = load_part(d.out + b * d.out_b + s.row[t] * d.out_l + c, lanes);
-                    if (a.z) {
-                        const vec z = load_part(a.z + b * a.z_b + s.row[t] * a.z_l + c, lanes), sig = sigmoid(z);
-                        if (k == 0) {
-                            const int64_t row = (b * a.l + s.row[t]) * a.d + c;
-                            const vec y = load_part(a.y + row, lanes);
-                            store_part(d.z + row, gy[t] * y * sig * (z * (1.f - sig) + 1.f), lanes);
-                        }
-                        gy[t] *= z * sig;
-                    }
-                    S[t] = Q[t] = vec{};
-                }
-                int n = 0;
-                for (; n + 4 <= a.n; n += 4)
-                    retreat<4>(s, gy, n, A + state, start, carry + state, dA + state, S, Q, dB, dC, a.n);
-                for (; n < a.n; n++)
-                    retreat<1>(s, gy, n, A + state, start, carry + state, dA + state, S, Q, dB, dC, a.n);
-                for (int t = 0; t < s.count; t++) {
-                    vec du = D * gy[t] + s.dt[t] * S[t];
-                    vec ddelta = s.x[t] * S[t] + Q[t] * LN2;
-                    if (a.softplus) ddelta *= sigmoid(s.raw[t]);
-                    dD[i] += gy[t] * s.x[t];
-                    dbias[i] += ddelta;
-                    const int64_t shared = (b * a.l + s.row[t]) * a.d + c;
-                    const int64_t own = ((k * a.b + b) * a.l + s.row[t]) * a.d + c;
-                    if (a.u_k == 0 && k) du += load_part(d.u + shared, lanes);
-                    store_part(d.u + (a.u_k ? own : shared), du, lanes);
-                    store_part(d.delta + own, ddelta, lanes);
-                }
+// out[row, n + i] = or += the sum over the lanes of in[t][i]; the steps t are `step` vectors apart.
+template <int NB>
+LOOP sum_channels(const vec* in, int step, const Rows& r, int64_t n, int64_t states, bool more, float* out) {
+    for (int t = 0; t < r.count; t += 4 / NB) {
+        const vec* v = in + t * step;  // four states of one step, or one of four; those behind the last are not used
+        const int next = NB == 4 ? 1 : step;
+        vec4 sums = sum4(v[0], v[next], v[2 * next], v[3 * next]);
+        if constexpr (NB == 4) {
+            vec4* p = (vec4*)(out + r.row[t] * states + n);
+            *p = more ? *p + sums : sums;
+        } else {
+            for (int j = 0; j < 4 && t + j < r.count; j++) {
+                float* p = out + r.row[t + j] * states + n;
+                *p = more ? *p + sums[j] : sums[j];
             }
-        }
-        for (int i = 0; i < count; i++) {
-            const auto [c, state, lanes] = groups[i];
-            const int64_t kc = k * a.d + c, at = ((b * a.k + k) * a.d + c) * a.n;
-            store_states(d.A + at, a.n, a.n, lanes, dA + state);
-            if (d.h0) store_states(d.h0 + at, a.n, a.n, lanes, carry + state);
-            if (d.D) store_part(d.D + b * a.k * a.d + kc, dD[i], lanes);
-            if (d.bias) store_part(d.bias + b * a.k * a.d + kc, dbias[i], lanes);
         }
     }
 }
+
+template <bool MORE>
+LOOP write_backward(const Backward& s, const Rows& r, float* du, float* ddelta, int64_t d, vec D, vec& dD, vec& dbias,
+                    int lanes) {
+    vec sumD = dD, sum = dbias;
+    for (int t = 0; t < r.count; t++) {
+        const int64_t at = r.row[t] * d;
+        const vec through = D * s.g[t] + s.dt[t] * s.S[t], raw = (s.x[t] * s.S[t] + s.Q[t] * LN2) * s.slope[t];
+        sumD += s.g[t] * s.x[t];
+        sum += raw;
+        store_part(du + at, MORE ? load_part(du + at, lanes) + through : through, lanes);
+        store_part(ddelta + at, raw, lanes);
+    }
+    dD = sumD;
+    dbias = sum;
+}
+
+// The panels of a task one after the other, from `panel` of the group on. dB and dC of each go to a part of its own, or are
+// added to those of the panels before it where `parts` is 0.
+static void scan_backward(const Scan& a, const Grads& d, int64_t b, int64_t g, int64_t first, int64_t width, int64_t panel,
+                          bool parts) {
+    Rows r;
+    Backward steps[VECTORS];
+    vec A[MAX_STATES], carry[MAX_STATES], dA[MAX_STATES], dD[WIDEST / LANES], dbias[WIDEST / LANES];
+    States<4> four[CHUNK];
+    States<1> one[CHUNK + 3] = {};
+    for (int64_t k = 0; k < a.k; k++) {
+        // task(channel, lanes, which vector, its states), for the vectors from channel c of the task on, up to `most`
+        const auto each_vector = [&](int64_t c, int64_t most, auto task) {
+            const int64_t end = width < c + most ? width : c + most;
+            for (int64_t i = c / LANES; c < end; c += LANES, i++)
+                task(first + c, (int)(end - c < LANES ? end - c : LANES), i, i * a.n);
+        };
+        each_vector(0, width, [&](int64_t c, int lanes, int64_t i, int64_t state) {
+            load_states(a.A + (k * a.d + c) * a.n, a.n, lanes, LOG2E, A + state);
+            if (d.last) load_states(d.last + ((b * a.k + k) * a.d + c) * a.n, a.n, lanes, 1.f, carry + state);
+            for (int64_t n = 0; n < a.n; n++) {
+                dA[state + n] = vec{};
+                if (!d.last) carry[state + n] = vec{};
+            }
+            dD[i] = dbias[i] = vec{};
+        });
+        for (int64_t chunk = a.chunks - 1; chunk >= 0; chunk--) {
+            find_rows(r, a, b, k, g, chunk * CHUNK);
+            for (int64_t p = 0; p * PANEL < width; p++) {
+                const int64_t c0 = p * PANEL;
+                each_vector(c0, PANEL, [&](int64_t c, int lanes, int64_t i, int64_t) {
+                    const vec bias = of_channel(a.bias, k * a.d + c, lanes);
+                    const int64_t at = b * a.l * a.d + c;
+                    (a.softplus ? a.z ? read_backward<true, true> : read_backward<true, false>
+                     : a.z      ? read_backward<false, true>
+                                : read_backward<false, false>)(
+                        steps[i % VECTORS], r, tokens_u(a, b, k, c), tokens_delta(a, b, k, c), bias,
+                        {d.out + b * d.out_b + c, d.out_l}, tokens_z(a, b, c), k ? nullptr : a.y + at, d.z + at, a.d, lanes);
+                });
+                const int64_t part = (((parts ? panel + p : 0) * a.b + b) * a.k + k) * a.g + g;
+                float *dB = d.B + part * a.l * a.n, *dC = d.C + part * a.l * a.n;
+                const bool more = !parts && panel + p;
+                int64_t n = 0;
+                const auto go_back = [&](auto& states) {
+                    constexpr int NB = sizeof states[0].h / sizeof(vec), step = 4 * NB;
+                    each_vector(c0, PANEL, [&](int64_t c, int lanes, int64_t i, int64_t state) {
+                        const float* h = a.saved + (((b * a.k + k) * a.chunks + chunk) * a.n + n) * a.d + c;
+                        const auto run = c == first + c0 ? retreat<NB, true> : retreat<NB, false>;
+                        run(steps[i % VECTORS], states, r, n, A + state + n, h, a.d, lanes, carry + state + n,
+                            dA + state + n);
+                    });
+                    sum_channels<NB>(states[0].dB, step, r, n, a.n, more, dB);
+                    sum_channels<NB>(states[0].dC, step, r, n, a.n, more, dC);
+                    n += NB;
+                };
+                while (n + 4 <= a.n) go_back(four);
+                while (n < a.n) go_back(one);
+                each_vector(c0, PANEL, [&](int64_t c, int lanes, int64_t i, int64_t) {
+                    const vec D = of_channel(a.D, k * a.d + c, lanes);
+                    float* du = d.u + (a.u_k ? k * a.b + b : b) * a.l * a.d + c;
+                    float* ddelta = d.delta + (k * a.b + b) * a.l * a.d + c;
+                    (a.u_k == 0 && k ? write_backward<true> : write_backward<false>)(
+                        steps[i % VECTORS], r, du, ddelta, a.d, D, dD[i], dbias[i], lanes);
+                });
+            }
+        }
+        each_vector(0, width, [&](int64_t c, int lanes, int64_t i, int64_t state) {
+            const int64_t at = (b * a.k + k) * a.d + c;
+            store_states(d.A + at * a.n, a.n, lanes, dA + state);
+            if (d.h0) store_states(d.h0 + at * a.n, a.n, lanes, carry + state);
+            if (d.D) store_part(d.D + at, dD[i], lanes);
+            if (d.bias) store_part(d.bias + at, dbias[i], lanes);
+        });
+    }
+}
+#undef LOOP

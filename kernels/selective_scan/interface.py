@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from torch import Tensor
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
 from ..flops import register, scan_flops
+from ..operator import define, differentiate
 from ..routes import Order, read, unread, walk_of
 from . import cpu, portable
 from .reference import selective_scan_reference
@@ -154,11 +156,12 @@ def _run(scan: Scan, backend: str) -> tuple[Tensor, Tensor]:
         raise UsageError("selective_scan: no forward-mode derivative in this backend; use backend='reference'")
     if backend not in BACKENDS:
         raise unknown_name('backend', str(backend), BACKENDS)
-    _check_routes(scan)
+    if backend == 'reference' or not all(isinstance(t, Tensor) or t is None for t in scan.tensors):
+        _check_routes(scan)
     if backend == 'reference':
         return _reference(scan)
-    save = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in scan.tensors)
-    return torch.ops.vimamba.route_scan(*scan, save, backend)[:2]
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in scan.tensors)
+    return _scan(*scan, save, backend)[:2]  # checks its arguments, as whoever calls it
 
 
 def _reference(s: Scan) -> tuple[Tensor, Tensor]:
@@ -260,26 +263,34 @@ def _check_routes(s: Scan) -> None:
 
 def _backend(name: str, device_type: str, float64: bool, states: int) -> ModuleType:
     """The module that computes; what 'auto' chose is said once for each device."""
-    interpreted = os.environ.get('TRITON_INTERPRET') == '1'
-    fits = {
-        'triton': not float64 and (device_type == 'cuda' or interpreted) and _has_triton(),
-        'cpu': not float64 and device_type == 'cpu' and states <= cpu.MAX_STATES,
-    }
-    if not fits.get(name, True):
+    if name == 'auto':
+        # no GPU has run the Triton kernels yet: they are not chosen for anyone who did not ask
+        wanted = os.environ.get('VIMAMBA_TRITON') == '1' and _fits('triton', device_type, float64, states)
+        name = (
+            'triton'
+            if wanted
+            else 'cpu'
+            if _fits('cpu', device_type, float64, states) and cpu.is_built()
+            else 'portable'
+        )
+        _say(device_type, name)
+        return _load(name)
+    if not _fits(name, device_type, float64, states):
         limit = {'triton': 'on a GPU, with Triton', 'cpu': f'on the CPU, up to {cpu.MAX_STATES} states'}[name]
         raise bad_argument('backend', f"'portable' on {device_type} for these tensors", repr(name),
                            f'it takes float32 and narrower, {limit}')  # fmt: skip
     if name == 'cpu':
         cpu.library()
-        return cpu
-    if name == 'auto':
-        # no GPU has run the Triton kernels yet: they are not chosen for anyone who did not ask
-        wanted = fits['triton'] and os.environ.get('VIMAMBA_TRITON') == '1'
-        name = 'triton' if wanted else 'cpu' if fits['cpu'] and cpu.is_built() else 'portable'
-        module = _load(name)
-        _say(device_type, f'{name} backend ({module.describe()})')
-        return module
     return _load(name)
+
+
+def _fits(name: str, device_type: str, float64: bool, states: int) -> bool:
+    if name == 'cpu':
+        return not float64 and device_type == 'cpu' and states <= cpu.MAX_STATES
+    if name == 'triton':
+        runs = device_type == 'cuda' or os.environ.get('TRITON_INTERPRET') == '1'
+        return not float64 and runs and _has_triton()
+    return True
 
 
 @cache
@@ -293,7 +304,8 @@ def _load(name: str) -> ModuleType:
 
 
 @cache
-def _say(device_type: str, what: str) -> None:
+def _say(device_type: str, name: str) -> None:
+    what = f'{name} backend ({_load(name).describe()})'
     logging.getLogger('vimamba').info('selective_scan on %s: %s', device_type, what)
 
 
@@ -301,8 +313,7 @@ def _module(s: Scan, backend: str) -> ModuleType:
     return _backend(backend, s.u.device.type, s.u.dtype == torch.float64, s.A.shape[-1])
 
 
-@torch.library.custom_op('vimamba::route_scan', mutates_args=())
-def _scan(
+def _forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -321,16 +332,21 @@ def _scan(
     """(out, last state, and, with ``save``, what the backward pass would otherwise compute again)."""
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
     _check_routes(scan)
-    with torch.autocast(u.device.type, enabled=False):  # the dtype of the arguments decides, not the caller's mode
+    with _without_autocast(u.device.type):
         return _module(scan, backend).forward(scan, save)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager:
+    """The dtype of the arguments decides, not the caller's mode."""
+    on = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
 def _channels_last(t: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
     return t.new_empty(*shape[:-2], shape[-1], shape[-2], dtype=dtype or t.dtype).transpose(-1, -2)
 
 
-@_scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, save, backend):
+def _fake_forward(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, save, backend):
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
     _check_routes(scan)
     module = _module(scan, backend)
@@ -345,8 +361,7 @@ def _(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_sof
     return _channels_last(u, b, d, l), u.new_empty(b, k, d, n, dtype=wide), saved, y
 
 
-@torch.library.custom_op('vimamba::route_scan_backward', mutates_args=())
-def _scan_backward(
+def _backward(
     grad_out: Tensor,
     grad_last_state: Tensor | None,
     u: Tensor,
@@ -368,39 +383,36 @@ def _scan_backward(
     """Gradients of the arguments that are given, in their order."""
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
     module = _module(scan, backend)
-    with torch.autocast(u.device.type, enabled=False):
+    with _without_autocast(u.device.type):
         if saved.ndim == 1:  # nothing was saved
             _, _, saved, y = module.forward(scan, True)
         grads = module.backward(grad_out, grad_last_state, scan, saved, y)
     return [grad for grad in grads if grad is not None]
 
 
-@_scan_backward.register_fake
-def _(
+def _fake_backward(
     grad_out, grad_last, u, delta, A, B, C, D, z, delta_bias, initial_state, rows, saved, y, steps, softplus, backend
 ):
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, softplus)
     return empty_grads(scan, _module(scan, backend).MEMORY)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup(ctx, inputs, output):
     *tensors, ctx.steps, ctx.softplus, _, ctx.backend = inputs
     ctx.save_for_backward(*tensors, *output[2:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_out, grad_last, *_):
+def _differentiate(ctx, grad_out, grad_last, *_):
     *tensors, saved, y = ctx.saved_tensors
     if grad_out is None:
         u = tensors[0]
         grad_out = _channels_last(u, u.shape[0], *u.shape[-2:]).zero_()
-    grads = iter(
-        torch.ops.vimamba.route_scan_backward(
-            grad_out, grad_last, *tensors, saved, y, ctx.steps, ctx.softplus, ctx.backend
-        )
-    )
+    grads = iter(_scan_backward(grad_out, grad_last, *tensors, saved, y, ctx.steps, ctx.softplus, ctx.backend))
     return (*(None if t is None else next(grads) for t in tensors[:-1]), None, None, None, None, None)
 
 
-_scan.register_autograd(_backward, setup_context=_setup_context)
+_scan = define('route_scan', _forward, _fake_forward)
+_scan_backward = define('route_scan_backward', _backward, _fake_backward)
+differentiate(_scan, _setup, _differentiate)
 register('route_scan', scan_flops, gradients=2)

@@ -9,6 +9,7 @@ contiguous and the innermost loop runs over channels.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ class _Steps(NamedTuple):
     raw: Tensor  # (l, b, G, 1, d/g)  delta + bias, before softplus
     dt: Tensor  # (l, b, G, 1, d/g)
     A: Tensor  # (G, n, d/g)
+    A2: Tensor  # (G, n, d/g)  A / log 2: PyTorch's exp2 is several times as fast as its exp on many CPUs
     B: Tensor  # (l, b, G, n, 1)
     C: Tensor  # (l, b, G, n, 1)
 
@@ -61,13 +63,12 @@ def _channels_last(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """softplus to the last bits of float32, four times as fast on a CPU: PyTorch's log1p is not vectorised there."""
+    """softplus to the last bits of float32, several times as fast on a CPU: PyTorch's log1p is not vectorised there."""
     if x.dtype != torch.float32:
         return F.softplus(x)
     e = torch.exp(-x.abs())
     w = 1 + e
-    log1p = torch.where(w == 1, e, w.log() * (e / (w - 1)))  # the rounding error of w cancels (W. Kahan)
-    return log1p + x.relu()
+    return x.relu() + (w.log() + (e - (w - 1)) / w)  # log1p(e): what w was rounded by comes back, to first order
 
 
 def _prepare(s: Scan) -> tuple[_Steps, Tensor]:
@@ -86,12 +87,12 @@ def _prepare(s: Scan) -> tuple[_Steps, Tensor]:
     if s.initial_state is not None:
         h.copy_(s.initial_state.reshape(b, k * g, d // g, n).transpose(2, 3))
     dt = _softplus(raw) if s.softplus else raw
-    return _Steps(x.reshape(shape), raw, dt, A, B, C), h
+    return _Steps(x.reshape(shape), raw, dt, A, A / math.log(2), B, C), h
 
 
 def _states(s: _Steps, part: slice, h: Tensor) -> tuple[Tensor, Tensor]:
     """Decays and states (steps, b, G, n, d/g) of one chunk that starts from the state ``h``."""
-    decay = (s.dt[part] * s.A).exp_()
+    decay = (s.dt[part] * s.A2).exp2_()
     states = (s.dt[part] * s.x[part]) * s.B[part]
     for a, state in zip(decay.unbind(0), states.unbind(0)):
         h = state.addcmul_(a, h)
@@ -175,17 +176,20 @@ def backward(
         dt, xs, dys, Bs = s.dt[part], s.x[part], dy[part], s.B[part]
         decay, states = _states(s, part, start)
         dC[part] = _sum_channels(states, dys)
-        grads = s.C[part] * dys  # becomes g_t, backwards in place; carry = a_{t+1} g_{t+1}
-        for a, grad in zip(reversed(decay.unbind(0)), reversed(grads.unbind(0))):
-            carry = a * grad.add_(carry)
+        grads = s.C[part] * dys  # becomes g_t, backwards in place
+        later, *earlier = reversed(grads.unbind(0))
+        later.add_(carry)  # a_{t+1} g_{t+1}
+        for a, grad in zip(reversed(decay[1:].unbind(0)), earlier):
+            later = grad.addcmul_(a, later)
+        carry = decay[0] * later
         dB[part] = _sum_channels(grads, dt * xs)
         through_B = _sum_states(Bs, grads)
         torch.mul(dt, through_B, out=dx[part])
         decay[1:].mul_(states[:-1])
         decay[0].mul_(start)
         decay.mul_(grads)  # a_t h_{t-1} g_t
-        dA += (decay * dt).sum((0, 1))
         torch.addcmul((decay * s.A).sum(-2, keepdim=True), xs, through_B, out=ddt[part])
+        dA += decay.mul_(dt).sum((0, 1))
 
     x, dx, ddt, raw, dy = (t.view(l, b, k * d) for t in (s.x, dx, ddt, s.raw, dy))
     dD = dbias = dstate = None

@@ -144,6 +144,34 @@ def test_the_convolution_equals_that_of_copies(name, dtype, width):
     torch.library.opcheck(torch.ops.vimamba.route_conv1d.default, (*given, *walk_of(order.index), True))
 
 
+@built
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16], ids=str)
+def test_the_default_dtype_of_torch_is_not_that_of_the_kernels(dtype):
+    order = create_order('bidirectional', (1, 40))
+    given = {name: t.float() for name, t in make_inputs(order).items()}
+
+    def gradients():
+        inputs = {name: t.clone().requires_grad_() for name, t in given.items()}
+        convolved = route_conv1d(inputs['z'], torch.ones(2, 6, 4, dtype=torch.float32), order=order)
+        out = route_scan(**{**inputs, 'u': convolved}, delta_softplus=True, order=order, backend='cpu')
+        return torch.autograd.grad(out.sum(), [t for name, t in inputs.items() if name != 'u'])
+
+    want, before = gradients(), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        got = gradients()
+    finally:
+        torch.set_default_dtype(before)
+    assert all(torch.equal(a, b) for a, b in zip(got, want))
+
+
+def test_an_index_that_changed_is_looked_at_again():
+    index = torch.tensor([[0, 1, 2, 3]])
+    assert walk_of(index) == (None, [1])
+    index.copy_(index.flip(-1))
+    assert walk_of(index) == (None, [-1])
+
+
 @pytest.mark.parametrize('shared', [False, True])
 @pytest.mark.parametrize('backend', ['portable', pytest.param('cpu', marks=built)])
 def test_strides_are_those_that_the_compiler_is_told(backend, shared):
