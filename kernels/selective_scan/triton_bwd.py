@@ -75,14 +75,15 @@ def halve(values, lane, BIT: tl.constexpr, COUNT: tl.constexpr):
     return values[0]
 
 
-@triton.jit(do_not_specialize=[*PLAIN_INTS, 'more', 'final', 'more_turns', 'final_turn'])
+@triton.jit(do_not_specialize=PLAIN_INTS)
 def scan_backward_kernel(
     u, delta, A, B, C, D, z, bias, rows, states, gout, start, end,
     du, du_acc, ddelta, ddelta_acc, dz, dz_acc, partial, partial_bc,
     batch, routes, groups, length, n0, chunk, chunks,
-    route0, route_step, route_count, codes, width, more, final, more_turns, final_turn,
+    route0, route_step, route_count, codes, width,
     su_b, su_k, su_d, sd_b, sd_k, sd_d, sB_b, sB_k, sB_g, sB_n, sC_b, sC_k, sC_g, sC_n, sz_b, sz_d, sg_b, sg_d,
     ss_n, ss_d,
+    more: tl.constexpr, final: tl.constexpr, more_turns: tl.constexpr, final_turn: tl.constexpr,
     su_l: tl.constexpr, sd_l: tl.constexpr, sB_l: tl.constexpr, sC_l: tl.constexpr, sz_l: tl.constexpr,
     sg_l: tl.constexpr, channels: tl.constexpr, n_total: tl.constexpr,
     INDEX: tl.constexpr, N: tl.constexpr, HELD: tl.constexpr, BLOCK: tl.constexpr, T: tl.constexpr,
@@ -121,12 +122,15 @@ def scan_backward_kernel(
         table = rows
         if ORDER == 'table':
             table = rows + k * length
-        more_all = (i > 0) | (more != 0)
-        final_all = (i == route_count - 1) & (final != 0)
+        more_all = more
+        final_all = final
+        if not STRAIGHT:  # several routes to a launch
+            more_all = (i > 0) | more
+            final_all = (i == route_count - 1) & final
         item_k = (b * routes + k) * length * channels + c
         item_u = item_k
-        more_u = more_turns != 0
-        final_u = final_turn != 0
+        more_u = more_turns
+        final_u = final_turn
         if SHARED:
             item_u = item
             more_u = more_all
@@ -210,7 +214,8 @@ def scan_backward_kernel(
                 x = tl.load(at_step(u_m, far[t], t, su_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32)
                 dt = tl.load(at_step(d_m, far[t], t, sd_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32) + shift
                 if SOFTPLUS:
-                    raw += (dt,)
+                    if BLOCK <= 64:
+                        raw += (dt,)
                     dt = softplus(dt)
                 if not EVEN_L:
                     dt = tl.where(own, dt, 0.0)
@@ -326,7 +331,12 @@ def scan_backward_kernel(
                 grad_u = skip * dy + dt * inners[t]
                 grad_d = x * inners[t] + slopes[t] * LN2
                 if SOFTPLUS:
-                    grad_d = grad_d * sigmoid(raw[t])
+                    if BLOCK <= 64:
+                        step_size = raw[t]
+                    else:  # no registers to keep it
+                        step_size = tl.load(at_step(d_m, far[t], t, sd_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32)
+                        step_size += shift
+                    grad_d = grad_d * sigmoid(step_size)
                 if not EVEN_L:
                     grad_d = tl.where(token + sign * t >= block * T if STRAIGHT else position + sign * t < length, grad_d, 0.0)
                 dD += dy * x
@@ -338,7 +348,7 @@ def scan_backward_kernel(
                 to_acc = ddelta_acc_m
                 if ddelta_acc is not None:
                     to_acc = at_step(ddelta_acc_m, far[t], t, channels, ORDER, INDEX)
-                accumulate(at_step(ddelta_m, far[t], t, channels, ORDER, INDEX), to_acc, grad_d, keeps[t], more_turns != 0, final_turn != 0)
+                accumulate(at_step(ddelta_m, far[t], t, channels, ORDER, INDEX), to_acc, grad_d, keeps[t], more_turns, final_turn)
         if end is not None:
             spot = end + at + n0 * ss_n + c * ss_d
             for n in tl.static_range(N):
@@ -448,9 +458,9 @@ def route_scan_bwd(
                     u, delta, A, B, C, D if n0 == 0 else None, z, delta_bias, routes.table, states, grad_out,
                     start, end, du, du_acc, ddelta, ddelta_acc, dz, dz_acc, partial, partial_bc,
                     s.b, s.k, s.groups, s.l, n0, chunk, chunks, *group, routes.codes, routes.width,
-                    *map(int, (n0 > 0 or group != groups[0], last_turn and group == groups[-1], n0 > 0, last_turn)),
                     *strides(u)[:-1], *delta.stride()[:-1], *B.stride()[:-1], *C.stride()[:-1], *z_strides,
                     *grad_out.stride()[:-1], *((1, s.n) if chunks == 1 else (s.d, 1)),
+                    n0 > 0 or group != groups[0], last_turn and group == groups[-1], n0 > 0, last_turn,
                     N=n, HELD=held, PACK=together if held % together == 0 else 1, SHARED=shared,
                     ORDER=routes.order(group[0], how.steps, s.l), **steps, **common,
                 )  # fmt: skip

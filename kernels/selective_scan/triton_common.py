@@ -164,11 +164,19 @@ def accumulate(out, acc, value, keep, more, final):
 
     A token's channel is always summed by the same thread, route after route: no atomics, one fixed order.
     """
-    if acc is not None:
+    if acc is None:
+        tl.store(out, value.to(out.dtype.element_ty), mask=keep)
+    elif isinstance(final, tl.constexpr):
+        if more:
+            value += tl.load(acc, mask=keep, other=0.0)
+        if final:
+            tl.store(out, value.to(out.dtype.element_ty), mask=keep)
+        else:
+            tl.store(acc, value, mask=keep)
+    else:
         value += tl.load(acc, mask=keep & more, other=0.0)
         tl.store(acc, value, mask=keep & (final == 0))
-        keep = keep & final
-    tl.store(out, value.to(out.dtype.element_ty), mask=keep)
+        tl.store(out, value.to(out.dtype.element_ty), mask=keep & final)
 
 
 @dataclass(frozen=True)

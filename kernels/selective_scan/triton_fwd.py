@@ -37,12 +37,13 @@ __all__ = ['route_scan_fwd']
 REGISTERS = 168  # a thread: three warps to a scheduler; left to itself the compiler spills, to have four
 
 
-@triton.jit(do_not_specialize=[*PLAIN_INTS, 'has_previous', 'is_final'])
+@triton.jit(do_not_specialize=PLAIN_INTS)
 def scan_kernel(
     u, delta, A, B, C, D, z, bias, rows, start, out, acc, states, end, decay,
     batch, routes, groups, length, n0, chunk, chunks,
-    route0, route_step, route_count, codes, width, has_previous, is_final,
+    route0, route_step, route_count, codes, width,
     su_b, su_k, su_d, sd_b, sd_k, sd_d, sB_b, sB_k, sB_g, sB_n, sC_b, sC_k, sC_g, sC_n, sz_b, sz_d, ss_n, ss_d,
+    more: tl.constexpr, final: tl.constexpr,
     su_l: tl.constexpr, sd_l: tl.constexpr, sB_l: tl.constexpr, sC_l: tl.constexpr, sz_l: tl.constexpr,
     channels: tl.constexpr, n_total: tl.constexpr,
     INDEX: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, T: tl.constexpr, PACK: tl.constexpr,
@@ -148,10 +149,12 @@ def scan_kernel(
                     to_acc = acc_m
                     if acc is not None:
                         to_acc = at_step(acc_m, row, t, channels, ORDER, INDEX)
-                    accumulate(
-                        at_step(out_m, row, t, channels, ORDER, INDEX), to_acc, y, keep,
-                        (i > 0) | (has_previous != 0), (i == route_count - 1) & (is_final != 0),
-                    )  # fmt: skip
+                    more_all = more
+                    final_all = final
+                    if not STRAIGHT:  # several routes to a launch
+                        more_all = (i > 0) | more
+                        final_all = (i == route_count - 1) & final
+                    accumulate(at_step(out_m, row, t, channels, ORDER, INDEX), to_acc, y, keep, more_all, final_all)
                 if not STRAIGHT:
                     row = next_row(row, position + sign * t, step, length, sign, table, ORDER)
             position += sign * T
@@ -234,9 +237,9 @@ def route_scan_fwd(
             u, delta, A, B, C, D if n0 == 0 else None, z, delta_bias, routes.table,
             start, out, None if out is None else acc, states, end, decay,
             s.b, s.k, s.groups, s.l, n0, chunk, chunks, *group, routes.codes, routes.width,
-            int(n0 > 0 or group[0] != 0), int(n0 + n == s.n and group == groups[-1]),
             *strides(u)[:-1], *delta.stride()[:-1], *B.stride()[:-1], *C.stride()[:-1],
             *((0, 0) if z is None else z.stride()[:-1]), *((1, s.n) if single else (s.d, 1)),
+            n0 > 0 or group[0] != 0, n0 + n == s.n and group == groups[-1],
             u.stride(-1), delta.stride(-1), B.stride(-1), C.stride(-1), 0 if z is None else z.stride(-1), s.d, s.n,
             INDEX=index_type(s, u, delta, B, C, z), N=n, BLOCK=how.block, T=how.steps,
             PACK=pack(n, B[..., n0:, :], C[..., n0:, :]), ORDER=order, SOFTPLUS=delta_softplus,
