@@ -38,7 +38,10 @@ from .triton_fwd import route_scan_fwd
 
 __all__ = ['route_scan_bwd']
 
-REGISTERS = 168  # a thread with one channel: three warps to a scheduler; left to itself the compiler spills
+
+def registers(block: int, n: int, straight: bool) -> int:
+    """Most of a thread: three warps to a scheduler where one channel and n > 4 fit them; left to itself it spills."""
+    return 168 if block == 32 and n > 4 and straight else 255
 
 
 @triton.jit
@@ -106,7 +109,9 @@ def scan_backward_kernel(
     STRAIGHT: tl.constexpr = ORDER == 'forth' or ORDER == 'back'
     SUMS: tl.constexpr = (N + HELD - 1) // HELD * HELD  # of dB, and of dC, of a token
     lane = tl.arange(0, 32)
-    place = lane // (16 // (HELD * T))  # of a lane among the sums of a block: of dB or dC, then the state, then the step
+    place = lane // (
+        16 // (HELD * T)
+    )  # of a lane among the sums of a block: of dB or dC, then the state, then the step
     place_t, place_n, place_c = place % T, place // T % HELD, place // (T * HELD) % 2
     stored = (length + T - 1) // T
     first_block = j * (chunk // T)
@@ -253,7 +258,9 @@ def scan_backward_kernel(
                 Bs = ()
                 for t in tl.static_range(T):
                     dx = dts[t] * xs[t]
-                    Bt = load_states(at_step(B_m, far[t], t, sB_l, ORDER, INDEX) + q * sB_n, sB_n, min(HELD, N - q), PACK)
+                    Bt = load_states(
+                        at_step(B_m, far[t], t, sB_l, ORDER, INDEX) + q * sB_n, sB_n, min(HELD, N - q), PACK
+                    )
                     following = ()
                     decay = ()
                     for n in tl.static_range(min(HELD, N - q)):
@@ -270,7 +277,9 @@ def scan_backward_kernel(
                     dx = dts[t] * xs[t]
                     dy = dys[t]
                     Bt = Bs[t]
-                    Ct = load_states(at_step(C_m, far[t], t, sC_l, ORDER, INDEX) + q * sC_n, sC_n, min(HELD, N - q), PACK)
+                    Ct = load_states(
+                        at_step(C_m, far[t], t, sC_l, ORDER, INDEX) + q * sC_n, sC_n, min(HELD, N - q), PACK
+                    )
                     if z is not None:
                         y = ys[t]
                         for n in tl.static_range(min(HELD, N - q)):
@@ -327,18 +336,29 @@ def scan_backward_kernel(
                     to_acc = dz_acc_m
                     if dz_acc is not None:
                         to_acc = at_step(dz_acc_m, far[t], t, channels, ORDER, INDEX)
-                    accumulate(at_step(dz_m, far[t], t, channels, ORDER, INDEX), to_acc, slants[t] * ys[t], keeps[t], more_all, final_all)
+                    accumulate(
+                        at_step(dz_m, far[t], t, channels, ORDER, INDEX),
+                        to_acc,
+                        slants[t] * ys[t],
+                        keeps[t],
+                        more_all,
+                        final_all,
+                    )
                 grad_u = skip * dy + dt * inners[t]
                 grad_d = x * inners[t] + slopes[t] * LN2
                 if SOFTPLUS:
                     if BLOCK <= 64:
                         step_size = raw[t]
                     else:  # no registers to keep it
-                        step_size = tl.load(at_step(d_m, far[t], t, sd_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32)
+                        step_size = tl.load(at_step(d_m, far[t], t, sd_l, ORDER, INDEX), mask=live, other=0.0).to(
+                            tl.float32
+                        )
                         step_size += shift
                     grad_d = grad_d * sigmoid(step_size)
                 if not EVEN_L:
-                    grad_d = tl.where(token + sign * t >= block * T if STRAIGHT else position + sign * t < length, grad_d, 0.0)
+                    grad_d = tl.where(
+                        token + sign * t >= block * T if STRAIGHT else position + sign * t < length, grad_d, 0.0
+                    )
                 dD += dy * x
                 dbias += grad_d
                 to_acc = du_acc_m
@@ -348,7 +368,14 @@ def scan_backward_kernel(
                 to_acc = ddelta_acc_m
                 if ddelta_acc is not None:
                     to_acc = at_step(ddelta_acc_m, far[t], t, channels, ORDER, INDEX)
-                accumulate(at_step(ddelta_m, far[t], t, channels, ORDER, INDEX), to_acc, grad_d, keeps[t], more_turns, final_turn)
+                accumulate(
+                    at_step(ddelta_m, far[t], t, channels, ORDER, INDEX),
+                    to_acc,
+                    grad_d,
+                    keeps[t],
+                    more_turns,
+                    final_turn,
+                )
         if end is not None:
             spot = end + at + n0 * ss_n + c * ss_d
             for n in tl.static_range(N):
@@ -391,9 +418,9 @@ def route_scan_bwd(
         if initial_state is not None and grad_last_state is not None:
             grads[-1] += grad_last_state
         return tuple(grads)
-    how = how or plan(s, backward=True, straight=routes.straight)
+    how = how or plan(s, backward=True, pairs=routes.straight and u.element_size() == 2)
     if states is None:
-        forward = replace(plan(s, backward=False, straight=routes.straight), steps=how.steps)
+        forward = replace(plan(s, backward=False), steps=how.steps)
         states = route_scan_fwd(*inputs, delta_softplus, routes, save_states=True, output=False, how=forward)[2]
     A = A.float().transpose(1, 2).contiguous()  # channels adjacent
     D, delta_bias = (None if t is None else t.float().contiguous() for t in (D, delta_bias))
@@ -421,7 +448,7 @@ def route_scan_bwd(
     common = dict(
         channels=s.d, n_total=s.n, INDEX=index_type(s, u, delta, B, C, z, grad_out), BLOCK=how.block, T=how.steps,
         SOFTPLUS=delta_softplus, EVEN_D=s.d // s.groups % how.block == 0, EVEN_L=s.l % how.steps == 0,
-        num_warps=1, maxnreg=REGISTERS if how.block == 32 and s.n > 4 else None, **OPTIONS,
+        num_warps=1, **OPTIONS,
     )  # fmt: skip
     tokenwise = dict(u=u, d=delta, B=B, C=C, z=z, g=grad_out)
     steps = {f's{name}_l': 0 if t is None else t.stride(-1) for name, t in tokenwise.items()}
@@ -463,6 +490,7 @@ def route_scan_bwd(
                     n0 > 0 or group != groups[0], last_turn and group == groups[-1], n0 > 0, last_turn,
                     N=n, HELD=held, PACK=together if held % together == 0 else 1, SHARED=shared,
                     ORDER=routes.order(group[0], how.steps, s.l), **steps, **common,
+                    maxnreg=registers(how.block, s.n, routes.straight),
                 )  # fmt: skip
             totals = partial.sum(0)
             dA[:, n0 : n0 + n] = totals[:, :n]

@@ -262,16 +262,17 @@ class Shape:
         return self.groups * triton.cdiv(self.d // self.groups, block)
 
 
-def plan(s: Shape, backward: bool, straight: bool) -> Plan:
+def plan(s: Shape, backward: bool, pairs: bool = True) -> Plan:
     """Layout from the sizes alone, so that a result never depends on the machine or on what ran before.
 
     Channels of a thread share the loads of B and C and, backward, the sums over channels: two where there are warps
-    enough and registers, four where N is small. If not even half of the warps are to be had with one, l is split into
-    chunks, at the price of one more pass over what the state depends on.
+    enough, four where N is small. If not even half of the warps are to be had with one, l is split into chunks, at the
+    price of one more pass over what the state depends on. Without pairs, as where the backward pass has to look up its
+    walk or reads float32, there are no registers for a second channel beside large N.
     """
     group = s.d // s.groups
-    full = backward and s.n > 4  # of registers: two warps to a scheduler, and no second channel beside a walk's table
-    widest = 128 if s.n <= 4 else 64 if straight or not backward else 32
+    full = backward and s.n > 4  # of registers: two warps to a scheduler
+    widest = 128 if s.n <= 4 else 64 if pairs or not backward else 32
     blocks = [block for block in (128, 64) if block <= widest and group % block == 0] + [32]
     enough = WARPS // 2 if full else WARPS
     block = next((block for block in blocks if s.b * s.blocks(block) >= enough), 32)

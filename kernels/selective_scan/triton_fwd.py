@@ -204,7 +204,7 @@ def route_scan_fwd(
         out (b, d, l), channels-last; last state (b, k, d, n), float32; states (b, k, blocks of steps, n, d) or None.
     """
     s = Shape(u.shape[0], A.shape[0], B.shape[2], u.shape[-2], u.shape[-1], A.shape[-1])
-    how = how or plan(s, backward=False, straight=routes.straight)
+    how = how or plan(s, backward=False)
     blocks = triton.cdiv(s.l, how.steps)
     if s.b * s.l == 0:
         zeros = u.new_zeros(s.b, s.k, s.d, s.n, dtype=torch.float32)
