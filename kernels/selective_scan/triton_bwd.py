@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_chunks import adjoint_kernel, carry, reduce_kernel
+from .triton_chunks import adjoint_kernel, carry, exchange, fold, halve, reduce_kernel
 from .triton_common import (
     LN2,
     LOG2E,
@@ -42,40 +42,6 @@ __all__ = ['route_scan_bwd']
 def registers(block: int, n: int, straight: bool) -> int:
     """Most of a thread: three warps to a scheduler where one channel and n > 4 fit them; left to itself it spills."""
     return 168 if block == 32 and n > 4 and straight else 255
-
-
-@triton.jit
-def exchange(v, w, lane, BIT: tl.constexpr):
-    """Lanes without BIT get v summed over themselves and the lane BIT away; lanes with it get w likewise."""
-    upper = (lane & BIT) != 0
-    return tl.where(upper, w, v) + tl.gather(tl.where(upper, v, w), lane ^ BIT, 0)
-
-
-@triton.jit
-def fold(v, BLOCK: tl.constexpr):
-    """One value a lane: the sum over the channels of a thread."""
-    if BLOCK > 64:
-        even, odd = tl.split(tl.reshape(v, [BLOCK // 2, 2]))
-        v = even + odd
-    if BLOCK > 32:
-        even, odd = tl.split(tl.reshape(v, [32, 2]))
-        v = even + odd
-    return v
-
-
-@triton.jit
-def halve(values, lane, BIT: tl.constexpr, COUNT: tl.constexpr):
-    """COUNT vectors (a power of two) become one, by exchanges over the bits of a lane's number from BIT down.
-
-    Every exchange halves the number of vectors: 31 shuffles for 32 sums, where 32 reductions take 160.
-    """
-    for s in tl.static_range(5):
-        if (COUNT >> s) > 1:
-            halved = ()
-            for i in tl.static_range(COUNT >> (s + 1)):
-                halved += (exchange(values[i], values[i + (COUNT >> (s + 1))], lane, BIT >> s),)
-            values = halved
-    return values[0]
 
 
 @triton.jit(do_not_specialize=PLAIN_INTS)

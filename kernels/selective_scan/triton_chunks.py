@@ -1,4 +1,4 @@
-"""What ties the chunks of a split scan together, and the sums over blocks of channels: small kernels, fixed orders."""
+"""What ties the chunks of a split scan together, and the sums over channels: fixed orders."""
 
 from __future__ import annotations
 
@@ -148,6 +148,40 @@ def adjoint_kernel(
     for n in tl.static_range(N):
         tl.store(end + at + (n0 + n) * channels, e[n], mask=live)
     tl.store(decay + ((b * routes + k) * chunks + j) * channels + c, total, mask=live)
+
+
+@triton.jit
+def exchange(v, w, lane, BIT: tl.constexpr):
+    """Lanes without BIT get v summed over themselves and the lane BIT away; lanes with it get w likewise."""
+    upper = (lane & BIT) != 0
+    return tl.where(upper, w, v) + tl.gather(tl.where(upper, v, w), lane ^ BIT, 0)
+
+
+@triton.jit
+def fold(v, BLOCK: tl.constexpr):
+    """One value a lane: the sum over the channels of a thread."""
+    if BLOCK > 64:
+        even, odd = tl.split(tl.reshape(v, [BLOCK // 2, 2]))
+        v = even + odd
+    if BLOCK > 32:
+        even, odd = tl.split(tl.reshape(v, [32, 2]))
+        v = even + odd
+    return v
+
+
+@triton.jit
+def halve(values, lane, BIT: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT vectors (a power of two) become one, by exchanges over the bits of a lane's number from BIT down.
+
+    Every exchange halves the number of vectors: 31 shuffles for 32 sums, where 32 reductions take 160.
+    """
+    for s in tl.static_range(5):
+        if (COUNT >> s) > 1:
+            halved = ()
+            for i in tl.static_range(COUNT >> (s + 1)):
+                halved += (exchange(values[i], values[i + (COUNT >> (s + 1))], lane, BIT >> s),)
+            values = halved
+    return values[0]
 
 
 @triton.jit
