@@ -25,7 +25,7 @@ import triton
 
 from vimamba.errors import UsageError, run
 from vimamba.kernels.selective_scan.triton_bwd import route_scan_bwd
-from vimamba.kernels.selective_scan.triton_common import Plan, Routes
+from vimamba.kernels.selective_scan.triton_common import STEPS, Plan, Routes
 from vimamba.kernels.selective_scan.triton_fwd import route_scan_fwd
 
 RESULTS = Path(__file__).parent / 'results_gpu.csv'
@@ -120,12 +120,10 @@ def main() -> None:
                 sets.append((inputs, torch.randn_like(out), states))
             layouts = [None]
             if args.plans:
-                steps = 4 if n > 4 else 8
-                layouts = [Plan(w, steps, c) for w in (32, 64) for c in (1, 2, 4, 8, 16, 32, 64) if l // c >= 24]
+                widths = [w for w in (32, 64, 128) if d % w == 0 and (w < 128 or n <= 4)]
+                layouts = [Plan(w, STEPS, c) for w in widths for c in (1, 2, 4, 8, 16, 32, 64) if l // c >= 24]
             for how in layouts:
                 for direction, call in calls(routes, how).items():
-                    if how is not None and n > 4 and how.block > 32 and direction.startswith('backward'):
-                        continue  # does not fit the registers
                     times = time_ms(call, sets, args.repeats)
                     if how is not None:
                         print(f'{name}, d {d}, l {l}, {direction}, {how}: {times[0] * 1e3:.1f} us', flush=True)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_chunks import adjoint_kernel, carry, reduce_kernel
+from .triton_chunks import adjoint_kernel, carry, exchange, fold, halve, reduce_kernel
 from .triton_common import (
     LN2,
     LOG2E,
@@ -19,7 +19,9 @@ from .triton_common import (
     Routes,
     Shape,
     accumulate,
-    exp,
+    at_block,
+    at_step,
+    block_token,
     first_row,
     index_type,
     load_states,
@@ -37,73 +39,30 @@ from .triton_fwd import route_scan_fwd
 __all__ = ['route_scan_bwd']
 
 
-@triton.jit
-def softplus_slope(dt):
-    """The derivative of softplus at x from its value d: 1 - e^-d, by its series where that would lose digits."""
-    series = 0.008333334 - dt * 0.0013888889
-    series = 0.041666668 - dt * series
-    series = 0.16666667 - dt * series
-    series = 0.5 - dt * series
-    series = dt - dt * dt * series
-    return tl.where(dt < 0.25, series, 1.0 - exp(-dt))
+def registers(block: int, n: int, straight: bool) -> int:
+    """Most of a thread: three warps to a scheduler where one channel and n > 4 fit them; left to itself it spills."""
+    return 168 if block == 32 and n > 4 and straight else 255
 
 
-@triton.jit
-def exchange(v, w, lane, BIT: tl.constexpr):
-    """Lanes without BIT get v summed over themselves and the lane BIT away; lanes with it get w likewise."""
-    upper = (lane & BIT) != 0
-    return tl.where(upper, w, v) + tl.gather(tl.where(upper, v, w), lane ^ BIT, 0)
-
-
-@triton.jit
-def fold(v, BLOCK: tl.constexpr):
-    """One value a lane: the sum over the channels of a thread."""
-    if BLOCK > 32:
-        even, odd = tl.split(tl.reshape(v, [32, 2]))
-        v = even + odd
-    return v
-
-
-@triton.jit
-def sum_lanes(values, lane, N: tl.constexpr):
-    """Sums over the lanes of N vectors (a power of two) that differ between the halves of each 2 N lanes.
-
-    Lane i gets the sum of vector i mod N in its half, i.e. of lanes that agree with it in bit N. Every exchange halves
-    the number of vectors: 31 shuffles for 32 sums, where 32 reductions take 160.
-    """
-    for s in tl.static_range(5):
-        if (16 >> s) < N:
-            halved = ()
-            for i in tl.static_range(16 >> s):
-                halved += (exchange(values[i], values[i + (16 >> s)], lane, 16 >> s),)
-            values = halved
-    total = values[0]
-    for s in tl.static_range(5):
-        if (16 >> s) > N:
-            total += tl.gather(total, lane ^ (16 >> s), 0)
-    return total
-
-
-@triton.jit(do_not_specialize=[*PLAIN_INTS, 'more', 'final', 'more_turns', 'final_turn'])
+@triton.jit(do_not_specialize=PLAIN_INTS)
 def scan_backward_kernel(
     u, delta, A, B, C, D, z, bias, rows, states, gout, start, end,
     du, du_acc, ddelta, ddelta_acc, dz, dz_acc, partial, partial_bc,
-    batch, routes, channels, groups, length, n_total, n0, chunk, chunks,
-    route0, route_step, route_count, codes, width, more, final, more_turns, final_turn,
-    su_b, su_k, su_d, su_l,
-    sd_b, sd_k, sd_d, sd_l,
-    sB_b, sB_k, sB_g, sB_n, sB_l,
-    sC_b, sC_k, sC_g, sC_n, sC_l,
-    sz_b, sz_d, sz_l,
-    sg_b, sg_d, sg_l,
+    batch, routes, groups, length, n0, chunk, chunks,
+    route0, route_step, route_count, codes, width,
+    su_b, su_k, su_d, sd_b, sd_k, sd_d, sB_b, sB_k, sB_g, sB_n, sC_b, sC_k, sC_g, sC_n, sz_b, sz_d, sg_b, sg_d,
     ss_n, ss_d,
-    INDEX: tl.constexpr, N: tl.constexpr, SUMS: tl.constexpr, BLOCK: tl.constexpr, T: tl.constexpr,
+    more: tl.constexpr, final: tl.constexpr, more_turns: tl.constexpr, final_turn: tl.constexpr,
+    su_l: tl.constexpr, sd_l: tl.constexpr, sB_l: tl.constexpr, sC_l: tl.constexpr, sz_l: tl.constexpr,
+    sg_l: tl.constexpr, channels: tl.constexpr, n_total: tl.constexpr,
+    INDEX: tl.constexpr, N: tl.constexpr, HELD: tl.constexpr, BLOCK: tl.constexpr, T: tl.constexpr,
     PACK: tl.constexpr, ORDER: tl.constexpr, SOFTPLUS: tl.constexpr, SHARED: tl.constexpr,
     EVEN_D: tl.constexpr, EVEN_L: tl.constexpr,
 ):  # fmt: skip
     """A program walks one chunk of one batch item back, BLOCK channels, route after route, N of its states.
 
-    Of every T steps it first recomputes the states, from the one stored before them. With e_t the gradient of h_t:
+    Of every T steps it first recomputes the states, from the one stored before them, HELD of N at a time: what there
+    are registers for. With e_t the gradient of h_t:
 
         e_t = g_t C_t + a_{t+1} e_{t+1},   g_t = dout_t silu(z_t),   a_t = exp(d_t A)
         du_t = D g_t + d_t <e_t, B_t>,     dd_t = u_t <e_t, B_t> + <e_t a_t h_{t-1}, A>
@@ -111,54 +70,49 @@ def scan_backward_kernel(
     """
     b, j, slot, g, c, live = locate(batch, channels, groups, chunks, BLOCK, EVEN_D)
     blocks = groups * ((channels // groups + BLOCK - 1) // BLOCK)
-    block = tl.program_id(0).to(tl.int64) % blocks
+    channel_block = tl.program_id(0).to(tl.int64) % blocks
     wide = c.to(tl.int64)
+    STRAIGHT: tl.constexpr = ORDER == 'forth' or ORDER == 'back'
+    SUMS: tl.constexpr = (N + HELD - 1) // HELD * HELD  # of dB, and of dC, of a token
     lane = tl.arange(0, 32)
-    g_b = gout + b * sg_b + wide * sg_d
+    place = lane // (
+        16 // (HELD * T)
+    )  # of a lane among the sums of a block: of dB or dC, then the state, then the step
+    place_t, place_n, place_c = place % T, place // T % HELD, place // (T * HELD) % 2
+    stored = (length + T - 1) // T
+    first_block = j * (chunk // T)
+    last_block = tl.minimum(first_block + chunk // T, stored) - 1
     item = b * length * channels + c
-    if z is not None:
-        z_b = z + b * sz_b + wide * sz_d
-        dz_b = dz + item
-        dz_acc_b = dz_acc
-        if dz_acc is not None:
-            dz_acc_b = dz_acc + item
     for i in range(route_count):
         k = (route0 + (slot + i) * route_step).to(tl.int64)
         code = codes >> (2 * k)
         sign = 1 - 2 * (code & 1).to(tl.int32)
-        one = (sign * sign).to(
-            tl.float32
-        )  # 1, unknown to the compiler: it would keep T N exponentials alive, and spill
+        if STRAIGHT:
+            sign = 1 if ORDER == 'forth' else -1
         step = tl.where((code & 2) != 0, width, 1)
         table = rows
         if ORDER == 'table':
             table = rows + k * length
-        more_all = (i > 0) | (more != 0)
-        final_all = (i == route_count - 1) & (final != 0)
+        more_all = more
+        final_all = final
+        if not STRAIGHT:  # several routes to a launch
+            more_all = (i > 0) | more
+            final_all = (i == route_count - 1) & final
         item_k = (b * routes + k) * length * channels + c
         item_u = item_k
-        more_u = more_turns != 0
-        final_u = final_turn != 0
+        more_u = more_turns
+        final_u = final_turn
         if SHARED:
             item_u = item
             more_u = more_all
             final_u = final_all
-        du_b = du + item_u
-        du_acc_b = du_acc
-        if du_acc is not None:
-            du_acc_b = du_acc + item_u
-        ddelta_b = ddelta + item_k
-        ddelta_acc_b = ddelta_acc
-        if ddelta_acc is not None:
-            ddelta_acc_b = ddelta_acc + item_k
 
         kd = k * channels + c
         at = ((b * routes + k) * chunks + j) * n_total * channels
-        a = ()
+        a_k = A + (k * n_total + n0) * channels + c
         e = ()
         dA = ()
         for n in tl.static_range(N):
-            a += (tl.load(A + kd * n_total + n0 + n, mask=live, other=0.0) * LOG2E,)
             if start is not None:
                 state = tl.load(start + at + (n0 + n) * ss_n + c * ss_d, mask=live, other=0.0).to(tl.float32)
             else:
@@ -176,103 +130,218 @@ def scan_backward_kernel(
 
         u_k = u + b * su_b + k * su_k + wide * su_d
         d_k = delta + b * sd_b + k * sd_k + wide * sd_d
+        g_k = gout + b * sg_b + wide * sg_d
         B_k = B + b * sB_b + k * sB_k + g * sB_g + n0.to(tl.int64) * sB_n
         C_k = C + b * sC_b + k * sC_k + g * sC_g + n0.to(tl.int64) * sC_n
-        stored = (length + T - 1) // T
-        last_block = tl.minimum((j + 1) * (chunk // T), stored) - 1
-        first_block = j * (chunk // T)
         for m in range(last_block - first_block + 1):
-            here = tl.where(sign > 0, last_block - m, first_block + m)
-            spot = states + ((b * routes + k) * stored + here) * n_total * channels + n0 * channels + c
-            h = ()
-            for _n in tl.static_range(N):
-                h += (tl.load(spot, mask=live, other=0.0),)
-                spot += channels
-            origin = here * T + tl.where(sign > 0, 0, T - 1)
-            row = first_row(origin, step, length, table, ORDER)
-            xs = ()
-            dts = ()
-            hs = (h,)
+            block = tl.where(sign > 0, last_block - m, first_block + m)
+            token = block_token(block, length, T, ORDER)
+            position = block * T + tl.where(sign > 0, 0, T - 1)
             far = ()
+            to_row = token + sign * place_t
+            row = token
+            if not STRAIGHT:
+                row = first_row(position, step, length, table, ORDER)
+                to_row = tl.full([32], 0, tl.int32)
             for t in tl.static_range(T):
-                position = origin + sign * t
-                at_row = row.to(INDEX)
-                x = tl.load(u_k + at_row * su_l, mask=live, other=0.0).to(tl.float32)
-                dt = tl.load(d_k + at_row * sd_l, mask=live, other=0.0).to(tl.float32) + shift
+                far += (row,)
+                if not STRAIGHT:
+                    to_row = tl.where(place_t == t, row, to_row)
+                    row = next_row(row, position + sign * t, step, length, sign, table, ORDER)
+            told = (lane < 32) & (lane % (16 // (HELD * T)) == 0)
+            if not EVEN_L:
+                if STRAIGHT:
+                    told = told & (to_row >= block * T)
+                else:
+                    told = told & (position + sign * place_t < length)
+            to = ((b * routes + k) * length + to_row) * blocks + channel_block
+            to_bc = partial_bc + to * (2 * SUMS) + place_c * HELD + place_n
+
+            u_m = at_block(u_k, token, su_l, ORDER, INDEX)
+            d_m = at_block(d_k, token, sd_l, ORDER, INDEX)
+            g_m = at_block(g_k, token, sg_l, ORDER, INDEX)
+            B_m = at_block(B_k, token, sB_l, ORDER, INDEX)
+            C_m = at_block(C_k, token, sC_l, ORDER, INDEX)
+            if z is not None:
+                z_m = at_block(z + b * sz_b + wide * sz_d, token, sz_l, ORDER, INDEX)
+                dz_m = at_block(dz + item, token, channels, ORDER, INDEX)
+                dz_acc_m = dz_acc
+                if dz_acc is not None:
+                    dz_acc_m = at_block(dz_acc + item, token, channels, ORDER, INDEX)
+            keeps = ()
+            xs = ()
+            raw = ()
+            dts = ()
+            dys = ()
+            slants = ()  # of z: dz = slant <C, h> + ...
+            ys = ()
+            inners = ()
+            slopes = ()
+            for t in tl.static_range(T):
+                own = token + sign * t >= block * T
+                if not STRAIGHT:
+                    own = position + sign * t < length
+                keep = live
+                x = tl.load(at_step(u_m, far[t], t, su_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32)
+                dt = tl.load(at_step(d_m, far[t], t, sd_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32) + shift
                 if SOFTPLUS:
+                    if BLOCK <= 64:
+                        raw += (dt,)
                     dt = softplus(dt)
                 if not EVEN_L:
-                    dt = tl.where(position < length, dt, 0.0)
-                dx = dt * x
-                Bt = load_states(B_k + at_row * sB_l, sB_n, N, PACK)
-                following = ()
-                for n in tl.static_range(N):
-                    following += (tl.exp2(dt * a[n]) * hs[t][n] + dx * Bt[n],)
-                hs += (following,)
+                    dt = tl.where(own, dt, 0.0)
+                    keep = live & own
+                dy = tl.load(at_step(g_m, far[t], t, sg_l, ORDER, INDEX), mask=keep, other=0.0).to(tl.float32)
+                if z is not None:
+                    gate = tl.load(at_step(z_m, far[t], t, sz_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32)
+                    open_ = sigmoid(gate)
+                    slant = dy * open_
+                    dy = slant * gate
+                    slants += (slant + dy - dy * open_,)
+                    ys += (skip * x,)
+                keeps += (keep,)
                 xs += (x,)
                 dts += (dt,)
-                far += (at_row,)
-                row = next_row(row, position, step, length, sign, table, ORDER)
+                dys += (dy,)
+                inners += (tl.full([BLOCK], 0.0, tl.float32),)
+                slopes += (tl.full([BLOCK], 0.0, tl.float32),)
 
-            for t in tl.static_range(T - 1, -1, -1):
-                position = origin + sign * t
-                at_row = far[t]
-                if ORDER == 'raster':  # the same, without keeping it
-                    at_row = first_row(position, step, length, table, ORDER).to(INDEX)
-                keep = live
-                if not EVEN_L:
-                    keep = live & (position < length)
-                dt = dts[t]
-                x = xs[t]
-                dx = dt * x
-                dy = tl.load(g_b + at_row * sg_l, mask=keep, other=0.0).to(tl.float32)
-                Bt = load_states(B_k + at_row * sB_l, sB_n, N, PACK)
-                Ct = load_states(C_k + at_row * sC_l, sC_n, N, PACK)
-                if z is not None:
-                    y = skip * x
-                    for n in tl.static_range(N):
-                        y += Ct[n] * hs[t + 1][n]
-                    gate = tl.load(z_b + at_row * sz_l, mask=live, other=0.0).to(tl.float32)
-                    open_ = sigmoid(gate)
-                    dgate = dy * y * open_ * (1.0 + gate * (1.0 - open_))
-                    accumulate(dz_b, dz_acc_b, at_row * channels, dgate, keep, more_all, final_all)
-                    dy = dy * gate * open_
-                again = dt * one
-                inner = tl.full([BLOCK], 0.0, tl.float32)
-                slope = tl.full([BLOCK], 0.0, tl.float32)
-                before = ()
-                dAs = ()
+            next_e = ()
+            next_dA = ()
+            spot = states + ((b * routes + k) * stored + block) * n_total * channels + n0 * channels + c
+            for q in tl.static_range(0, N, HELD):
+                a = ()
+                h = ()
+                back = ()
+                dAq = ()
+                for n in tl.static_range(q, min(q + HELD, N)):
+                    a += (tl.load(a_k + n * channels, mask=live, other=0.0) * LOG2E,)
+                    h += (tl.load(spot + n * channels, mask=live, other=0.0),)
+                    back += (e[n],)
+                    dAq += (dA[n],)
+                hs = (h,)
+                decays = ()
+                Bs = ()
+                for t in tl.static_range(T):
+                    dx = dts[t] * xs[t]
+                    Bt = load_states(
+                        at_step(B_m, far[t], t, sB_l, ORDER, INDEX) + q * sB_n, sB_n, min(HELD, N - q), PACK
+                    )
+                    following = ()
+                    decay = ()
+                    for n in tl.static_range(min(HELD, N - q)):
+                        decay += (tl.exp2(dts[t] * a[n]),)
+                        following += (decay[n] * hs[t][n] + dx * Bt[n],)
+                    hs += (following,)
+                    decays += (decay,)
+                    Bs += (Bt,)
                 sums = ()
-                for n in tl.static_range(N):
-                    en = dy * Ct[n] + e[n]
-                    inner += en * Bt[n]
-                    sums += (exchange(fold(en * dx, BLOCK), fold(dy * hs[t + 1][n], BLOCK), lane, SUMS),)
-                    back = tl.exp2(again * a[n]) * en
-                    pull = back * hs[t][n]
-                    slope += pull * a[n]
-                    dAs += (dA[n] + pull * dt,)
-                    before += (back,)
-                e = before
-                dA = dAs
-                grad_u = skip * dy + dt * inner
-                grad_d = x * inner + slope * LN2
+                y_new = ()
+                inner_new = ()
+                slope_new = ()
+                for t in tl.static_range(T - 1, -1, -1):
+                    dx = dts[t] * xs[t]
+                    dy = dys[t]
+                    Bt = Bs[t]
+                    Ct = load_states(
+                        at_step(C_m, far[t], t, sC_l, ORDER, INDEX) + q * sC_n, sC_n, min(HELD, N - q), PACK
+                    )
+                    if z is not None:
+                        y = ys[t]
+                        for n in tl.static_range(min(HELD, N - q)):
+                            y += Ct[n] * hs[t + 1][n]
+                        y_new = (y,) + y_new
+                    inner = inners[t]
+                    slope = slopes[t]
+                    before = ()
+                    dAs = ()
+                    of_bc = ()
+                    for n in tl.static_range(min(HELD, N - q)):
+                        en = dy * Ct[n] + back[n]
+                        inner += en * Bt[n]
+                        of_bc += (exchange(fold(en * dx, BLOCK), fold(dy * hs[t + 1][n], BLOCK), lane, 16),)
+                        pulled = decays[t][n] * en
+                        pull = pulled * hs[t][n]
+                        slope += pull * a[n]
+                        dAs += (dAq[n] + pull * dts[t],)
+                        before += (pulled,)
+                    for _n in tl.static_range(min(HELD, N - q), HELD):
+                        of_bc += (tl.full([32], 0.0, tl.float32),)
+                    back = before
+                    dAq = dAs
+                    sums = (halve(of_bc, lane, 8, HELD),) + sums
+                    inner_new = (inner,) + inner_new
+                    slope_new = (slope,) + slope_new
+                ys = y_new
+                inners = inner_new
+                slopes = slope_new
+                next_e += back
+                next_dA += dAq
+                total = halve(sums, lane, 8 // HELD, T)
+                for s in tl.static_range(4):
+                    if (1 << s) < 16 // (HELD * T):
+                        total += tl.gather(total, lane ^ (1 << s), 0)
+                in_turn = told & (place_n + q < N)
+                tl.store(to_bc + 2 * q, total, mask=in_turn)
+            e = next_e
+            dA = next_dA
+
+            du_m = at_block(du + item_u, token, channels, ORDER, INDEX)
+            du_acc_m = du_acc
+            if du_acc is not None:
+                du_acc_m = at_block(du_acc + item_u, token, channels, ORDER, INDEX)
+            ddelta_m = at_block(ddelta + item_k, token, channels, ORDER, INDEX)
+            ddelta_acc_m = ddelta_acc
+            if ddelta_acc is not None:
+                ddelta_acc_m = at_block(ddelta_acc + item_k, token, channels, ORDER, INDEX)
+            for t in tl.static_range(T):
+                x = xs[t]
+                dt = dts[t]
+                dy = dys[t]
+                if z is not None:
+                    to_acc = dz_acc_m
+                    if dz_acc is not None:
+                        to_acc = at_step(dz_acc_m, far[t], t, channels, ORDER, INDEX)
+                    accumulate(
+                        at_step(dz_m, far[t], t, channels, ORDER, INDEX),
+                        to_acc,
+                        slants[t] * ys[t],
+                        keeps[t],
+                        more_all,
+                        final_all,
+                    )
+                grad_u = skip * dy + dt * inners[t]
+                grad_d = x * inners[t] + slopes[t] * LN2
                 if SOFTPLUS:
-                    grad_d = grad_d * softplus_slope(dt)
+                    if BLOCK <= 64:
+                        step_size = raw[t]
+                    else:  # no registers to keep it
+                        step_size = tl.load(at_step(d_m, far[t], t, sd_l, ORDER, INDEX), mask=live, other=0.0).to(
+                            tl.float32
+                        )
+                        step_size += shift
+                    grad_d = grad_d * sigmoid(step_size)
                 if not EVEN_L:
-                    grad_d = tl.where(position < length, grad_d, 0.0)
+                    grad_d = tl.where(
+                        token + sign * t >= block * T if STRAIGHT else position + sign * t < length, grad_d, 0.0
+                    )
                 dD += dy * x
                 dbias += grad_d
-                accumulate(du_b, du_acc_b, at_row * channels, grad_u, keep, more_u, final_u)
-                accumulate(ddelta_b, ddelta_acc_b, at_row * channels, grad_d, keep, more_turns != 0, final_turn != 0)
-
-                for _n in tl.static_range(SUMS - N):
-                    sums += (tl.full([32], 0.0, tl.float32),)
-                total = sum_lanes(sums, lane, SUMS)
-                to = ((b * routes + k) * length + at_row) * blocks + block
-                told = (tl.full([32], 1, tl.int1) & (lane < 2 * SUMS)) & (lane % SUMS < N)
-                if not EVEN_L:
-                    told = told & (position < length)
-                tl.store(partial_bc + to * (2 * N) + lane // SUMS * N + lane % SUMS, total, mask=told)
+                to_acc = du_acc_m
+                if du_acc is not None:
+                    to_acc = at_step(du_acc_m, far[t], t, channels, ORDER, INDEX)
+                accumulate(at_step(du_m, far[t], t, channels, ORDER, INDEX), to_acc, grad_u, keeps[t], more_u, final_u)
+                to_acc = ddelta_acc_m
+                if ddelta_acc is not None:
+                    to_acc = at_step(ddelta_acc_m, far[t], t, channels, ORDER, INDEX)
+                accumulate(
+                    at_step(ddelta_m, far[t], t, channels, ORDER, INDEX),
+                    to_acc,
+                    grad_d,
+                    keeps[t],
+                    more_turns,
+                    final_turn,
+                )
         if end is not None:
             spot = end + at + n0 * ss_n + c * ss_d
             for n in tl.static_range(N):
@@ -315,11 +384,12 @@ def route_scan_bwd(
         if initial_state is not None and grad_last_state is not None:
             grads[-1] += grad_last_state
         return tuple(grads)
-    how = how or plan(s, backward=True)
+    how = how or plan(s, backward=True, pairs=routes.straight and u.element_size() == 2)
     if states is None:
         forward = replace(plan(s, backward=False), steps=how.steps)
         states = route_scan_fwd(*inputs, delta_softplus, routes, save_states=True, output=False, how=forward)[2]
-    A, D, delta_bias = (None if t is None else t.float().contiguous() for t in (A, D, delta_bias))
+    A = A.float().transpose(1, 2).contiguous()  # channels adjacent
+    D, delta_bias = (None if t is None else t.float().contiguous() for t in (D, delta_bias))
     turns = state_blocks(s.n)
     chunk = triton.cdiv(triton.cdiv(s.l, how.chunks), how.steps) * how.steps
     chunks = triton.cdiv(s.l, chunk)
@@ -342,53 +412,60 @@ def route_scan_bwd(
     dA = empty(s.k, s.n, s.d)
     dD, dbias = 0, 0
     common = dict(
-        INDEX=index_type(s, u, delta, B, C, z, grad_out), BLOCK=how.block, T=how.steps, ORDER=routes.order,
-        SOFTPLUS=delta_softplus, EVEN_D=s.d // s.groups % how.block == 0, EVEN_L=chunk * chunks == s.l,
+        channels=s.d, n_total=s.n, INDEX=index_type(s, u, delta, B, C, z, grad_out), BLOCK=how.block, T=how.steps,
+        SOFTPLUS=delta_softplus, EVEN_D=s.d // s.groups % how.block == 0, EVEN_L=s.l % how.steps == 0,
         num_warps=1, **OPTIONS,
     )  # fmt: skip
-    z_strides = (0, 0, 0) if z is None else z.stride()
+    tokenwise = dict(u=u, d=delta, B=B, C=C, z=z, g=grad_out)
+    steps = {f's{name}_l': 0 if t is None else t.stride(-1) for name, t in tokenwise.items()}
+    z_strides = (0, 0) if z is None else z.stride()[:-1]
+    groups = routes.groups(chunks)
 
     with torch.cuda.device_of(u):
         if chunks == 1:
-            groups = [(0, 1, s.k)]
             start = None if grad_last_state is None else grad_last_state.float().contiguous()
             dinitial = end = empty(s.b, s.k, s.d, s.n)
         else:
-            groups = routes.groups()
             ends, decay = empty(s.b, s.k, chunks, s.n, s.d), empty(s.b, s.k, chunks, s.d)
             for n0, n in turns:
-                adjoint_kernel[(s.b * blocks * chunks * s.k,)](
-                    delta, A, C, z, delta_bias, routes.table, grad_out, ends, decay,
-                    s.b, s.k, s.d, s.groups, s.l, s.n, n0, chunk, chunks, routes.codes, routes.width,
-                    *delta.stride(), *C.stride(), *z_strides, *grad_out.stride(),
-                    N=n, PACK=pack(n, C[..., n0:, :]), **common,
-                )  # fmt: skip
+                for slots, group in routes.apart():
+                    adjoint_kernel[(s.b * blocks * chunks * slots,)](
+                        delta, A, C, z, delta_bias, routes.table, grad_out, ends, decay,
+                        s.b, s.k, s.groups, s.l, n0, chunk, chunks, group[0], routes.codes, routes.width,
+                        *delta.stride()[:-1], *C.stride()[:-1], *z_strides, *grad_out.stride()[:-1],
+                        N=n, PACK=pack(n, C[..., n0:, :]), ORDER=routes.order(group[0], how.steps, s.l),
+                        **{name: steps[name] for name in ('sd_l', 'sC_l', 'sz_l', 'sg_l')}, **common,
+                    )  # fmt: skip
             first = None if grad_last_state is None else grad_last_state.float().contiguous()
             start, dinitial = carry(A, ends, decay, first, routes.codes, True)
             end = None
         for n0, n in turns:
+            held = min(16 // how.steps, triton.next_power_of_2(n))
+            sums = triton.cdiv(n, held) * held
             partial = empty(s.b * chunks, s.k, n + 2, s.d)
-            partial_bc = empty(s.b * s.k * s.l, blocks, 2 * n)
+            partial_bc = empty(s.b * s.k * s.l, blocks, 2 * sums)
+            together = pack(n, B[..., n0:, :], C[..., n0:, :])
             for group in groups:
                 last_turn = n0 + n == s.n
                 scan_backward_kernel[(s.b * blocks * chunks,)](
                     u, delta, A, B, C, D if n0 == 0 else None, z, delta_bias, routes.table, states, grad_out,
                     start, end, du, du_acc, ddelta, ddelta_acc, dz, dz_acc, partial, partial_bc,
-                    s.b, s.k, s.d, s.groups, s.l, s.n, n0, chunk, chunks, *group, routes.codes, routes.width,
-                    *map(int, (n0 > 0 or group != groups[0], last_turn and group == groups[-1], n0 > 0, last_turn)),
-                    *strides(u), *delta.stride(), *B.stride(), *C.stride(), *z_strides, *grad_out.stride(),
-                    *((1, s.n) if chunks == 1 else (s.d, 1)),
-                    N=n, SUMS=triton.next_power_of_2(n), PACK=pack(n, B[..., n0:, :], C[..., n0:, :]), SHARED=shared,
-                    **common,
+                    s.b, s.k, s.groups, s.l, n0, chunk, chunks, *group, routes.codes, routes.width,
+                    *strides(u)[:-1], *delta.stride()[:-1], *B.stride()[:-1], *C.stride()[:-1], *z_strides,
+                    *grad_out.stride()[:-1], *((1, s.n) if chunks == 1 else (s.d, 1)),
+                    n0 > 0 or group != groups[0], last_turn and group == groups[-1], n0 > 0, last_turn,
+                    N=n, HELD=held, PACK=together if held % together == 0 else 1, SHARED=shared,
+                    ORDER=routes.order(group[0], how.steps, s.l), **steps, **common,
+                    maxnreg=registers(how.block, s.n, routes.straight),
                 )  # fmt: skip
-            sums = partial.sum(0)
-            dA[:, n0 : n0 + n] = sums[:, :n]
-            dD, dbias = dD + sums[:, n] * (n0 == 0), dbias + sums[:, n + 1]
+            totals = partial.sum(0)
+            dA[:, n0 : n0 + n] = totals[:, :n]
+            dD, dbias = dD + totals[:, n] * (n0 == 0), dbias + totals[:, n + 1]
             tokens = s.b * s.k * s.l
-            width = triton.next_power_of_2(2 * n)
             reduce_kernel[(triton.cdiv(tokens, 32) * s.groups,)](
-                partial_bc, dB, dC, tokens, s.groups, blocks // s.groups, s.n, n0, N=n, WIDTH=width, ROWS=32, **OPTIONS
-            )
+                partial_bc, dB, dC, tokens, s.groups, blocks // s.groups, s.n, n0, N=n, SUMS=sums, HELD=held,
+                WIDTH=triton.next_power_of_2(2 * sums), ROWS=32, **OPTIONS,
+            )  # fmt: skip
     grads = (
         du.transpose(-1, -2), ddelta.transpose(-1, -2), dA.transpose(-1, -2), dB.permute(0, 1, 3, 4, 2),
         dC.permute(0, 1, 3, 4, 2), dD, None if z is None else dz.transpose(-1, -2), dbias, dinitial,

@@ -12,6 +12,7 @@ OPTIONS = {'enable_fp_fusion': True}  # a * h + b as one FMA; said here because 
 WARPS = 1536  # about three to each of the 528 schedulers of an H200
 # sizes that differ from call to call: not worth a compilation each
 PLAIN_INTS = ['batch', 'chunks', 'codes', 'groups', 'n0', 'route0', 'route_step', 'routes', 'width']
+STEPS = 4  # between two stored states: as many as the backward pass has registers for
 STATES = 16  # of d_state, held in registers at a time; more are done in turn
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -43,20 +44,20 @@ def softplus(x):
 
 @triton.jit
 def sigmoid(x):
-    return 1.0 / (1.0 + exp(-x))
+    """The inverse square root, squared: a division takes three instructions more, for divisors that do not occur."""
+    root = tl.rsqrt(1.0 + exp(-x))
+    return root * root
 
 
 @triton.jit
 def first_row(position, width, length, rows, ORDER: tl.constexpr):
-    """Token at a position of a route: the position itself, that of the column order, or by a table."""
+    """Token at a position of a route: that of the row or column order, or by a table."""
     position = tl.minimum(position, length - 1)
     if ORDER == 'table':
         row = tl.load(rows + position)
-    elif ORDER == 'affine':
+    else:
         height = length // width
         row = (position % height) * width + position // height
-    else:
-        row = position
     return row
 
 
@@ -67,14 +68,46 @@ def next_row(row, position, width, length, sign, rows, ORDER: tl.constexpr):
     Walking a (height, width) grid by columns adds width to the token and wraps modulo length - 1; by rows, width is 1.
     Positions from length on stand still, so that what is read there is some token of the route.
     """
-    if ORDER == 'affine':
+    if ORDER == 'table':
+        row = first_row(position + sign, width, length, rows, ORDER)
+    else:
         following = row + sign * width
         following = tl.where(following >= length, following - (length - 1), following)
         following = tl.where(following < 0, following + (length - 1), following)
         row = tl.where(position < length, tl.minimum(following, length - 1), row)
-    else:
-        row = first_row(position + sign, width, length, rows, ORDER)
     return row
+
+
+@triton.jit
+def block_token(block, length, T: tl.constexpr, ORDER: tl.constexpr):
+    """Token of the first step of a block of a route that goes forth or back, one token after the other.
+
+    The last block is moved back onto tokens that there are; its steps before block * T are another's, and do nothing.
+    """
+    token = tl.minimum(block * T, length - T)
+    if ORDER == 'back':
+        token += T - 1
+    return token
+
+
+@triton.jit
+def at_block(ptr, token, stride: tl.constexpr, ORDER: tl.constexpr, INDEX: tl.constexpr):
+    """Where `at_step` counts from: the first token of a block where the others are at constant distances."""
+    if ORDER == 'forth' or ORDER == 'back':
+        ptr += token.to(INDEX) * stride
+    return ptr
+
+
+@triton.jit
+def at_step(ptr, row, t: tl.constexpr, stride: tl.constexpr, ORDER: tl.constexpr, INDEX: tl.constexpr):
+    """The row of step t of a block: a constant away in a load where the compiler knows the walk."""
+    if ORDER == 'forth':
+        ptr += t * stride
+    elif ORDER == 'back':
+        ptr -= t * stride
+    else:
+        ptr += row.to(INDEX) * stride
+    return ptr
 
 
 @triton.jit
@@ -117,22 +150,33 @@ def locate(batch, channels, groups, chunks, BLOCK: tl.constexpr, EVEN_D: tl.cons
     j = (pid % chunks).to(tl.int32)
     slot = (pid // chunks).to(tl.int32)
     live = tl.full([BLOCK], 1, tl.int1)
-    if not EVEN_D:
+    if EVEN_D:  # the same channel, seen by the compiler to start at a multiple of BLOCK: neighbours in one load
+        c = (g.to(tl.int32) * blocks) * BLOCK + within
+    else:
+        c = g.to(tl.int32) * per_group + within
         live = live & (within < per_group)
-    return b, j, slot, g, g.to(tl.int32) * per_group + within, live
+    return b, j, slot, g, c, live
 
 
 @triton.jit
-def accumulate(out, acc, offset, value, keep, more, final):
+def accumulate(out, acc, value, keep, more, final):
     """Writes value to out, or adds it (if more) to the float32 sums in acc, which go to out with the final addend.
 
     A token's channel is always summed by the same thread, route after route: no atomics, one fixed order.
     """
-    if acc is not None:
-        value += tl.load(acc + offset, mask=keep & more, other=0.0)
-        tl.store(acc + offset, value, mask=keep & (final == 0))
-        keep = keep & final
-    tl.store(out + offset, value.to(out.dtype.element_ty), mask=keep)
+    if acc is None:
+        tl.store(out, value.to(out.dtype.element_ty), mask=keep)
+    elif isinstance(final, tl.constexpr):
+        if more:
+            value += tl.load(acc, mask=keep, other=0.0)
+        if final:
+            tl.store(out, value.to(out.dtype.element_ty), mask=keep)
+        else:
+            tl.store(acc, value, mask=keep)
+    else:
+        value += tl.load(acc, mask=keep & more, other=0.0)
+        tl.store(acc, value, mask=keep & (final == 0))
+        tl.store(out, value.to(out.dtype.element_ty), mask=keep & final)
 
 
 @dataclass(frozen=True)
@@ -151,19 +195,36 @@ class Routes:
     width: int = 1
     table: Tensor | None = None
 
-    @property
-    def order(self) -> str:
-        if self.table is not None:
-            return 'table'
-        return 'affine' if any(self.columns) else 'raster'
+    def order(self, k: int, steps: int, length: int) -> str:
+        """How route k is walked in blocks of so many steps: forth or back where whole blocks are neighbours."""
+        if self.straight and length >= steps:
+            return 'back' if self.reverse[k] else 'forth'
+        return 'affine' if self.table is None else 'table'
 
     @property
     def codes(self) -> int:
         columns = self.columns or (False,) * len(self.reverse)
         return sum((int(r) + 2 * int(c)) << (2 * k) for k, (r, c) in enumerate(zip(self.reverse, columns)))
 
-    def groups(self) -> list[tuple[int, int, int]]:
-        """Routes as (first, step, count), such that the routes of a group meet any span of tokens at the same time."""
+    @property
+    def straight(self) -> bool:
+        """Every walk is known to the compiler, and so is a launch of its own."""
+        return self.table is None and not any(self.columns)
+
+    def apart(self) -> list[tuple[int, tuple[int, int, int]]]:
+        """Launches in which no route waits for another, as (routes side by side, group)."""
+        k = len(self.reverse)
+        return [(1, (i, 1, 1)) for i in range(k)] if self.straight else [(k, (0, 1, 1))]
+
+    def groups(self, chunks: int) -> list[tuple[int, int, int]]:
+        """Routes of each launch as (first, step, count): those whose walk is known to the compiler one by one.
+
+        Others are taken in turn by the same program, where l is split those that meet any chunk at the same time.
+        """
+        if self.straight:
+            return [(k, 1, 1) for k in range(len(self.reverse))]
+        if chunks == 1:
+            return [(0, 1, len(self.reverse))]
         columns = self.columns or (False,) * len(self.reverse)
         todo, groups = list(range(len(self.reverse))), []
         while todo:
@@ -176,7 +237,10 @@ class Routes:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a scan is laid out: channels of a program (one warp), steps between two stored states, chunks of l."""
+    """How a scan is laid out: channels of a program (one warp), steps between two stored states, chunks of l.
+
+    A result depends on the chunks, and the gradients of B and C on the channels of a program: in their last digits.
+    """
 
     block: int
     steps: int
@@ -198,26 +262,26 @@ class Shape:
         return self.groups * triton.cdiv(self.d // self.groups, block)
 
 
-def plan(s: Shape, backward: bool) -> Plan:
+def plan(s: Shape, backward: bool, pairs: bool = True) -> Plan:
     """Layout from the sizes alone, so that a result never depends on the machine or on what ran before.
 
-    Two channels a thread share the loads of B and C; it is one where that is needed to have `WARPS` warps, or where the
-    backward pass needs the registers. If not even half as many are to be had, l is split into chunks, at the price of
-    one more pass over what the state depends on.
+    Channels of a thread share the loads of B and C and, backward, the sums over channels: two where there are warps
+    enough, four where N is small. If not even half of the warps are to be had with one, l is split into chunks, at the
+    price of one more pass over what the state depends on. Without pairs, as where the backward pass has to look up its
+    walk or reads float32, there are no registers for a second channel beside large N.
     """
     group = s.d // s.groups
-    blocks = [64, 32] if group % 64 == 0 and not (backward and s.n > 4) else [32]
-    block = next((block for block in blocks if s.b * s.blocks(block) >= WARPS), blocks[-1])
+    full = backward and s.n > 4  # of registers: two warps to a scheduler
+    widest = 128 if s.n <= 4 else 64 if pairs or not backward else 32
+    blocks = [block for block in (128, 64) if block <= widest and group % block == 0] + [32]
+    enough = WARPS // 2 if full else WARPS
+    block = next((block for block in blocks if s.b * s.blocks(block) >= enough), 32)
     chunks = 1
     if 0 < 2 * s.b * s.blocks(block) < WARPS:
-        block = blocks[0]
-        chunks = max(1, min(triton.cdiv(WARPS, s.b * s.blocks(block)), s.l // 64))
-    return Plan(block, stored_steps(s.n), chunks)
-
-
-def stored_steps(n: int) -> int:
-    """Steps between two states that the forward pass stores: as many as the backward pass has registers for."""
-    return 4 if n > 4 else 8
+        block = 64 if 64 in blocks else 32
+        wanted = WARPS * 2 // 3 if full else WARPS
+        chunks = max(1, min(triton.cdiv(wanted, s.b * s.blocks(block)), s.l // 64))
+    return Plan(block, STEPS, chunks)
 
 
 def state_blocks(n: int) -> list[tuple[int, int]]:

@@ -16,7 +16,9 @@ from .triton_common import (
     Routes,
     Shape,
     accumulate,
-    exp,
+    at_block,
+    at_step,
+    block_token,
     first_row,
     index_type,
     load_states,
@@ -24,6 +26,7 @@ from .triton_common import (
     next_row,
     pack,
     plan,
+    sigmoid,
     softplus,
     state_blocks,
     strides,
@@ -34,17 +37,15 @@ __all__ = ['route_scan_fwd']
 REGISTERS = 168  # a thread: three warps to a scheduler; left to itself the compiler spills, to have four
 
 
-@triton.jit(do_not_specialize=[*PLAIN_INTS, 'has_previous', 'is_final'])
+@triton.jit(do_not_specialize=PLAIN_INTS)
 def scan_kernel(
     u, delta, A, B, C, D, z, bias, rows, start, out, acc, states, end, decay,
-    batch, routes, channels, groups, length, n_total, n0, chunk, chunks,
-    route0, route_step, route_count, codes, width, has_previous, is_final,
-    su_b, su_k, su_d, su_l,
-    sd_b, sd_k, sd_d, sd_l,
-    sB_b, sB_k, sB_g, sB_n, sB_l,
-    sC_b, sC_k, sC_g, sC_n, sC_l,
-    sz_b, sz_d, sz_l,
-    ss_n, ss_d,
+    batch, routes, groups, length, n0, chunk, chunks,
+    route0, route_step, route_count, codes, width,
+    su_b, su_k, su_d, sd_b, sd_k, sd_d, sB_b, sB_k, sB_g, sB_n, sC_b, sC_k, sC_g, sC_n, sz_b, sz_d, ss_n, ss_d,
+    more: tl.constexpr, final: tl.constexpr,
+    su_l: tl.constexpr, sd_l: tl.constexpr, sB_l: tl.constexpr, sC_l: tl.constexpr, sz_l: tl.constexpr,
+    channels: tl.constexpr, n_total: tl.constexpr,
     INDEX: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, T: tl.constexpr, PACK: tl.constexpr,
     ORDER: tl.constexpr, SOFTPLUS: tl.constexpr, EVEN_D: tl.constexpr, EVEN_L: tl.constexpr,
 ):  # fmt: skip
@@ -54,31 +55,31 @@ def scan_kernel(
     """
     b, j, slot, g, c, live = locate(batch, channels, groups, chunks, BLOCK, EVEN_D)
     wide = c.to(tl.int64)
-    out_b = out
-    acc_b = acc
-    if out is not None:
-        out_b = out + b * length * channels + c
-    if acc is not None:
-        acc_b = acc + b * length * channels + c
-    if z is not None:
-        z_b = z + b * sz_b + wide * sz_d
+    STRAIGHT: tl.constexpr = ORDER == 'forth' or ORDER == 'back'
+    stored = (length + T - 1) // T
+    first_block = j * (chunk // T)
+    last_block = tl.minimum(first_block + chunk // T, stored) - 1
     for i in range(route_count):
         k = (route0 + (slot + i) * route_step).to(tl.int64)
         code = codes >> (2 * k)
         sign = 1 - 2 * (code & 1).to(tl.int32)
+        if STRAIGHT:
+            sign = 1 if ORDER == 'forth' else -1
         step = tl.where((code & 2) != 0, width, 1)
         table = rows
         if ORDER == 'table':
             table = rows + k * length
-        position = tl.where(sign > 0, j * chunk, j * chunk + chunk - 1)
-        row = first_row(position, step, length, table, ORDER)
+        position = tl.where(sign > 0, first_block * T, last_block * T + T - 1)
+        row = position
+        if not STRAIGHT:
+            row = first_row(position, step, length, table, ORDER)
 
         kd = k * channels + c
         at = ((b * routes + k) * chunks + j) * n_total * channels
         a = ()
         h = ()
         for n in tl.static_range(N):
-            a += (tl.load(A + kd * n_total + n0 + n, mask=live, other=0.0) * LOG2E,)
+            a += (tl.load(A + (k * n_total + n0 + n) * channels + c, mask=live, other=0.0) * LOG2E,)
             if start is not None:
                 state = tl.load(start + at + (n0 + n) * ss_n + c * ss_d, mask=live, other=0.0).to(tl.float32)
             else:
@@ -96,28 +97,42 @@ def scan_kernel(
         d_k = delta + b * sd_b + k * sd_k + wide * sd_d
         B_k = B + b * sB_b + k * sB_k + g * sB_g + n0.to(tl.int64) * sB_n
         C_k = C + b * sC_b + k * sC_k + g * sC_g + n0.to(tl.int64) * sC_n
-        for _ in range(chunk // T):
-            if states is not None and position // T * T < length:
-                spot = states + ((b * routes + k) * ((length + T - 1) // T) + position // T) * n_total * channels
-                spot += n0 * channels + c
+        item = b * length * channels + c
+        for m in range(last_block - first_block + 1):
+            block = tl.where(sign > 0, first_block + m, last_block - m)
+            if states is not None:
+                spot = states + ((b * routes + k) * stored + block) * n_total * channels + n0 * channels + c
                 for n in tl.static_range(N):
-                    tl.store(spot, h[n], mask=live)
-                    spot += channels
-            for _t in tl.static_range(T):
-                far = row.to(INDEX)
-                x = tl.load(u_k + far * su_l, mask=live, other=0.0).to(tl.float32)
-                dt = tl.load(d_k + far * sd_l, mask=live, other=0.0).to(tl.float32) + shift
+                    tl.store(spot + n * channels, h[n], mask=live)
+            token = block_token(block, length, T, ORDER)
+            u_m = at_block(u_k, token, su_l, ORDER, INDEX)
+            d_m = at_block(d_k, token, sd_l, ORDER, INDEX)
+            B_m = at_block(B_k, token, sB_l, ORDER, INDEX)
+            C_m = at_block(C_k, token, sC_l, ORDER, INDEX)
+            if z is not None:
+                z_m = at_block(z + b * sz_b + wide * sz_d, token, sz_l, ORDER, INDEX)
+            if out is not None:
+                out_m = at_block(out + item, token, channels, ORDER, INDEX)
+                acc_m = acc
+                if acc is not None:
+                    acc_m = at_block(acc + item, token, channels, ORDER, INDEX)
+            for t in tl.static_range(T):
+                x = tl.load(at_step(u_m, row, t, su_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32)
+                dt = tl.load(at_step(d_m, row, t, sd_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32) + shift
                 if SOFTPLUS:
                     dt = softplus(dt)
                 keep = live
                 if not EVEN_L:
-                    dt = tl.where(position < length, dt, 0.0)
-                    keep = live & (position < length)
+                    own = position + sign * t < length
+                    if STRAIGHT:
+                        own = token + sign * t >= block * T
+                    dt = tl.where(own, dt, 0.0)
+                    keep = live & own
                 dx = dt * x
                 y = skip * x
-                Bt = load_states(B_k + far * sB_l, sB_n, N, PACK)
+                Bt = load_states(at_step(B_m, row, t, sB_l, ORDER, INDEX), sB_n, N, PACK)
                 if out is not None:
-                    Ct = load_states(C_k + far * sC_l, sC_n, N, PACK)
+                    Ct = load_states(at_step(C_m, row, t, sC_l, ORDER, INDEX), sC_n, N, PACK)
                 following = ()
                 for n in tl.static_range(N):
                     state = tl.exp2(dt * a[n]) * h[n] + dx * Bt[n]
@@ -129,14 +144,20 @@ def scan_kernel(
                     total += dt
                 if out is not None:
                     if z is not None:
-                        gate = tl.load(z_b + far * sz_l, mask=live, other=0.0).to(tl.float32)
-                        y = y * gate / (1.0 + exp(-gate))
-                    accumulate(
-                        out_b, acc_b, far * channels, y, keep, (i > 0) | (has_previous != 0),
-                        (i == route_count - 1) & (is_final != 0),
-                    )  # fmt: skip
-                row = next_row(row, position, step, length, sign, table, ORDER)
-                position += sign
+                        gate = tl.load(at_step(z_m, row, t, sz_l, ORDER, INDEX), mask=live, other=0.0).to(tl.float32)
+                        y = y * gate * sigmoid(gate)
+                    to_acc = acc_m
+                    if acc is not None:
+                        to_acc = at_step(acc_m, row, t, channels, ORDER, INDEX)
+                    more_all = more
+                    final_all = final
+                    if not STRAIGHT:  # several routes to a launch
+                        more_all = (i > 0) | more
+                        final_all = (i == route_count - 1) & final
+                    accumulate(at_step(out_m, row, t, channels, ORDER, INDEX), to_acc, y, keep, more_all, final_all)
+                if not STRAIGHT:
+                    row = next_row(row, position + sign * t, step, length, sign, table, ORDER)
+            position += sign * T
         if end is not None:
             for n in tl.static_range(N):
                 tl.store(end + at + (n0 + n) * ss_n + c * ss_d, h[n], mask=live)
@@ -192,7 +213,7 @@ def route_scan_fwd(
             zeros if initial_state is None else zeros + initial_state,
             u.new_empty(s.b, s.k, blocks, s.n, s.d, dtype=torch.float32) if save_states else None,
         )
-    A = A.float().contiguous()
+    A = A.float().transpose(1, 2).contiguous()  # channels adjacent
     D, delta_bias = (None if t is None else t.float().contiguous() for t in (D, delta_bias))
     start = None if initial_state is None else initial_state.float().contiguous()
     turns = state_blocks(s.n)
@@ -211,28 +232,30 @@ def route_scan_fwd(
     def launch(slots, group, turn, start, end, decay, out, states):
         n0, n = turn
         single = chunks == 1
+        order = routes.order(group[0], how.steps, s.l)
         scan_kernel[(s.b * s.blocks(how.block) * chunks * slots,)](
             u, delta, A, B, C, D if n0 == 0 else None, z, delta_bias, routes.table,
             start, out, None if out is None else acc, states, end, decay,
-            s.b, s.k, s.d, s.groups, s.l, s.n, n0, chunk, chunks, *group, routes.codes, routes.width,
-            int(n0 > 0 or group[0] != 0), int(n0 + n == s.n and (single or group == groups[-1])),
-            *strides(u), *delta.stride(), *B.stride(), *C.stride(), *((0, 0, 0) if z is None else z.stride()),
-            *((1, s.n) if single else (s.d, 1)),
+            s.b, s.k, s.groups, s.l, n0, chunk, chunks, *group, routes.codes, routes.width,
+            *strides(u)[:-1], *delta.stride()[:-1], *B.stride()[:-1], *C.stride()[:-1],
+            *((0, 0) if z is None else z.stride()[:-1]), *((1, s.n) if single else (s.d, 1)),
+            n0 > 0 or group[0] != 0, n0 + n == s.n and group == groups[-1],
+            u.stride(-1), delta.stride(-1), B.stride(-1), C.stride(-1), 0 if z is None else z.stride(-1), s.d, s.n,
             INDEX=index_type(s, u, delta, B, C, z), N=n, BLOCK=how.block, T=how.steps,
-            PACK=pack(n, B[..., n0:, :], C[..., n0:, :]), ORDER=routes.order, SOFTPLUS=delta_softplus,
-            EVEN_D=s.d // s.groups % how.block == 0, EVEN_L=chunk * chunks == s.l, num_warps=1,
+            PACK=pack(n, B[..., n0:, :], C[..., n0:, :]), ORDER=order, SOFTPLUS=delta_softplus,
+            EVEN_D=s.d // s.groups % how.block == 0, EVEN_L=s.l % how.steps == 0, num_warps=1,
             maxnreg=REGISTERS, **OPTIONS,
         )  # fmt: skip
 
+    groups = routes.groups(chunks)
     with torch.cuda.device_of(u):
         if chunks == 1:
-            groups = [(0, 1, s.k)]
             last = end = empty(s.b, s.k, s.d, s.n)
         else:
-            groups = routes.groups()
             ends, decay = empty(s.b, s.k, chunks, s.n, s.d), empty(s.b, s.k, chunks, s.d)
             for turn in turns:
-                launch(s.k, (0, 1, 1), turn, None, ends, decay, None, None)
+                for slots, group in routes.apart():
+                    launch(slots, group, turn, None, ends, decay, None, None)
             start, last = carry(A, ends, decay, start, routes.codes, False)
             end = None
         if output or save_states or chunks == 1:

@@ -9,13 +9,18 @@ from torch import Tensor
 from ..routes import route_rows
 from .scan import Scan
 from .triton_bwd import route_scan_bwd
-from .triton_common import Routes, stored_steps
+from .triton_common import STEPS, Routes
 from .triton_fwd import route_scan_fwd
 
 __all__ = ['KEEPS_Y', 'MEMORY', 'backward', 'describe', 'forward', 'stored_steps']
 
 KEEPS_Y = False  # the backward pass makes the gated sum again
 MEMORY = {'u': 'bkld', 'delta': 'bkld', 'A': 'knd', 'B': 'bklgn', 'C': 'bklgn', 'z': 'bld'}  # of the gradients
+
+
+def stored_steps(n: int) -> int:
+    """Steps between two states that the forward pass keeps for the backward pass."""
+    return STEPS
 
 
 def describe() -> str:

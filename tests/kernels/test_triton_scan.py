@@ -168,7 +168,9 @@ CASES = {
     'vim': dict(b=2, d=32, l=9, n=16),
     'vim_bf16': dict(b=1, d=32, l=9, n=16, dtype=torch.bfloat16),
     'half_precision': dict(b=1, d=32, l=6, n=8, dtype=torch.float16),
-    'one_state': dict(b=1, d=64, l=17, n=1),
+    'two_channels_a_thread': dict(b=1, d=64, l=6, n=16, channels_of_a_program=64),
+    'one_state': dict(b=1, d=128, l=9, n=1, channels_of_a_program=128),
+    'whole_blocks': dict(b=1, d=8, l=8, n=3),
     'states_not_a_power_of_two': dict(b=1, d=8, l=5, n=5),
     'more_states_than_registers': dict(b=1, d=4, l=5, n=18),
     'two_groups_and_masked_channels': dict(b=1, d=24, l=6, n=3, g=2, dtype=torch.bfloat16),
@@ -182,7 +184,10 @@ CASES = {
 @pytest.mark.parametrize('reverse', [False, True], ids=['forth', 'back'])
 @pytest.mark.parametrize('case', CASES)
 def test_value_and_gradients(scan, case, reverse):
-    assert_scan_matches(scan, make_inputs(**CASES[case]), scan.common.Routes((reverse,)))
+    sizes = dict(CASES[case])
+    block = sizes.pop('channels_of_a_program', None)
+    how = scan.common.Plan(block, scan.common.STEPS, 1) if block else None
+    assert_scan_matches(scan, make_inputs(**sizes), scan.common.Routes((reverse,)), how=how)
 
 
 @pytest.mark.parametrize('reverse', [False, True], ids=['forth', 'back'])
@@ -273,7 +278,7 @@ def test_far_batch_items_are_reached(scan):
 
 DATA = {'u', 'delta', 'B', 'C', 'z', 'out', 'gout', 'du', 'ddelta', 'dz'}
 FLOATS = {'A', 'D', 'bias', 'start', 'acc', 'states', 'end', 'decay', 'partial', 'partial_bc'}
-MULTIPLES = {'channels', 'chunk', *(f'{s}_{axis}' for s in ('su', 'sd', 'sz', 'sg') for axis in 'bkl')}
+MULTIPLES = {'chunk', *(f'{s}_{axis}' for s in ('su', 'sd', 'sz', 'sg') for axis in 'bk')}
 
 
 def kind(name):
@@ -282,37 +287,66 @@ def kind(name):
     return '*fp32' if name in FLOATS or name.endswith('_acc') else '*i32' if name == 'rows' else 'i32'
 
 
-KERNELS = {  # kernel, channels a thread, steps, constants, most instructions and MUFU a (batch, channel, step)
-    'forward, N 16': ('fwd.scan_kernel', 2, 4, dict(N=16, PACK=4, route_count=1, acc=None, states=None), 147, 20),
-    'forward saving states, N 16': ('fwd.scan_kernel', 2, 4, dict(N=16, PACK=4, route_count=1, acc=None), 163, 20),
-    'forward, N 1, merged': ('fwd.scan_kernel', 2, 8, dict(N=1, PACK=1, z=None), 60, 5),
-    'backward, N 16': (
-        'bwd.scan_backward_kernel', 1, 4, dict(N=16, PACK=4, route_count=1, du_acc=None, dz_acc=None), 560, 38,
+VIM = dict(N=16, PACK=4, HELD=4, ORDER='forth', width=44)  # and the row that B and C are slices of
+SEARCHED = VIM | dict(ORDER='table', EVEN_L=True)  # LocalVim, 14 by 14
+VMAMBA = dict(N=1, PACK=1, HELD=1, ORDER='affine', width=32, z=None, dz=None, dz_acc=None)
+ALONE = dict(acc=None, dz_acc=None)  # one route: nothing to add to
+KERNELS = {  # kernel, channels a thread, constants, most instructions and MUFU a (batch, channel, step), bytes spilled
+    'forward, N 16': ('fwd.scan_kernel', 2, VIM | ALONE | dict(states=None), 133, 20, 0),
+    'forward saving states, N 16': ('fwd.scan_kernel', 2, VIM | ALONE, 136, 20, 0),
+    'forward, N 16, last of two routes': ('fwd.scan_kernel', 2, VIM, 138, 20, 0),
+    'states at the ends of chunks, N 16': ('fwd.scan_kernel', 2, VIM | dict(out=None, states=None, z=None), 97, 18, 0),
+    'gradients at the ends of chunks, N 16': ('chunks.adjoint_kernel', 2, VIM, 110, 20, 0),
+    'backward, N 16': ('bwd.scan_backward_kernel', 2, VIM | ALONE, 379, 26, 0),
+    'backward, N 16, last of two routes': ('bwd.scan_backward_kernel', 2, VIM, 381, 26, 0),
+    'backward, N 16, one channel a thread': ('bwd.scan_backward_kernel', 1, VIM | ALONE, 490, 28, 0),
+    'backward, N 16, float32': ('bwd.scan_backward_kernel', 1, VIM | ALONE | dict(PACK=2), 490, 28, 8),
+    'backward, N 16, by a table': ('bwd.scan_backward_kernel', 1, SEARCHED, 490, 28, 0),
+    'backward, N 16, by columns': ('bwd.scan_backward_kernel', 1, SEARCHED | dict(ORDER='affine'), 495, 28, 200),
+    'backward, N 16, by columns, a last block of one step': (
+        'bwd.scan_backward_kernel', 1, VIM | dict(ORDER='affine'), 510, 28, 200,
     ),
+    'forward, N 1, merged': ('fwd.scan_kernel', 2, VMAMBA, 44, 3, 0),
+    'forward, N 1, merged, four channels a thread': ('fwd.scan_kernel', 4, VMAMBA, 35, 3, 0),
+    'backward, N 1, merged': ('bwd.scan_backward_kernel', 2, VMAMBA, 80, 5, 0),
+    'backward, N 1, merged, four channels a thread': ('bwd.scan_backward_kernel', 4, VMAMBA, 67, 5, 0),
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', [80, 90, 100])
 @pytest.mark.parametrize('name', KERNELS)
 def test_compiles_without_a_spill(name, arch, tmp_path):
-    kernel, per_thread, steps, constants, most, most_mufu = KERNELS[name]
+    """But on the way back with N 16 in float32, by 8 bytes, and by columns: there, mostly constants of the loop."""
+    kernel, per_thread, constants, most, most_mufu, most_spilled = KERNELS[name]
     module, function = kernel.split('.')
-    n = constants['N']
-    order = 'affine' if n == 1 else 'raster'
-    common = dict(INDEX=triton.language.int32, BLOCK=32 * per_thread, T=steps, ORDER=order, SOFTPLUS=True, SUMS=n)
-    common |= dict(SHARED=True, EVEN_D=True, EVEN_L=False, start=None, rows=None, decay=None, ddelta_acc=None)
-    common |= dict.fromkeys(('su_d', 'sd_d', 'sB_n', 'sC_n', 'sz_d', 'sg_d'), 1)
-    kernel = getattr(getattr(load(interpret=False), module), function)
-    options = dict(num_warps=1, enable_fp_fusion=True, maxnreg=168 if module == 'fwd' else None)
-    cubin = cubins.compile_kernel(kernel, arch, kind, common | constants, MULTIPLES, tmp_path, **options)
+    scan, constants = load(interpret=False), dict(constants)
+    n, d, width = constants['N'], 384, constants.pop('width')
+    straight, ends = constants['ORDER'] == 'forth', module == 'chunks' or 'out' in constants
+    common = dict(
+        INDEX=triton.language.int32, BLOCK=32 * per_thread, T=scan.common.STEPS, SOFTPLUS=True, SHARED=not straight,
+        EVEN_D=True, EVEN_L=False, start=None, ddelta_acc=None, more=True, final=True, more_turns=False,
+        final_turn=True, channels=d, n_total=n, su_l=d, sd_l=d, sg_l=d, sz_l=2 * d, sB_l=width, sC_l=width,
+        **dict.fromkeys(('su_d', 'sd_d', 'sB_n', 'sC_n', 'sz_d', 'sg_d'), 1),
+        **(dict(rows=None, route_count=1, du_acc=None) if straight else {}), **({} if ends else dict(decay=None)),
+    )  # fmt: skip
+    kernel = getattr(getattr(scan, module), function)
+    limits = dict(fwd=scan.fwd.REGISTERS, bwd=scan.bwd.registers(32 * per_thread, n, straight))
+    options = dict(num_warps=1, enable_fp_fusion=True, maxnreg=limits.get(module))
+    data = '*fp32' if 'float32' in name else '*bf16'
+    cubin = cubins.compile_kernel(
+        kernel, arch, lambda name: data if name in DATA else kind(name), common | constants, MULTIPLES, tmp_path,
+        **options,
+    )  # fmt: skip
     registers, stack = cubins.registers_and_stack(cubin)
     inner = min((loop for loop in cubins.loops(cubin) if any('MUFU.EX2' in i for i in loop)), key=len)
     mix = cubins.mix(inner)
-    each = {op: round(count / steps / per_thread, 1) for op, count in mix.most_common()}
-    total = round(sum(mix.values()) / steps / per_thread, 1)
+    share = scan.common.STEPS * per_thread
+    each = {op: round(count / share, 1) for op, count in mix.most_common()}
+    total = round(sum(mix.values()) / share, 1)
     print(f'{name}, sm_{arch}: {registers} registers, {stack} bytes spilled; a (batch, channel, step) {total}: {each}')
-    assert stack == 0
-    assert 'LDL' not in mix
+    assert stack <= most_spilled
+    assert most_spilled > 0 or 'LDL' not in mix
     assert total <= most
     assert each['MUFU'] <= most_mufu
 
@@ -335,7 +369,7 @@ def test_routes_on_the_gpu(chunks):
     scan = load(interpret=False)
     routes = scan.common.Routes((False, False, True, True), (False, True, False, True), 14)
     args = make_inputs(b=2, d=64, l=196, n=1, k=4, dtype=torch.bfloat16, device='cuda')
-    assert_scan_matches(scan, args, routes, how=scan.common.Plan(64, 8, chunks))
+    assert_scan_matches(scan, args, routes, how=scan.common.Plan(64, 4, chunks))
 
 
 @gpu
