@@ -4,8 +4,9 @@
 # processes, evaluation of whole images of short side 512, float32.
 # Different here, in every recipe: the decoder is that of segmentation-models-pytorch, which gives each map a LayerNorm
 # first; a jitter of colours for mmsegmentation's distortion; 'sync' reaches the batch norms of a backbone too, if it
-# has any, and not those of the heads alone; and weight decay leaves out every vector, A_log, D and positions, where
-# Swin's leaves out the norms alone.
+# has any, and not those of the heads alone; the loss is the mean over the pixels that have a class, where
+# mmsegmentation's is over all of them; and weight decay leaves out every vector, A_log, D and positions (not the
+# dt_bias of VMamba and EfficientVMamba, which has a row for each route), where Swin's leaves out the norms alone.
 # data.root: ADEChallengeData2016, a folder with images/ and annotations/.
 task = dict(name='segmentation', head='upernet', channels=512, auxiliary=0.4, norm='sync', resize=(512, 2048))
 data = dict(name='ade20k', root='data/ADEChallengeData2016', batch_size=2, eval_batch_size=1, workers=4)

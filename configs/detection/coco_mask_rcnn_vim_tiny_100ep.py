@@ -6,7 +6,7 @@
 # The weights are fetched; from an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
 # Different: the authors train Cascade Mask R-CNN, three such box heads after another, from weights with rotary
 # positions and without a class token, which are not published; here the class token of the published ones stays, and
-# the maps do not have it.
+# the maps do not have it. A box that a crop cuts stays the cut box, where ViTDet's jitter draws it around the mask.
 # In bf16, where the authors' configuration has fp16.
 _base_ = '../_base_/coco_1x.py'
 model = dict(name='vim_tiny_patch16_224', pretrained=True, img_size=1024, dynamic_img_size=False, drop_path_rate=0.1)

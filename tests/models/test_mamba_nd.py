@@ -75,6 +75,14 @@ def test_steps_start_where_mamba_starts_them():
             assert ((dt > 0.9e-3) & (dt < 0.11)).all()
 
 
+def test_weights_of_ours_come_out_of_a_detector(tmp_path):
+    model = timm.create_model('test_mamba_nd_2d')
+    torch.save({f'backbone.{key}': value for key, value in model.state_dict().items()}, tmp_path / 'detector.pth')
+    file = {'pretrained': True, 'pretrained_cfg_overlay': {'file': str(tmp_path / 'detector.pth')}}
+    again = timm.create_model('test_mamba_nd_2d', **file).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
+
+
 def test_a_file_in_its_wrapper_serves_another_size(tmp_path):
     torch.save({'meta': {}, 'state_dict': CASE.state_dict(), 'ema_state_dict': {}}, tmp_path / 'mamba2d_s.pth')
     overlay = {'file': str(tmp_path / 'mamba2d_s.pth')}

@@ -83,12 +83,12 @@ def reference(outputs, targets, kind):
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 @pytest.mark.parametrize('masks', [False, True])
-@pytest.mark.parametrize('seed', [0, 1, 2])
-def test_figures_are_those_of_pycocotools(masks, seed):
+@pytest.mark.parametrize(('seed', 'first'), [(0, 0), (1, 0), (2, 2**60)])  # of ids, which a double does not tell apart
+def test_figures_are_those_of_pycocotools(masks, seed, first):
     rng = np.random.RandomState(seed)
     pairs = [scene(rng, masks) for _ in range(25)]
     outputs, targets = ([pair[i] for pair in pairs] for i in (0, 1))
-    targets = [{**target, 'image_id': n} for n, target in enumerate(targets)]
+    targets = [{**target, 'image_id': first + n} for n, target in enumerate(targets)]
     metric = CocoMetric(['a', 'b', 'c'])
     metric.update(outputs, targets)
     figures = metric.compute()

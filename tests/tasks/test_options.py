@@ -201,6 +201,12 @@ def test_a_right_value_is_taken(tmp_path, task, options):
         ),
         (
             'segmentation',
+            {'resize': (64, 64), 'scales': (1.0, 1.5)},
+            {'model': {'name': 'test_local_vim', 'img_size': 64}},
+            r'task.resize: expected at most \(64, 64\), got \(64, 64\) times 1.5, of task.scales; .* or task.window',
+        ),
+        (
+            'segmentation',
             {},
             {'model': {'name': 'test_local_vim', 'img_size': 64}, 'augment': {'style': 'dense', 'crop': (96, 96)}},
             r'augment.crop: expected at most \(64, 64\), got \(96, 96\)',

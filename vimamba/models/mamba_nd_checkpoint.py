@@ -13,7 +13,6 @@ from vimamba.layers.pos_embed import resize_table, unfold_image
 from .builder import fit_channels, rename
 
 _RENAMED = (  # official -> here, in this order
-    (r'^backbone\.', ''),
     (r'^pos_embed$', 'stem.2.table'),
     (r'^patch_embed\.projection\.', 'stem.1.'),
     (r'\.mixer\.A_log$', '.mixer.routes.0.A_log'),
@@ -33,7 +32,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     Raises:
         UsageError: a file without a norm before the classifier, as of the authors' fine-tuning, for a model with one.
     """
-    weights = model_weights(state_dict, 'the checkpoint')
+    weights = _own(state_dict)
     if 'stem.1.weight' not in weights:
         tuned = 'cls_head.fc_cls.weight' in weights
         weights = rename(weights, _RENAMED)
@@ -73,7 +72,7 @@ def inflate(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     Raises:
         UsageError: no model of clips, or one with fewer blocks than these weights fill.
     """
-    weights = model_weights(state_dict, 'the checkpoint')
+    weights = _own(state_dict)
     if model.num_frames is None:
         raise UsageError('inflate: expected a model of clips, got one of images; build it with num_frames=')
     if 'stem.1.weight' not in weights:
@@ -105,6 +104,12 @@ def inflate(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
         table = resize_table(table, frame)
         inflated['stem.2.table'] = table.unsqueeze(1).expand(-1, times, -1, -1, -1).clone()
     return inflated
+
+
+def _own(state_dict: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint without the prefix that a classifier, or a detector, gives those of its backbone."""
+    weights = model_weights(state_dict, 'the checkpoint')
+    return {key.removeprefix('backbone.'): value for key, value in weights.items()}
 
 
 def _place(block: int) -> int:

@@ -79,7 +79,8 @@ class CocoMetric:
             from faster_coco_eval import COCO, COCOeval_faster
         except ImportError as error:
             raise UsageError(f'COCO metrics need faster-coco-eval ({error}): pip install vimamba[det]') from None
-        records = sorted(self.records, key=lambda record: record[0])  # the same in any order of processes
+        ordered = sorted(self.records, key=lambda record: record[0])  # the same in any order of processes
+        records = [(number, *record[1:]) for number, record in enumerate(ordered)]  # not their ids: it keeps doubles
         truth: dict[str, Any] = {
             'images': [{'id': number, 'height': size[0], 'width': size[1]} for number, size, _, _ in records],
             'categories': [{'id': i, 'name': name} for i, name in enumerate(self.classes)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weights
 from vimamba.data import DATASETS, create_dataset
 from vimamba.data.dense import DenseTransform
 from vimamba.errors import UsageError, unknown_name
@@ -20,6 +22,8 @@ from .models import Settings
 from .options import Rule
 
 __all__ = ['DenseTask']
+
+logger = logging.getLogger('vimamba')
 
 
 class DenseTask(nn.Module):
@@ -89,14 +93,21 @@ class DenseTask(nn.Module):
 
     @classmethod
     def build(cls, config: Settings, classes: Sequence[str], with_weights: bool = True) -> Any:
-        """The task of a configuration; ``with_weights`` is False where a run resumes."""
+        """The task of a configuration; ``with_weights`` is False where a run resumes.
+
+        ``model.checkpoint`` may be one of a backbone, or of this task as it was trained here: then everything is taken
+        from it but what is of other classes.
+        """
         own = _keywords(cls.__init__)
         options = cls._options(config)
+        trained = cls._trained(config) if with_weights else {}
         try:
             model = cls.build_model(
-                config, len(classes), with_weights, **{k: v for k, v in options.items() if k not in own}
+                config, len(classes), with_weights and not trained, **{k: v for k, v in options.items() if k not in own}
             )
             task = cls(model, classes, **{k: v for k, v in options.items() if k in own})
+            if trained:
+                _take(model, trained, config.model.checkpoint)
         except UsageError as error:
             raise _located(config, error) from error
         except (TypeError, ArithmeticError, RuntimeError) as error:
@@ -105,6 +116,13 @@ class DenseTask(nn.Module):
         if options['norm'] == 'sync' and dist.is_initialized() and dist.get_backend() == 'nccl':
             task.model = convert_sync_batchnorm(task.model)  # which only GPUs have
         return task
+
+    @classmethod
+    def _trained(cls, config: Settings) -> dict[str, Any]:
+        """The file that ``model.checkpoint`` names, if this task was trained into it; else nothing."""
+        state = load_checkpoint(config.model.checkpoint) if config.model.checkpoint else {}
+        ours = state.get('format') == FORMAT and state['config'].get('task', {}).get('name') == config.task.name
+        return state if ours else {}
 
     @classmethod
     def dataset(cls, config: Settings, split: str, training: bool) -> Any:
@@ -165,6 +183,17 @@ class DenseTask(nn.Module):
             if name != 'head' and not cls.rules[name].fits(value):
                 raise cls.rules[name].error(f'{where}task.{name}', value)
         return {**{name: parameter.default for name, parameter in known.items()}, **given}
+
+
+def _take(model: nn.Module, state: dict[str, Any], path: str) -> None:
+    """The weights of a whole detector or segmenter, without those of predictors of another number of classes."""
+    weights, own = model_weights(state, path), model.state_dict()
+    differ = (key for key in own if key in weights and own[key].shape != weights[key].shape)
+    others = {key for key in differ if own[key].shape[1:] == weights[key].shape[1:]}  # classes stand first
+    if others:
+        of = f'the file has {len(state["classes"])} classes'
+        logger.warning(f'warning: {path}: {", ".join(sorted(others))}: left out and started anew ({of})')
+    load_weights(model, {**weights, **{key: own[key] for key in others}}, path, type(model).__name__)
 
 
 def _located(config: Settings, error: UsageError, otherwise: str = '') -> UsageError:

@@ -115,7 +115,7 @@ class Resize(GeneralizedRCNNTransform):
         std: Sequence[float],
         fixed_size: tuple[int, int] | None = None,
     ):
-        super().__init__(list(min_size), max_size, list(mean), list(std))
+        super().__init__(sorted(min_size), max_size, list(mean), list(std))  # evaluation takes the last
         self.padded_size = fixed_size
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
@@ -385,7 +385,7 @@ class DetectionTask(DenseTask):
             num_classes: without the background.
             with_weights: whether to load those of the backbone.
             head: one of `DETECTORS`, which take the further ``options``.
-            min_size, max_size: see `Resize`; evaluation takes the last ``min_size``.
+            min_size, max_size: see `Resize`; evaluation takes the largest ``min_size``.
             norm, out_indices: see `create_features`.
             channels: of the pyramid.
         """

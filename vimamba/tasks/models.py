@@ -120,7 +120,8 @@ def create(config: Settings, pretrained: bool = False, sized: bool = True, **arg
         argument = line.partition(':')[0]
         if argument in given:
             where = config.at(f'model.{argument}')
-        hint = '; check the network, or set model.pretrained=False and model.checkpoint=FILE' if pretrained else ''
+        fetched = pretrained and not settings.checkpoint
+        hint = '; check the network, or set model.pretrained=False and model.checkpoint=FILE' if fetched else ''
         raise UsageError(f'{where}model {name!r} cannot be built: {line}{hint}') from error
     wrong = unexpected[1]
     if wrong == 'img_size':  # a model for any size: the transforms alone need to know

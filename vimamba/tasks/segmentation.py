@@ -182,7 +182,8 @@ class SegmentationTask(DenseTask):
         stride: of the window, in pixels; None for two thirds of it.
         scales: factors on the size whose predictions are averaged.
         flip: average with the mirrored image's prediction, too.
-        dice: weight of the Dice loss (arXiv:1606.04797) beside the cross-entropy, for thin or rare things.
+        dice: weight of the Dice loss (of arXiv:1606.04797, sums in place of sums of squares) beside the
+            cross-entropy, for thin or rare things.
     """
 
     best = 'mIoU'
@@ -281,8 +282,12 @@ class SegmentationTask(DenseTask):
             for name, size in (('task.window', window), ('augment.crop', augment.get('crop'))):
                 if size and any(side > own for side, own in zip(size, fixed)):
                     raise bad_argument(where(name), f'at most {fixed}', tuple(size), hint)
-            if resize and not window and (resize[0] > min(fixed) or resize[1] > max(fixed)):
-                raise bad_argument(where('task.resize'), f'at most {fixed}', tuple(resize), f'{hint} or task.window')
+            largest = [side * max(options['scales']) for side in resize or ()]
+            if resize and not window and (largest[0] > min(fixed) or largest[1] > max(fixed)):
+                times = f' times {max(options["scales"])}, of task.scales' * (max(options['scales']) != 1)
+                raise bad_argument(
+                    where('task.resize'), f'at most {fixed}', f'{tuple(resize)}{times}', f'{hint} or task.window'
+                )
 
     def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
         """``{'loss_pixels': ()}`` in mode 'loss', classes (H, W) uint8 of each image in mode 'predict'.
