@@ -15,5 +15,5 @@ data = dict(
 )
 augment = dict(style='clip', scale=(0.7, 1.0), ratio=(0.9, 1.11))
 optim = dict(name='adamw', lr=2e-3, weight_decay=0.05, clip_grad=1.0)
-schedule = dict(epochs=16, warmup_epochs=0.5, min_lr=1e-5)
+schedule = dict(epochs=12, warmup_epochs=0.5, min_lr=1e-5)
 run = dict(ema=0.995, ema_warmup=True, log_interval=50)
