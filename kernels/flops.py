@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 __all__ = ['conv_flops', 'register', 'scan_flops']
 
@@ -31,6 +31,8 @@ def conv_flops(x: Shape, weight: Shape, *_) -> int:
 
 def register(operator: str, forward: Callable[..., int], gradients: int) -> None:
     """Counts an operator, and its backward pass, which takes so many gradients before the same arguments."""
+    if getattr(torch.ops.vimamba, operator) in flop_registry:  # by a copy of the module, see `operator.define`
+        return
     register_flop_formula(getattr(torch.ops.vimamba, operator))(lambda *shapes, **_: forward(*shapes))
     backward = getattr(torch.ops.vimamba, f'{operator}_backward')
     register_flop_formula(backward)(lambda *shapes, **_: 2 * forward(*shapes[gradients:]))

@@ -26,6 +26,8 @@ def define(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> t
         kernel: computes; returns no tensor that it was given, nor a view of one.
         fake: what comes out, without values, for the compilers.
     """
+    if hasattr(torch.ops.vimamba, name):  # by a copy of the module under another name, as doctest imports kernels/
+        return getattr(torch.ops.vimamba, name).default
     _library.define(name + infer_schema(kernel, mutates_args=()), tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, torch.compiler.disable(kernel), 'CompositeExplicitAutograd')
     register_fake(f'vimamba::{name}', fake, lib=_library)
@@ -61,4 +63,5 @@ def differentiate(
         trains = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in args)
         return function.apply(*args) if trains else plain(*args)
 
-    _library.impl(operator._opname, torch.compiler.disable(kernel), 'Autograd')
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), 'AutogradCPU'):
+        _library.impl(operator._opname, torch.compiler.disable(kernel), 'Autograd')
