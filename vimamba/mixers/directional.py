@@ -45,14 +45,11 @@ def _laid(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Te
         return order.inverse.to(device), find_directions(order).gather(1, order.inverse).to(device)
 
 
-@torch.compiler.assume_constant_result
-def _step_of_token(scan: Scan, height: int, width: int, device: torch.device) -> Tensor:
-    return _laid(scan, height, width, device)[0]
-
-
-@torch.compiler.assume_constant_result
-def _direction_of_token(scan: Scan, height: int, width: int, device: torch.device) -> Tensor:
-    return _laid(scan, height, width, device)[1]
+# constants of a compiled graph, see `walk`
+@torch.compiler.allow_in_graph
+def _constants(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    step, direction = _laid(scan, height, width, device)
+    return torch.ops.aten.lift_fresh_copy(step), torch.ops.aten.lift_fresh_copy(direction)
 
 
 @register_notrace_module
@@ -110,7 +107,8 @@ class DirectionalSSM(nn.Module):
         """The routes as the operators take them; the step (k, l) of every token, and how the route came there."""
         rows, steps, _ = walk(self.scan, (height, width), x.device)
         place = self.scan, concrete(height), concrete(width), x.device
-        return rows, steps, _step_of_token(*place), _direction_of_token(*place)
+        step, direction = (_constants if torch.compiler.is_dynamo_compiling() else _laid)(*place)
+        return rows, steps, step, direction
 
     def forward(self, x: Tensor) -> Tensor:
         b, height, width, d = x.shape
