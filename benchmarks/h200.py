@@ -5,6 +5,9 @@
     python benchmarks/h200.py --plans         # every layout of the scans, to choose among; no rows
     python benchmarks/h200.py --dry-run       # no GPU: tiny shapes under Triton's interpreter; no rows
 
+It needs torch, Triton and timm, and mamba_ssm for one section. A figure that is not what was aimed at says MISSED; the
+exit code is 1 where a section was not completed or a check missed.
+
 Sections (each in a process of its own, which no other one can break):
     check      values, every gradient, repeats and a tensor past 2^31 elements, against float64
     scans      all scans of one pass of a model, against the floor of an H200 (kernels/selective_scan/NOTES.md)
@@ -29,22 +32,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout works without installing it
-if '--dry-run' in sys.argv:
-    os.environ['TRITON_INTERPRET'] = '1'  # read when Triton is imported
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installing it
 os.environ['VIMAMBA_TRITON'] = '1'
+os.environ['TRITON_INTERPRET'] = str(int('--dry-run' in sys.argv))  # read when Triton is imported
 
 import torch
 from h200_check import check, ssd_inputs
 
-from vimamba.errors import UsageError, check_integers, prepare_output, run, unknown_name
+from vimamba.errors import UsageError, prepare_output, run, unknown_name
 from vimamba.insight import benchmark, clip_cost
-from vimamba.insight.benchmark import ScanCase, Times, cells, differentiate, infer, interleaved
+from vimamba.insight.benchmark import ScanCase, Times, cells, infer, interleaved
 from vimamba.kernels.routes import walk_of
 from vimamba.kernels.selective_scan import route_scan, selective_scan
 from vimamba.kernels.selective_scan.scan import Scan
@@ -52,6 +54,7 @@ from vimamba.kernels.ssd import ssd
 from vimamba.testing import relative_l2
 from vimamba.testing.compare import RMS
 
+RESULTS = Path(__file__).parent / 'results_gpu.csv'
 COLUMNS = [*benchmark.COLUMNS, 'triton', 'checked', 'floor_ms', 'ratio', 'of', 'target']
 SETS, REPEATS, SLOW_REPEATS = 3, 20, 5
 BF16 = torch.bfloat16
@@ -74,19 +77,24 @@ class Setting(NamedTuple):
     """Where and at what size."""
 
     device: torch.device
-    dry: bool
-    plans: bool
+    dry: bool = False
+    plans: bool = False
 
     def sized(self, case: ScanCase) -> ScanCase:
-        h, w = case.grid
-        tiny = case._replace(batch=1, channels=8, states=min(case.states, 3), grid=(min(h, 2), 5 if h == 1 else 2))
-        return tiny if self.dry else case
+        grid = (1, 5) if case.grid[0] == 1 else (2, 2)
+        return case._replace(batch=1, channels=8, states=min(case.states, 2), grid=grid) if self.dry else case
 
     def time(self, functions: dict[str, Callable[[], object]]) -> dict[str, Times]:
         return interleaved(functions, self.device, 1 if self.dry else REPEATS, queued=True)
 
     def sets(self, make: Callable[[int], Any]) -> list:
         return [make(seed) for seed in range(1 if self.dry else SETS)]
+
+
+def differentiate(scan: Callable[..., torch.Tensor], inputs: dict[str, Any]) -> None:
+    """A forward and a backward pass, from a gradient that lies in memory as that of a model does."""
+    out = scan(**inputs)
+    torch.autograd.grad(out, [t for t in inputs.values() if t is not None], out.detach())
 
 
 def rotating(call: Callable[[Any], object], sets: list) -> Callable[[], object]:
@@ -107,6 +115,12 @@ def ratio(value: float, of: str, target: str = '') -> dict[str, str]:
 def scans(at: Setting) -> Iterator[dict]:
     from vimamba.kernels.selective_scan.triton_common import STEPS, Plan
 
+    x = torch.zeros(2**10 if at.dry else 2**30, dtype=torch.uint8, device=at.device)
+    times = at.time({'copy': partial(torch.empty_like(x).copy_, x)})['copy']
+    yield row(
+        'copy', f'{len(x) >> 10} KiB', 'torch', 'read and written', times, **ratio(2e-9 * len(x) / times.median, 'TB/s')
+    )
+    del x
     for name, (stages, floors) in ACROSS.items():
         totals: dict[str, Times] = {}
         for full, count in stages:
@@ -114,7 +128,7 @@ def scans(at: Setting) -> Iterator[dict]:
             sets = at.sets(partial(scan_set, case, at.device))
             if at.plans:
                 d, n, l = case.channels, case.states, math.prod(case.grid)
-                widths = [w for w in (32, 64, 128) if w == 32 or d % w == 0 and (w < 128 or n <= 4)]
+                widths = [w for w in (32, 64, 128) if w == 32 or (d % w == 0 and (w < 128 or n <= 4))]
                 for w, c in itertools.product(widths, (1, 2, 4, 8, 16, 32, 64)):
                     if c == 1 or l // c >= 24:
                         how = Plan(w, STEPS, c)
@@ -188,9 +202,9 @@ def mamba_ssm(at: Setting) -> Iterator[dict]:
 
 
 def models(at: Setting) -> Iterator[dict]:
-    names = ('test_local_vim', 'test_vit') if at.dry else ('vim_tiny_patch16_224', 'deit_tiny_patch16_224')
+    names = ('test_mamba_nd_2d', 'test_vit') if at.dry else ('vim_tiny_patch16_224', 'deit_tiny_patch16_224')
     for batch in (1,) if at.dry else (4, 32):
-        sizes = (160,) if at.dry else (1248,)
+        sizes = (32,) if at.dry else (1248,)
         found = timed_models(at, names, sizes, batch)
         ours, theirs = (found[name] for name in names)
         yield theirs
@@ -208,18 +222,17 @@ def timed_models(at: Setting, names: tuple[str, ...], sizes: tuple[int, ...], ba
     return {found['implementation']: found for found in rows}
 
 
-def mamba2(at: Setting) -> Iterator[dict]:
+def state_space_duality(at: Setting) -> Iterator[dict]:
     """One layer of d 384 at batch 128: 6 heads of 64 channels against 384 channels."""
     b, l, h, p = (1, 5, 1, 8) if at.dry else (128, 197, 6, 64)
     for n in (2, 3) if at.dry else (64, 128):
         case = ScanCase(b, h * p, n, (1, l))
+        mamba2 = partial(ssd, dt_softplus=True, backend='triton')
+        arguments = [ssd_inputs(at.device, BF16, b, l, h, p, n, seed) for seed in at.sets(int)]
         sets = [
-            {
-                'ssd': (partial(ssd, dt_softplus=True, backend='triton'), ssd_inputs(at.device, BF16, b, l, h, p, n, seed)),
-                'selective scan': (mamba1, case.inputs(at.device, BF16, seed)[0]),
-            }
-            for seed in at.sets(int)
-        ]  # fmt: skip
+            {'ssd': (mamba2, inputs), 'selective scan': (mamba1, case.inputs(at.device, BF16, seed)[0])}
+            for seed, inputs in enumerate(arguments)
+        ]
         for direction, call in (('forward', infer), ('forward + backward', differentiate)):
             functions = {what: rotating(lambda s, what=what, call=call: call(*s[what]), sets) for what in sets[0]}
             times = at.time(functions)
@@ -236,7 +249,7 @@ def mamba1(u, delta, A, B, C, D, z, delta_bias) -> torch.Tensor:
 
 
 def clips(at: Setting) -> Iterator[dict]:
-    video, size, counts = ('test_videomamba', 32, (2, 4)) if at.dry else (clip_cost.MODELS[0], 224, (8, 16, 32, 64))
+    video, size, counts = ('test_videomamba', 16, (2, 4)) if at.dry else (clip_cost.MODELS[0], 224, (8, 16, 32, 64))
     for frames in counts:
         rates = []
         for model in (clip_cost.JOINT, video):
@@ -249,7 +262,7 @@ def clips(at: Setting) -> Iterator[dict]:
 
 def training(at: Setting) -> Iterator[dict]:
     names = ('vim_tiny_patch16_224', 'vmamba_tiny_s1l8', 'deit_tiny_patch16_224')
-    names, size, batch = (('test_local_vim', 'test_vmamba', 'test_vit'), 160, 2) if at.dry else (names, 224, 128)
+    names, size, batch = (('test_mamba_nd_2d', 'test_vit'), 32, 2) if at.dry else (names, 224, 128)
     found = timed_models(at, names, (size,), batch, training=True, adamw=True)
     theirs = found[names[-1]]
     for name in names:
@@ -259,7 +272,8 @@ def training(at: Setting) -> Iterator[dict]:
 
 SECTIONS: dict[str, Callable[[Setting], Iterator[dict]]] = {
     'check': lambda at: check(at.device, at.sized if at.dry else None),
-    'scans': scans, 'mamba_ssm': mamba_ssm, 'models': models, 'ssd': mamba2, 'clips': clips, 'training': training,
+    'scans': scans, 'mamba_ssm': mamba_ssm, 'models': models, 'ssd': state_space_duality, 'clips': clips,
+    'training': training,
 }  # fmt: skip
 
 
@@ -276,23 +290,22 @@ def tell(found: dict) -> None:
     said = {None: '', True: 'reached', False: 'MISSED'}[reached(found)]
     times = f'{found["median_ms"]} ms ({found["p20_ms"]} to {found["p80_ms"]})' if 'median_ms' in found else ''
     against = f'{found["ratio"]} x {found["of"]}' if 'ratio' in found else ''
+    against += f', target {found["target"]}: {said}' if said else ''
     more = ' '.join(f'{key} {found[key]}' for key in ('batch', 'memory_mib', 'floor_ms') if found.get(key))
     what = f'{found["case"]}, {found["direction"]}'
-    target = f'target {found["target"]}: {said}' if said else ''
-    print(f'{what:<62} {found["implementation"]:<24} {times:<30} {against:<42} {target:<26} {more}'.rstrip(), flush=True)
+    print(f'{what:<64} {found["implementation"]:<24} {times:<32} {against:<64} {more}'.rstrip(), flush=True)
 
 
-def inside(name: str, at: Setting, checked: str, results: Path | None) -> int:
+def inside(name: str, at: Setting, where: dict[str, str], results: Path) -> int:
     """One section, in this process."""
-    where = benchmark.environment(at.device)
-    where |= {'triton': __import__('triton').__version__, 'checked': checked}
     code = 0
     try:
+        where = {**benchmark.environment(at.device), 'triton': version('triton'), **where}
+        print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'threads'), flush=True)
         for found in SECTIONS[name](at):
             tell(found)
             code |= int(name == 'check' and not reached(found))
-            if results is not None:
-                benchmark.append([{**where, **found}], results, COLUMNS)
+            benchmark.append([{**where, **found}], results, COLUMNS)  # now: what comes may take the process with it
     except Exception as error:  # of a kernel that no GPU has run, anything may come
         reason = str(error).strip().partition('\n')[0]
         print(f'{name}: {type(error).__name__}: {reason}', flush=True)
@@ -306,7 +319,8 @@ def main() -> int:
     parser.add_argument('--minutes', type=float, default=8.0, help='after which no more is measured (%(default)s)')
     parser.add_argument('--plans', action='store_true', help='time every layout of the scans, not the chosen one')
     parser.add_argument('--dry-run', action='store_true', help='on the CPU, tiny: whether everything runs')
-    parser.add_argument('--results', default=str(ROOT / 'benchmarks/results_gpu.csv'), metavar='FILE.csv')
+    parser.add_argument('--results', default=str(RESULTS), metavar='FILE.csv', help='to which rows are added')
+    parser.add_argument('--commit', help='for the rows, where the checkout has come without its history')
     parser.add_argument('--checked', help=argparse.SUPPRESS)  # what `check` found: this process is one section
     args = parser.parse_args()
     for name in args.sections:
@@ -321,11 +335,13 @@ def main() -> int:
     recorded = not args.dry_run and not args.plans
     if args.checked is not None:
         at = Setting(torch.device('cpu' if args.dry_run else 'cuda'), args.dry_run, args.plans)
-        return inside(args.sections[0], at, args.checked, Path(args.results) if recorded else None)
+        where = {'checked': args.checked, **({'commit': args.commit} if args.commit else {})}
+        return inside(args.sections[0], at, where, Path(args.results if recorded else os.devnull))
     if recorded:
         prepare_output('--results', args.results)
     sections = list(dict.fromkeys(args.sections)) or (['scans'] if args.plans else list(SECTIONS))
     options = ['--dry-run'] * args.dry_run + ['--plans'] * args.plans + ['--results', args.results]
+    options += ['--commit', args.commit] if args.commit else []
     return outside(sections, options, args.minutes * 60)
 
 
@@ -341,10 +357,10 @@ def outside(sections: list[str], options: list[str], seconds: float) -> int:
             code = subprocess.run(command, timeout=limit).returncode
         except subprocess.TimeoutExpired:
             print(f'{name}: stopped after {limit:.0f} s, its share of the time; --minutes gives more', flush=True)
-            code = 1
+            code = None
         failed += [name] * (code != 0)
         if name == 'check':
-            checked = 'failed' if code else 'yes'
+            checked = {0: 'yes', None: 'incomplete'}.get(code, 'failed')
     print(f'\n{"failed or incomplete: " + ", ".join(failed) if failed else "every section is complete"}', flush=True)
     return int(bool(failed))
 

@@ -33,27 +33,34 @@ SCANS = {  # those that are timed, and what they leave out
     '64 states': (ScanCase(8, 384, 64, (1, 197)), BRAIN),
     '5 states of 33 channels, one step': (ScanCase(3, 33, 5, (1, 1)), SINGLE),
 }
+STARTED = ('vim_tiny 224, float16', 'by a table', '64 states', '5 states of 33 channels, one step')
+REPEATED = ('vim_tiny 224, float16', 'vmamba_tiny, stage 3')
 SSD = {'16 states, float32': (16, SINGLE), '64 states': (64, BRAIN), '128 states': (128, BRAIN)}
 MODELS = ('vim_tiny_patch16_224', 'vmamba_tiny_s1l8')
 
 
 def check(device: torch.device, tiny: Callable[[ScanCase], ScanCase] | None) -> Iterator[dict]:
     """Rows; with ``tiny`` shapes, in a dry run."""
+    # the interpreter rounds bfloat16 towards zero, by twice as much
+    scan_bounds = {dtype: bound * (2 if tiny else 1) for dtype, bound in RMS.items()}
     for name, (case, dtype) in SCANS.items():
         inputs, order = (tiny(case) if tiny else case).inputs(device, dtype)
-        start = torch.randn(*inputs['A'].shape, generator=torch.Generator(device).manual_seed(1), device=device)
-        inputs['initial_state'] = start.expand(len(inputs['u']), *start.shape).contiguous().requires_grad_()
+        if name in STARTED:  # the others are compiled as they will be timed: without a state to begin with
+            start = torch.randn(*inputs['A'].shape, generator=torch.Generator(device).manual_seed(1), device=device)
+            inputs['initial_state'] = start.expand(len(inputs['u']), *start.shape).contiguous().requires_grad_()
         scan = partial(route_scan, delta_softplus=True, order=order, return_last_state=True)
-        yield _compare(f'scan, {name}', scan, inputs, dtype, RMS)
-        if name in ('vim_tiny 224, float16', 'vmamba_tiny, stage 3'):
+        yield _compare(f'scan, {name}', scan, inputs, dtype, scan_bounds)
+        if name in REPEATED:
             yield _repeat(f'scan, {name}', scan, inputs, dtype, 2 if tiny else 100)
     for name, (n, dtype) in SSD.items():
         inputs = ssd_inputs(device, dtype, *((1, 20, 1, 8, 4) if tiny else (8, 197, 6, 64, n)), initial_state=True)
-        bounds = dict.fromkeys(RMS, RMS[dtype])  # its products hold the digits of the tokens, whatever they end in
+        bounds = dict.fromkeys(
+            RMS, scan_bounds[dtype]
+        )  # its products hold the digits of the tokens, whatever they end in
         yield _compare(f'ssd, {name}', partial(ssd, dt_softplus=True, return_last_state=True), inputs, dtype, bounds)
-    yield _past_int32(device, *((40, 28, 4) if tiny else (2**26 + 128, 4096, 64)))
-    for name in ('test_local_vim', 'test_vmamba') if tiny else MODELS:
-        yield _model(name, device)
+    yield _past_int32(device, *((24, 16, 4) if tiny else (2**26 + 128, 4096, 64)))
+    for name in ('test_mamba_nd_2d', 'test_vmamba') if tiny else MODELS:
+        yield _model(name, device, 32 if tiny else 224)
 
 
 def _row(case: str, what: str, dtype: torch.dtype, error: float, of: str, target: str = '<= 1') -> dict:
@@ -105,15 +112,15 @@ def _past_int32(device: torch.device, length: int, tail: int, kept: int) -> dict
     return _row(f'scan, {size}', 'value and gradient', BRAIN, relative_l2(*ends) / RMS[BRAIN], 'the tolerance')
 
 
-def _model(name: str, device: torch.device) -> dict:
+def _model(name: str, device: torch.device, size: int) -> dict:
     """A whole model against itself on the portable backend, in float32."""
     torch.manual_seed(0)
-    model = timm.create_model(name).to(device).eval()
-    images, outputs = torch.randn(2, *model.default_cfg['input_size'], device=device), []
+    model = timm.create_model(name, img_size=size).to(device).eval()
+    images, outputs = torch.randn(2, 3, size, size, device=device), []
     wanted = os.environ['VIMAMBA_TRITON']
     for chosen in ('1', '0'):
         os.environ['VIMAMBA_TRITON'] = chosen
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             outputs.append(model(images))
     os.environ['VIMAMBA_TRITON'] = wanted
     return _row(name, 'scores', SINGLE, relative_l2(*outputs) / PARITY, 'the tolerance')
@@ -129,7 +136,8 @@ def ssd_inputs(
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=rand, device=device)
 
+    start = {'initial_state': randn(b, h, p, n)} if initial_state else {}
     inputs = dict(x=randn(b, l, h, p).to(dtype), dt=randn(b, l, h).to(dtype), A=-randn(h).exp(),
-                  B=randn(b, l, 1, n).to(dtype), C=randn(b, l, 1, n).to(dtype), D=randn(h), z=randn(b, l, h, p).to(dtype),
-                  dt_bias=randn(h) - 4, **({'initial_state': randn(b, h, p, n)} if initial_state else {}))  # fmt: skip
+                  B=randn(b, l, 1, n).to(dtype), C=randn(b, l, 1, n).to(dtype), D=randn(h),
+                  z=randn(b, l, h, p).to(dtype), dt_bias=randn(h) - 4, **start)  # fmt: skip
     return {name: t.requires_grad_() for name, t in inputs.items()}

@@ -10,6 +10,7 @@ import csv
 import datetime
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from vimamba.kernels.selective_scan import route_scan
 from vimamba.layers.linear import use_linear
 from vimamba.scans import ScanOrder, create_order
 
-__all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'cells', 'differentiate', 'environment', 'infer',
+__all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'cells', 'environment', 'infer',
            'interleaved', 'mamba_ssm', 'step', 'time_models', 'time_scans']  # fmt: skip
 
 COLUMNS = ['date', 'commit', 'device', 'threads', 'clock', 'torch', 'flags', 'what', 'case', 'implementation', 'dtype',
@@ -101,7 +102,7 @@ class ScanCase(NamedTuple):
 
     def inputs(self, device: torch.device, dtype: torch.dtype, seed: int = 0) -> tuple[dict[str, Any], ScanOrder]:
         """Tensors as a model makes them: channels adjacent, steps of softplus in [0.001, 0.1]."""
-        order = create_order(self.order, self.grid)
+        order = create_order(self.order, self.grid).to(device)
         (k, l), (b, d, n) = order.index.shape, self[:3]
         rand = torch.Generator(device).manual_seed(seed)
 
@@ -170,7 +171,7 @@ def time_scans(device: torch.device, dtype: torch.dtype, cases: Mapping[str, Sca
         inputs, order = case.inputs(device, dtype)
         scans = _scans(inputs, order, device)
         trained = {what: scan for what, scan in scans.items() if case.loop_trains or what != 'state-spaces loop'}
-        for direction, run, chosen in (('forward', infer, scans), ('forward + backward', differentiate, trained)):
+        for direction, run, chosen in (('forward', infer, scans), ('forward + backward', _differentiate, trained)):
             functions = {what: partial(run, *scan) for what, scan in chosen.items()}
             for what, times in interleaved(functions, device, repeats).items():
                 yield {'what': 'scan', 'case': name, 'implementation': what, 'dtype': _name(dtype), 'batch': case.batch,
@@ -217,8 +218,7 @@ def infer(scan: Callable[..., Tensor], inputs: dict[str, Any]) -> None:
         scan(**inputs)
 
 
-def differentiate(scan: Callable[..., Tensor], inputs: dict[str, Any]) -> None:
-    """A forward and a backward pass."""
+def _differentiate(scan: Callable[..., Tensor], inputs: dict[str, Any]) -> None:
     torch.autograd.grad(scan(**inputs).sum(), [t for t in inputs.values() if t is not None])
 
 
@@ -227,6 +227,7 @@ def time_models(
     training: bool = False, adamw: bool = False,
 ) -> Iterator[dict]:  # fmt: skip
     """Inference, or a training step, without its optimizer or with AdamW, of timm models at several image sizes."""
+    direction = 'training step' + ' with AdamW' * adamw if training else 'forward'
     for size in sizes:
         functions = {}
         for name in names:
@@ -240,7 +241,7 @@ def time_models(
         memory = {name: _memory(function, device) for name, function in functions.items()}
         for name, times in interleaved(functions, device, repeats).items():
             yield {'what': 'model', 'case': f'{size} px', 'implementation': name, 'dtype': _name(dtype), 'batch': batch,
-                   'tokens': (size // 16) ** 2, 'direction': 'training step' + ' with AdamW' * adamw if training else 'forward',
+                   'tokens': (size // 16) ** 2, 'direction': direction,
                    **cells(times), 'memory_mib': memory[name]}  # fmt: skip
 
 
@@ -306,8 +307,9 @@ def environment(device: torch.device) -> dict[str, str]:
         flags = f'matmul={torch.get_float32_matmul_precision()} malloc=kept'
         clock = 'CPU time' if threads == 1 else 'wall'
     root = Path(vimamba.__file__).resolve().parents[1]
-    found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=root, capture_output=True, text=True)
-    commit = found.stdout.strip() if found.returncode == 0 else vimamba.__version__
+    git = ['git', 'rev-parse', '--short', 'HEAD']
+    found = subprocess.run(git, cwd=root, capture_output=True, text=True) if shutil.which('git') else None
+    commit = found.stdout.strip() if found and found.returncode == 0 else vimamba.__version__
     return {'date': datetime.date.today().isoformat(), 'commit': commit, 'device': name, 'threads': str(threads),
             'clock': clock, 'torch': torch.__version__, 'flags': flags}  # fmt: skip
 
