@@ -292,6 +292,8 @@ def tell(found: dict) -> None:
     against = f'{found["ratio"]} x {found["of"]}' if 'ratio' in found else ''
     against += f', target {found["target"]}: {said}' if said else ''
     more = ' '.join(f'{key} {found[key]}' for key in ('batch', 'memory_mib', 'floor_ms') if found.get(key))
+    if found['what'] in ('model', 'clip'):
+        more = f'{1e3 * found["batch"] / float(found["median_ms"]):.4g} a second, {more}'
     what = f'{found["case"]}, {found["direction"]}'
     print(f'{what:<64} {found["implementation"]:<24} {times:<32} {against:<64} {more}'.rstrip(), flush=True)
 
