@@ -30,7 +30,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -112,37 +112,51 @@ def ratio(value: float, of: str, target: str = '') -> dict[str, str]:
     return {'ratio': f'{value:.3g}', 'of': of, 'target': target}
 
 
-def scans(at: Setting) -> Iterator[dict]:
-    from vimamba.kernels.selective_scan.triton_common import STEPS, Plan
+Parts = Iterator[tuple[str, Callable[[], Iterable[dict]]]]  # of a section: one may fail, the others go on
 
+
+def scans(at: Setting) -> Parts:
+    if at.plans:
+        return ((name, partial(layouts, at, name)) for name in ACROSS)
+    return iter([('copy', partial(copy, at)), *((name, partial(scan_pass, at, name)) for name in ACROSS)])
+
+
+def copy(at: Setting) -> Iterator[dict]:
     x = torch.zeros(2**10 if at.dry else 2**30, dtype=torch.uint8, device=at.device)
     times = at.time({'copy': partial(torch.empty_like(x).copy_, x)})['copy']
     yield row(
         'copy', f'{len(x) >> 10} KiB', 'torch', 'read and written', times, **ratio(2e-9 * len(x) / times.median, 'TB/s')
     )
-    del x
-    for name, (stages, floors) in ACROSS.items():
-        totals: dict[str, Times] = {}
-        for full, count in stages:
-            case = at.sized(full)
-            sets = at.sets(partial(scan_set, case, at.device))
-            if at.plans:
-                d, n, l = case.channels, case.states, math.prod(case.grid)
-                widths = [w for w in (32, 64, 128) if w == 32 or (d % w == 0 and (w < 128 or n <= 4))]
-                for w, c in itertools.product(widths, (1, 2, 4, 8, 16, 32, 64)):
-                    if c == 1 or l // c >= 24:
-                        how = Plan(w, STEPS, c)
-                        for direction, times in at.time(scan_calls(sets, how)).items():
-                            yield row('plan', f'{name}, d {d}, l {l}', str(how), direction, times)
-                continue
-            for direction, times in at.time(scan_calls(sets)).items():
-                before = totals.get(direction, Times(0, 0, 0))
-                totals[direction] = Times(*(a + count * b for a, b in zip(before, times)))
-        for direction, total in totals.items():
-            floor, most = floors.get(direction.split()[0], (None, None))
-            against = {'floor_ms': floor, **ratio(total.median / floor, 'floor', f'<= {most}')} if floor else {}
-            batch, tokens = stages[0][0].batch, math.prod(stages[0][0].grid)
-            yield row('scans of a pass', name, 'triton', direction, total, batch=batch, tokens=tokens, **against)
+
+
+def scan_pass(at: Setting, name: str) -> Iterator[dict]:
+    """All scans of one pass of a model."""
+    stages, floors = ACROSS[name]
+    totals: dict[str, Times] = {}
+    for case, count in stages:
+        sets = at.sets(partial(scan_set, at.sized(case), at.device))
+        for direction, times in at.time(scan_calls(sets)).items():
+            before = totals.get(direction, Times(0, 0, 0))
+            totals[direction] = Times(*(a + count * b for a, b in zip(before, times)))
+    for direction, total in totals.items():
+        floor, most = floors.get(direction.split()[0], (None, None))
+        against = {'floor_ms': floor, **ratio(total.median / floor, 'floor', f'<= {most}')} if floor else {}
+        batch, tokens = stages[0][0].batch, math.prod(stages[0][0].grid)
+        yield row('scans of a pass', name, 'triton', direction, total, batch=batch, tokens=tokens, **against)
+
+
+def layouts(at: Setting, name: str) -> Iterator[dict]:
+    from vimamba.kernels.selective_scan.triton_common import STEPS, Plan
+
+    for case in (at.sized(full) for full, _ in ACROSS[name][0]):
+        sets = at.sets(partial(scan_set, case, at.device))
+        d, n, l = case.channels, case.states, math.prod(case.grid)
+        widths = [w for w in (32, 64, 128) if w == 32 or (d % w == 0 and (w < 128 or n <= 4))]
+        for w, c in itertools.product(widths, (1, 2, 4, 8, 16, 32, 64)):
+            if c == 1 or l // c >= 24:
+                how = Plan(w, STEPS, c)
+                for direction, times in at.time(scan_calls(sets, how)).items():
+                    yield row('plan', f'{name}, d {d}, l {l}', str(how), direction, times)
 
 
 def scan_set(case: ScanCase, device: torch.device, seed: int) -> tuple[Any, ...]:
@@ -172,48 +186,65 @@ def scan_calls(sets: list, how: Any = None) -> dict[str, Callable[[], object]]:
     return {direction: rotating(call, sets) for direction, call in calls.items()}
 
 
-def mamba_ssm(at: Setting) -> Iterator[dict]:
+def mamba_ssm(at: Setting) -> Parts:
     """The scan alone: copies in scan order and the sum of the routes, which mamba_ssm leaves to its user, are free."""
     if find_spec('mamba_ssm') is None:
         print('mamba_ssm is not installed: nothing to compare with', flush=True)
         return
     gains: dict[str, list[float]] = {'forward': [], 'forward + backward': []}
-    for name, full in AGAINST.items():
-        sets = []
-        for inputs, order in at.sets(partial(at.sized(full).inputs, at.device, BF16)):
-            ours = partial(route_scan, delta_softplus=True, order=order, backend='triton'), inputs
-            sets.append({'triton': ours, 'mamba_ssm': benchmark.mamba_ssm(inputs, order)})
-        with torch.no_grad():
-            ours, theirs = (scan(**arguments) for scan, arguments in sets[0].values())
-        theirs = order.merge(theirs.unflatten(1, (order.routes, -1)).transpose(1, 2), -1)
-        if not (error := relative_l2(ours, theirs)) <= 2 * RMS[BF16]:
-            raise UsageError(f'mamba_ssm computes something else at {name}: relative L2 {error:.1e}')
-        for direction, call in (('forward', infer), ('forward + backward', differentiate)):
-            functions = {what: rotating(lambda s, what=what, call=call: call(*s[what]), sets) for what in sets[0]}
-            times = at.time(functions)
-            gains[direction].append(times['mamba_ssm'].median / times['triton'].median)
-            yield row('scan', name, 'mamba_ssm', direction, times['mamba_ssm'], batch=full.batch)
-            more = ratio(gains[direction][-1], 'the speed of mamba_ssm', '>= 1')
-            yield row('scan', name, 'triton', direction, times['triton'], batch=full.batch, **more)
+    for name in AGAINST:
+        yield name, partial(against_mamba_ssm, at, name, gains)
+    yield 'geometric mean', partial(means, gains)
+
+
+def in_turn(at: Setting, sets: list[dict]) -> Iterator[tuple[str, dict[str, Times]]]:
+    """Each direction, and the times of operators with sets of their arguments."""
+    for direction, call in (('forward', infer), ('forward + backward', differentiate)):
+        functions = {what: rotating(lambda s, what=what, call=call: call(*s[what]), sets) for what in sets[0]}
+        yield direction, at.time(functions)
+
+
+def against_mamba_ssm(at: Setting, name: str, gains: dict[str, list[float]]) -> Iterator[dict]:
+    full, sets = AGAINST[name], []
+    for inputs, order in at.sets(partial(at.sized(full).inputs, at.device, BF16)):
+        ours = partial(route_scan, delta_softplus=True, order=order, backend='triton'), inputs
+        sets.append({'triton': ours, 'mamba_ssm': benchmark.mamba_ssm(inputs, order)})
+    with torch.no_grad():
+        ours, theirs = (scan(**arguments) for scan, arguments in sets[0].values())
+    theirs = order.merge(theirs.unflatten(1, (order.routes, -1)).transpose(1, 2), -1)
+    if not (error := relative_l2(ours, theirs)) <= 2 * RMS[BF16]:
+        raise UsageError(f'mamba_ssm computes something else: relative L2 {error:.1e}')
+    for direction, times in in_turn(at, sets):
+        gains[direction].append(times['mamba_ssm'].median / times['triton'].median)
+        yield row('scan', name, 'mamba_ssm', direction, times['mamba_ssm'], batch=full.batch)
+        more = ratio(gains[direction][-1], 'the speed of mamba_ssm', '>= 1')
+        yield row('scan', name, 'triton', direction, times['triton'], batch=full.batch, **more)
+
+
+def means(gains: dict[str, list[float]]) -> Iterator[dict]:
     for direction, found in gains.items():
+        if len(found) < len(AGAINST):
+            raise UsageError(f'{len(found)} of {len(AGAINST)} shapes were measured')
         mean = math.exp(sum(map(math.log, found)) / len(found))
         more = ratio(mean, 'the speed of mamba_ssm', '>= 1.5')
         yield row('scan', 'geometric mean', 'triton', direction, **more)
 
 
-def models(at: Setting) -> Iterator[dict]:
+def models(at: Setting) -> Parts:
+    return ((f'batch {batch}', partial(against_deit, at, batch)) for batch in ((1,) if at.dry else (4, 32)))
+
+
+def against_deit(at: Setting, batch: int) -> Iterator[dict]:
     names = ('test_mamba_nd_2d', 'test_vit') if at.dry else ('vim_tiny_patch16_224', 'deit_tiny_patch16_224')
-    for batch in (1,) if at.dry else (4, 32):
-        sizes = (32,) if at.dry else (1248,)
-        found = timed_models(at, names, sizes, batch)
-        ours, theirs = (found[name] for name in names)
-        yield theirs
-        speed = float(theirs['median_ms']) / float(ours['median_ms'])
-        yield {**ours, **ratio(speed, 'the speed of ' + names[1], '>= 2.8')}
-        if not at.dry:
-            share = float(ours['memory_mib']) / float(theirs['memory_mib'])
-            more = ratio(share, 'the memory of ' + names[1], '<= 0.2')
-            yield {**{key: ours[key] for key in ours if not key.endswith('_ms')}, 'what': 'peak memory', **more}
+    found = timed_models(at, names, (32,) if at.dry else (1248,), batch)
+    ours, theirs = (found[name] for name in names)
+    yield theirs
+    speed = float(theirs['median_ms']) / float(ours['median_ms'])
+    yield {**ours, **ratio(speed, 'the speed of ' + names[1], '>= 2.8')}
+    if ours['memory_mib']:  # a GPU says
+        share = float(ours['memory_mib']) / float(theirs['memory_mib'])
+        more = ratio(share, 'the memory of ' + names[1], '<= 0.2')
+        yield {**{key: ours[key] for key in ours if not key.endswith('_ms')}, 'what': 'peak memory', **more}
 
 
 def timed_models(at: Setting, names: tuple[str, ...], sizes: tuple[int, ...], batch: int, **how: Any) -> dict:
@@ -222,24 +253,26 @@ def timed_models(at: Setting, names: tuple[str, ...], sizes: tuple[int, ...], ba
     return {found['implementation']: found for found in rows}
 
 
-def state_space_duality(at: Setting) -> Iterator[dict]:
+def state_space_duality(at: Setting) -> Parts:
+    return ((f'{n} states', partial(against_mamba1, at, n)) for n in ((2, 3) if at.dry else (64, 128)))
+
+
+def against_mamba1(at: Setting, n: int) -> Iterator[dict]:
     """One layer of d 384 at batch 128: 6 heads of 64 channels against 384 channels."""
     b, l, h, p = (1, 5, 1, 8) if at.dry else (128, 197, 6, 64)
-    for n in (2, 3) if at.dry else (64, 128):
-        case = ScanCase(b, h * p, n, (1, l))
-        mamba2 = partial(ssd, dt_softplus=True, backend='triton')
-        arguments = [ssd_inputs(at.device, BF16, b, l, h, p, n, seed) for seed in at.sets(int)]
-        sets = [
-            {'ssd': (mamba2, inputs), 'selective scan': (mamba1, case.inputs(at.device, BF16, seed)[0])}
-            for seed, inputs in enumerate(arguments)
-        ]
-        for direction, call in (('forward', infer), ('forward + backward', differentiate)):
-            functions = {what: rotating(lambda s, what=what, call=call: call(*s[what]), sets) for what in sets[0]}
-            times = at.time(functions)
-            speed = times['selective scan'].median / times['ssd'].median
-            more = {'selective scan': {}, 'ssd': ratio(speed, 'the speed of the selective scan', '>= 4')}
-            for what in ('selective scan', 'ssd'):
-                yield row('scan', f'{n} states', what, direction, times[what], batch=b, tokens=l, **more[what])
+    case, mamba2 = ScanCase(b, h * p, n, (1, l)), partial(ssd, dt_softplus=True, backend='triton')
+    sets = [
+        {
+            'ssd': (mamba2, ssd_inputs(at.device, BF16, b, l, h, p, n, seed)),
+            'selective scan': (mamba1, case.inputs(at.device, BF16, seed)[0]),
+        }
+        for seed in at.sets(int)
+    ]
+    for direction, times in in_turn(at, sets):
+        speed = times['selective scan'].median / times['ssd'].median
+        more = {'selective scan': {}, 'ssd': ratio(speed, 'the speed of the selective scan', '>= 4')}
+        for what in ('selective scan', 'ssd'):
+            yield row('scan', f'{n} states', what, direction, times[what], batch=b, tokens=l, **more[what])
 
 
 def mamba1(u, delta, A, B, C, D, z, delta_bias) -> torch.Tensor:
@@ -248,19 +281,26 @@ def mamba1(u, delta, A, B, C, D, z, delta_bias) -> torch.Tensor:
     )
 
 
-def clips(at: Setting) -> Iterator[dict]:
-    video, size, counts = ('test_videomamba', 16, (2, 4)) if at.dry else (clip_cost.MODELS[0], 224, (8, 16, 32, 64))
-    for frames in counts:
-        rates = []
-        for model in (clip_cost.JOINT, video):
-            cost = clip_cost.ClipCost(model, frames, size)
-            found = clip_cost.measure(cost, at.device, BF16, 1 if at.dry else SLOW_REPEATS, torch.get_num_threads())
-            rates.append(found['batch'] / float(found['median_ms']))
-            more = ratio(rates[1] / rates[0], 'clips a second of joint', '>= 6' * (frames == 64)) if rates[1:] else {}
-            yield {**found, **more}
+def clips(at: Setting) -> Parts:
+    return ((f'{n} frames', partial(against_joint, at, n)) for n in ((2, 4) if at.dry else (8, 16, 32, 64)))
 
 
-def training(at: Setting) -> Iterator[dict]:
+def against_joint(at: Setting, frames: int) -> Iterator[dict]:
+    video, size = ('test_videomamba', 16) if at.dry else (clip_cost.MODELS[0], 224)
+    rates = []
+    for model in (clip_cost.JOINT, video):
+        cost = clip_cost.ClipCost(model, frames, size)
+        found = clip_cost.measure(cost, at.device, BF16, 1 if at.dry else SLOW_REPEATS, torch.get_num_threads())
+        rates.append(found['batch'] / float(found['median_ms']))
+        more = ratio(rates[1] / rates[0], 'clips a second of joint', '>= 6' * (frames == 64)) if rates[1:] else {}
+        yield {**found, **more}
+
+
+def training(at: Setting) -> Parts:
+    yield 'steps', partial(against_deit_in_training, at)
+
+
+def against_deit_in_training(at: Setting) -> Iterator[dict]:
     names = ('vim_tiny_patch16_224', 'vmamba_tiny_s1l8', 'deit_tiny_patch16_224')
     names, size, batch = (('test_mamba_nd_2d', 'test_vit'), 32, 2) if at.dry else (names, 224, 128)
     found = timed_models(at, names, (size,), batch, training=True, adamw=True)
@@ -270,7 +310,7 @@ def training(at: Setting) -> Iterator[dict]:
         yield {**found[name], **(ratio(speed, 'the speed of ' + names[-1]) if name != names[-1] else {})}
 
 
-SECTIONS: dict[str, Callable[[Setting], Iterator[dict]]] = {
+SECTIONS: dict[str, Callable[[Setting], Parts]] = {
     'check': lambda at: check(at.device, at.sized if at.dry else None),
     'scans': scans, 'mamba_ssm': mamba_ssm, 'models': models, 'ssd': state_space_duality, 'clips': clips,
     'training': training,
@@ -300,18 +340,19 @@ def tell(found: dict) -> None:
 
 def inside(name: str, at: Setting, where: dict[str, str], results: Path) -> int:
     """One section, in this process."""
+    where = {**benchmark.environment(at.device), 'triton': version('triton'), **where}
+    print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'threads'), flush=True)
     code = 0
-    try:
-        where = {**benchmark.environment(at.device), 'triton': version('triton'), **where}
-        print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'threads'), flush=True)
-        for found in SECTIONS[name](at):
-            tell(found)
-            code |= int(name == 'check' and not reached(found))
-            benchmark.append([{**where, **found}], results, COLUMNS)  # now: what comes may take the process with it
-    except Exception as error:  # of a kernel that no GPU has run, anything may come
-        reason = str(error).strip().partition('\n')[0]
-        print(f'{name}: {type(error).__name__}: {reason}', flush=True)
-        code = 1
+    for case, part in SECTIONS[name](at):
+        try:
+            for found in part():
+                tell(found)
+                code |= int(name == 'check' and not reached(found))
+                benchmark.append([{**where, **found}], results, COLUMNS)  # now: the next may take the process with it
+        except Exception as error:  # of a kernel that no GPU has run, anything may come
+            reason = str(error).strip().partition('\n')[0]
+            print(f'{name}, {case}: {type(error).__name__}: {reason}', flush=True)
+            code = 1
     return code
 
 

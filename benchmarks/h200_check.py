@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -39,29 +39,41 @@ SSD = {'16 states, float32': (16, SINGLE), '64 states': (64, BRAIN), '128 states
 MODELS = ('vim_tiny_patch16_224', 'vmamba_tiny_s1l8')
 
 
-def check(device: torch.device, tiny: Callable[[ScanCase], ScanCase] | None) -> Iterator[dict]:
-    """Rows; with ``tiny`` shapes, in a dry run."""
+def check(
+    device: torch.device, tiny: Callable[[ScanCase], ScanCase] | None
+) -> Iterator[tuple[str, Callable[[], Iterable[dict]]]]:
+    """What is promised, and a function that gives its rows; with ``tiny`` shapes, in a dry run."""
     torch.backends.cudnn.allow_tf32 = False  # convolutions of whole models
     # the interpreter rounds bfloat16 towards zero, by twice as much
-    scan_bounds = {dtype: bound * (2 if tiny else 1) for dtype, bound in RMS.items()}
+    bounds = {dtype: bound * (2 if tiny else 1) for dtype, bound in RMS.items()}
     for name, (case, dtype) in SCANS.items():
-        inputs, order = (tiny(case) if tiny else case).inputs(device, dtype)
-        if name in STARTED:  # the others are compiled as they will be timed: without a state to begin with
-            start = torch.randn(*inputs['A'].shape, generator=torch.Generator(device).manual_seed(1), device=device)
-            inputs['initial_state'] = start.expand(len(inputs['u']), *start.shape).contiguous().requires_grad_()
-        scan = partial(route_scan, delta_softplus=True, order=order, return_last_state=True)
-        yield _compare(f'scan, {name}', scan, inputs, dtype, scan_bounds)
-        if name in REPEATED:
-            yield _repeat(f'scan, {name}', scan, inputs, dtype, 2 if tiny else 100)
+        yield name, partial(_scan, name, tiny(case) if tiny else case, dtype, device, bounds, 2 if tiny else 100)
     for name, (n, dtype) in SSD.items():
-        inputs = ssd_inputs(device, dtype, *((1, 20, 1, 8, 4) if tiny else (8, 197, 6, 64, n)), initial_state=True)
-        bounds = dict.fromkeys(
-            RMS, scan_bounds[dtype]
-        )  # its products hold the digits of the tokens, whatever they end in
-        yield _compare(f'ssd, {name}', partial(ssd, dt_softplus=True, return_last_state=True), inputs, dtype, bounds)
-    yield _past_int32(device, *((24, 16, 4) if tiny else (2**26 + 128, 4096, 64)))
+        shape = (1, 20, 1, 8, 4) if tiny else (8, 197, 6, 64, n)
+        yield name, partial(_ssd, name, shape, dtype, device, bounds)
+    yield 'past 2^31', partial(_past_int32, device, *((24, 16, 4) if tiny else (2**26 + 128, 4096, 64)))
     for name in ('test_mamba_nd_2d', 'test_vmamba') if tiny else MODELS:
-        yield _model(name, device, 32 if tiny else 224)
+        yield name, partial(_model, name, device, 32 if tiny else 224)
+
+
+def _scan(
+    name: str, case: ScanCase, dtype: torch.dtype, device: torch.device, bounds: dict, repeats: int
+) -> Iterator[dict]:
+    inputs, order = case.inputs(device, dtype)
+    if name in STARTED:  # the others are compiled as they will be timed: without a state to begin with
+        start = torch.randn(*inputs['A'].shape, generator=torch.Generator(device).manual_seed(1), device=device)
+        inputs['initial_state'] = start.expand(case.batch, *start.shape).contiguous().requires_grad_()
+    scan = partial(route_scan, delta_softplus=True, order=order, return_last_state=True)
+    yield _compare(f'scan, {name}', scan, inputs, dtype, bounds)
+    if name in REPEATED:
+        yield _repeat(f'scan, {name}', scan, inputs, dtype, repeats)
+
+
+def _ssd(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, bounds: dict) -> Iterator[dict]:
+    b, l, h, p, n = shape
+    inputs = ssd_inputs(device, dtype, b, l, h, p, n, initial_state=True)
+    bounds = dict.fromkeys(bounds, bounds[dtype])  # its products hold the digits of the tokens, whatever they end in
+    yield _compare(f'ssd, {name}', partial(ssd, dt_softplus=True, return_last_state=True), inputs, dtype, bounds)
 
 
 def _row(case: str, what: str, dtype: torch.dtype, error: float, of: str, target: str = '<= 1') -> dict:
@@ -95,7 +107,7 @@ def _repeat(case: str, scan: Callable, inputs: dict[str, Any], dtype: torch.dtyp
     return _row(case, f'{repeats} repeats, bit for bit', dtype, other, 'repeats that differ', '<= 0')
 
 
-def _past_int32(device: torch.device, length: int, tail: int, kept: int) -> dict:
+def _past_int32(device: torch.device, length: int, tail: int, kept: int) -> Iterator[dict]:
     """The end of 2 sequences of 16 channels, of 2^31 + 4096 elements, against its last steps alone."""
     b, d = 2, 16
     rand = torch.Generator(device).manual_seed(0)
@@ -110,10 +122,10 @@ def _past_int32(device: torch.device, length: int, tail: int, kept: int) -> dict
         ends.append(torch.cat((out.detach()[-1, :, -kept:], grad[-1, :, -kept:])))
         del out, grad
     size = f'{b} x {d} x {length}'
-    return _row(f'scan, {size}', 'value and gradient', BRAIN, relative_l2(*ends) / RMS[BRAIN], 'the tolerance')
+    yield _row(f'scan, {size}', 'value and gradient', BRAIN, relative_l2(*ends) / RMS[BRAIN], 'the tolerance')
 
 
-def _model(name: str, device: torch.device, size: int) -> dict:
+def _model(name: str, device: torch.device, size: int) -> Iterator[dict]:
     """A whole model against itself on the portable backend, in float32."""
     torch.manual_seed(0)
     model = timm.create_model(name, img_size=size).to(device).eval()
@@ -124,7 +136,7 @@ def _model(name: str, device: torch.device, size: int) -> dict:
         with torch.inference_mode():
             outputs.append(model(images))
     os.environ['VIMAMBA_TRITON'] = wanted
-    return _row(name, 'scores', SINGLE, relative_l2(*outputs) / PARITY, 'the tolerance')
+    yield _row(name, 'scores', SINGLE, relative_l2(*outputs) / PARITY, 'the tolerance')
 
 
 def ssd_inputs(

@@ -68,7 +68,10 @@ def test_every_section_yields_its_rows(tmp_path):
 def test_a_section_that_fails_or_hangs_stops_no_other(tmp_path):
     done = run('mamba_ssm', 'ssd', '--dry-run', mamba_ssm=WRONG, folder=tmp_path)
     found = sections(done.stdout)
-    assert found['mamba_ssm'][0].startswith('mamba_ssm: UsageError: mamba_ssm computes something else at vim_tiny 224')
+    assert found['mamba_ssm'][1].startswith(
+        'mamba_ssm, vim_tiny 1248: UsageError: mamba_ssm computes something else: relative L2 '
+    )
+    assert found['mamba_ssm'][-1] == 'mamba_ssm, geometric mean: UsageError: 0 of 6 shapes were measured'
     assert len(found['ssd']) == ROWS['ssd']
     assert done.stdout.endswith('failed or incomplete: mamba_ssm\n')
     assert done.returncode == 1
