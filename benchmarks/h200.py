@@ -340,7 +340,10 @@ def tell(found: dict) -> None:
 
 def inside(name: str, at: Setting, where: dict[str, str], results: Path) -> int:
     """One section, in this process."""
-    where = {**benchmark.environment(at.device), 'triton': version('triton'), **where}
+    try:
+        where = {**benchmark.environment(at.device), 'triton': version('triton'), **where}
+    except RuntimeError as error:  # a GPU that is lost
+        raise UsageError(f'{name}: {str(error).partition(chr(10))[0]}') from error
     print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'threads'), flush=True)
     code = 0
     for case, part in SECTIONS[name](at):
