@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import datetime
+import os
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,8 +32,8 @@ from vimamba.kernels.selective_scan import route_scan
 from vimamba.layers.linear import use_linear
 from vimamba.scans import ScanOrder, create_order
 
-__all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'cells', 'environment', 'interleaved', 'step',
-           'time_models', 'time_scans']  # fmt: skip
+__all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'cells', 'environment', 'infer',
+           'interleaved', 'mamba_ssm', 'step', 'time_models', 'time_scans']  # fmt: skip
 
 COLUMNS = ['date', 'commit', 'device', 'threads', 'clock', 'torch', 'flags', 'what', 'case', 'implementation', 'dtype',
            'batch', 'tokens', 'direction', 'median_ms', 'p20_ms', 'p80_ms', 'memory_mib']  # fmt: skip
@@ -47,22 +49,29 @@ class Times(NamedTuple):
     p80: float
 
 
-def interleaved(functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, Times]:
-    """Runs all functions in turn, so that what disturbs one disturbs all; short ones are warmed up in each turn."""
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int, queued: bool = False
+) -> dict[str, Times]:
+    """Runs all functions in turn, so that what disturbs one disturbs all; short ones are warmed up in each turn.
+
+    With ``queued`` a GPU waits until all launches of a function are queued: its kernels are timed, not Python.
+    """
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             if sum(samples[name]) < _SECONDS or len(samples[name]) < 3:
                 if not samples[name] or samples[name][-1] < _SHORT:
                     function()
-                samples[name].append(_seconds(function, device))
+                samples[name].append(_seconds(function, device, queued))
     return {name: _summary(times) for name, times in samples.items()}
 
 
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
+def _seconds(function: Callable[[], object], device: torch.device, queued: bool) -> float:
     if device.type == 'cuda':
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize(device)
+        if queued:
+            torch.cuda._sleep(20_000_000)  # cycles, about 10 ms
         start.record()
         function()
         end.record()
@@ -91,14 +100,14 @@ class ScanCase(NamedTuple):
     gated: bool = True
     loop_trains: bool = True  # the loop's backward pass takes time quadratic in the length
 
-    def inputs(self, device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Any], ScanOrder]:
+    def inputs(self, device: torch.device, dtype: torch.dtype, seed: int = 0) -> tuple[dict[str, Any], ScanOrder]:
         """Tensors as a model makes them: channels adjacent, steps of softplus in [0.001, 0.1]."""
-        order = create_order(self.order, self.grid)
+        order = create_order(self.order, self.grid).to(device)
         (k, l), (b, d, n) = order.index.shape, self[:3]
-        rand = torch.Generator().manual_seed(0)
+        rand = torch.Generator(device).manual_seed(seed)
 
         def tokens(*shape: int) -> Tensor:
-            t = torch.randn(*shape[:-2], shape[-1], shape[-2], generator=rand).to(device, dtype)
+            t = torch.randn(*shape[:-2], shape[-1], shape[-2], generator=rand, device=device).to(dtype)
             return t.transpose(-1, -2).requires_grad_()
 
         def parameter(t: Tensor) -> Tensor:
@@ -112,7 +121,7 @@ class ScanCase(NamedTuple):
             C=tokens(b, k, n, l),
             D=parameter(torch.ones(k, d)),
             z=tokens(b, d, l) if self.gated else None,
-            delta_bias=parameter(torch.rand(k, d, generator=rand) * 4.5 - 7),
+            delta_bias=parameter(torch.rand(k, d, generator=rand, device=device) * 4.5 - 7),
         )
         return inputs, order
 
@@ -162,29 +171,49 @@ def time_scans(device: torch.device, dtype: torch.dtype, cases: Mapping[str, Sca
         inputs, order = case.inputs(device, dtype)
         scans = _scans(inputs, order, device)
         trained = {what: scan for what, scan in scans.items() if case.loop_trains or what != 'state-spaces loop'}
-        for direction, run, chosen in (('forward', _infer, scans), ('forward + backward', _differentiate, trained)):
-            functions = {what: partial(run, scan, inputs) for what, scan in chosen.items()}
+        for direction, run, chosen in (('forward', infer, scans), ('forward + backward', _differentiate, trained)):
+            functions = {what: partial(run, *scan) for what, scan in chosen.items()}
             for what, times in interleaved(functions, device, repeats).items():
                 yield {'what': 'scan', 'case': name, 'implementation': what, 'dtype': _name(dtype), 'batch': case.batch,
                        'tokens': order.length, 'direction': direction, **cells(times)}  # fmt: skip
 
 
-def _scans(inputs: dict[str, Any], order: ScanOrder, device: torch.device) -> dict[str, Callable[..., Any]]:
-    """What computes the same thing; each takes ``inputs``."""
-    scans: dict[str, Callable[..., Any]] = {'state-spaces loop': partial(state_spaces_loop, order)}
-    for backend in ['cpu', 'portable'] if device.type == 'cpu' and is_built() else ['portable']:
-        scans[backend] = partial(route_scan, delta_softplus=True, order=order, backend=backend)
+def _scans(inputs: dict[str, Any], order: ScanOrder, device: torch.device) -> dict[str, tuple[Callable, dict]]:
+    """What computes the same thing, each with its arguments."""
+    scans: dict[str, tuple[Callable, dict]] = {'state-spaces loop': (partial(state_spaces_loop, order), inputs)}
+    cpu, gpu = device.type == 'cpu' and is_built(), device.type == 'cuda' and find_spec('triton') is not None
+    for backend in ['cpu'] * cpu + ['triton'] * gpu + ['portable']:
+        scans[backend] = partial(route_scan, delta_softplus=True, order=order, backend=backend), inputs
     if device.type == 'cuda' and find_spec('mamba_ssm') and order.routes == 1:
-        scans['mamba_ssm'] = _mamba_ssm
+        scans['mamba_ssm'] = mamba_ssm(inputs, order)
     return scans
 
 
-def _mamba_ssm(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
-    scan = import_module('mamba_ssm.ops.selective_scan_interface').selective_scan_fn
-    return scan(u, delta[:, 0], A[0], B[:, 0], C[:, 0], D[0], z, delta_bias[0], delta_softplus=True)
+def mamba_ssm(inputs: dict[str, Any], order: ScanOrder) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """The CUDA operator of mamba_ssm, which has to be there, and its arguments as it likes them best.
+
+    These are copies: in scan order, steps adjacent, routes as groups of channels. What it returns is not merged.
+    """
+    operator = import_module('mamba_ssm.ops.selective_scan_interface').selective_scan_fn
+
+    def copy(name: str) -> Tensor:
+        t = inputs[name].detach()
+        if name == 'u':
+            t = t.unsqueeze(1).expand(-1, order.routes, -1, -1)
+        return torch.stack([t[:, k][..., row] for k, row in enumerate(order.index.to(t.device))], 1).contiguous()
+
+    arguments = {
+        **{name: copy(name).flatten(1, 2) for name in ('u', 'delta')},
+        **{name: inputs[name].detach().flatten(0, 1) for name in ('A', 'D', 'delta_bias')},
+        **{name: copy(name) for name in ('B', 'C')},
+        'z': None if inputs['z'] is None else inputs['z'].detach().contiguous(),
+    }
+    leaves = {name: None if t is None else t.requires_grad_() for name, t in arguments.items()}
+    return partial(operator, delta_softplus=True), leaves
 
 
-def _infer(scan: Callable[..., Tensor], inputs: dict[str, Any]) -> None:
+def infer(scan: Callable[..., Tensor], inputs: dict[str, Any]) -> None:
+    """A forward pass without gradients."""
     with torch.no_grad():
         scan(**inputs)
 
@@ -195,22 +224,24 @@ def _differentiate(scan: Callable[..., Tensor], inputs: dict[str, Any]) -> None:
 
 def time_models(
     device: torch.device, dtype: torch.dtype, names: tuple[str, ...], sizes: tuple[int, ...], batch: int, repeats: int,
-    training: bool = False,
+    training: bool = False, adamw: bool = False,
 ) -> Iterator[dict]:  # fmt: skip
-    """Inference, or a training step without its optimizer, of timm models at several image sizes."""
+    """Inference, or a training step, without its optimizer or with AdamW, of timm models at several image sizes."""
+    direction = 'training step' + ' with AdamW' * adamw if training else 'forward'
     for size in sizes:
         functions = {}
         for name in names:
             images = torch.randn(batch, 3, size, size, device=device)
             model = _sized(name, size).to(device).train(training)
-            functions[name] = step(model, images, dtype, training)
+            optimizer = torch.optim.AdamW(model.parameters()) if adamw else None
+            functions[name] = step(model, images, dtype, training, optimizer)
             if device.type == 'cpu' and onednn_pays() and not type(model).__module__.startswith('vimamba'):
                 model = use_linear(_sized(name, size)).train(training)  # it would gain from our dense layers, too
                 functions[f'{name}, our dense layers'] = step(model, images, dtype, training)
         memory = {name: _memory(function, device) for name, function in functions.items()}
         for name, times in interleaved(functions, device, repeats).items():
             yield {'what': 'model', 'case': f'{size} px', 'implementation': name, 'dtype': _name(dtype), 'batch': batch,
-                   'tokens': (size // 16) ** 2, 'direction': 'training step' if training else 'forward',
+                   'tokens': (size // 16) ** 2, 'direction': direction,
                    **cells(times), 'memory_mib': memory[name]}  # fmt: skip
 
 
@@ -221,8 +252,11 @@ def _sized(name: str, size: int) -> torch.nn.Module:
         return timm.create_model(name)
 
 
-def step(model: torch.nn.Module, images: Tensor, dtype: torch.dtype, training: bool) -> Callable[[], object]:
-    """A forward pass without gradients, or forward and backward."""
+def step(
+    model: torch.nn.Module, images: Tensor, dtype: torch.dtype, training: bool,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Callable[[], object]:  # fmt: skip
+    """A forward pass without gradients, or forward and backward, and a step of the optimizer if there is one."""
     amp = torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32)
 
     def infer() -> None:
@@ -233,6 +267,8 @@ def step(model: torch.nn.Module, images: Tensor, dtype: torch.dtype, training: b
         with amp:
             loss = model(images).float().square().mean()
         loss.backward()
+        if optimizer is not None:
+            optimizer.step()
         model.zero_grad()
 
     return train if training else infer
@@ -264,14 +300,16 @@ def environment(device: torch.device) -> dict[str, str]:
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
         flags = f'tf32={torch.backends.cuda.matmul.allow_tf32} cudnn.benchmark={torch.backends.cudnn.benchmark}'
+        flags += f' flash={torch.backends.cuda.flash_sdp_enabled()} triton={os.environ.get("VIMAMBA_TRITON", "0")}'
         clock = 'events'
     else:
         name = f'{_processor()}, {describe() if is_built() else "no compiled kernels"}'
         flags = f'matmul={torch.get_float32_matmul_precision()} malloc=kept'
         clock = 'CPU time' if threads == 1 else 'wall'
     root = Path(vimamba.__file__).resolve().parents[1]
-    found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=root, capture_output=True, text=True)
-    commit = found.stdout.strip() if found.returncode == 0 else vimamba.__version__
+    git = ['git', 'rev-parse', '--short', 'HEAD']
+    found = subprocess.run(git, cwd=root, capture_output=True, text=True) if shutil.which('git') else None
+    commit = found.stdout.strip() if found and found.returncode == 0 else vimamba.__version__
     return {'date': datetime.date.today().isoformat(), 'commit': commit, 'device': name, 'threads': str(threads),
             'clock': clock, 'torch': torch.__version__, 'flags': flags}  # fmt: skip
 
@@ -282,11 +320,11 @@ def _processor() -> str:
     return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
-def append(rows: list[dict], file: Path) -> None:
+def append(rows: list[dict], file: Path, columns: Sequence[str] = COLUMNS) -> None:
     """Adds rows to a results file, which is made if there is none."""
     new = not file.exists()
     with open(file, 'a', newline='') as out:
-        writer = csv.DictWriter(out, COLUMNS, restval='', lineterminator='\n')
+        writer = csv.DictWriter(out, columns, restval='', lineterminator='\n')
         if new:
             writer.writeheader()
         writer.writerows(rows)

@@ -6,6 +6,7 @@ Beside VideoMamba stands what a ViT costs that attends over all tokens of the cl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -114,7 +115,8 @@ def time_clips(
     repeats: int,
     prepare: Callable[[], object] | None = None,
 ) -> Iterator[dict]:
-    """Rows of the results file: on the CPU of one clip, on a GPU of the largest batch, a power of 2, that fits.
+    """Rows of the results file: on the CPU of one clip, on a GPU of the largest batch, a power of 2, that fits
+    or takes half a second.
 
     Memory is the peak of the whole process on the CPU, and that of PyTorch's tensors on a GPU. ``prepare`` runs first
     in every process.
@@ -141,7 +143,12 @@ def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: i
         return step(model, clips, dtype, cost.training)
 
     if device.type == 'cuda':
-        batch = largest_batch(lambda batch: run(batch)())
+
+        def finish(batch: int) -> None:
+            run(batch)()
+            torch.cuda.synchronize(device)
+
+        batch = largest_batch(finish)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     times = interleaved({cost.name: run(batch)}, device, repeats)[cost.name]
@@ -152,8 +159,10 @@ def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: i
             'memory_mib': f'{memory:.0f}'}  # fmt: skip
 
 
-def largest_batch(run: Callable[[int], object]) -> int:
+def largest_batch(run: Callable[[int], object], seconds: float = 0.5) -> int:
     """The largest power of 2 for which ``run`` does not run out of a GPU's memory.
+
+    It is not looked for beyond a run of so many seconds: a GPU that busy gains nothing by more.
 
     Raises:
         UsageError: there is none.
@@ -163,6 +172,8 @@ def largest_batch(run: Callable[[int], object]) -> int:
     ...         raise torch.OutOfMemoryError
     >>> largest_batch(run)
     8
+    >>> largest_batch(run, seconds=0)
+    2
     """
 
     def fits(batch: int) -> bool:
@@ -177,4 +188,8 @@ def largest_batch(run: Callable[[int], object]) -> int:
         raise UsageError('not even one clip fits in the memory of this GPU; take fewer frames')
     while fits(2 * batch):
         batch *= 2
+        start = time.perf_counter()
+        run(batch)  # once more, since kernels may have been compiled for it
+        if time.perf_counter() - start > seconds:
+            break
     return batch
