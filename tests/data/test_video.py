@@ -115,7 +115,7 @@ REASONS = {
     'sizes': 'frames of several sizes, 64 x 64 and 32 x 32 pixels',
     'image': 'png_pipe is no format of videos',
     'pipe': 'no such file',
-    'folder': 'no such file',
+    'folder': 'a folder',
     'missing': 'no such file',
 }
 

@@ -256,6 +256,7 @@ def test_a_stream_that_cannot_be_is_one_line(tool, tmp_path):
     backward = save(tmp_path / 'c.pth', CAUSAL, time='backward')
     for arguments, ended, message in [
         (('--stream', image, '--checkpoint', causal), 1, f'{image}: an image, but {CAUSAL} labels videos'),
+        (('--stream', tmp_path, '--checkpoint', causal), 1, f'{tmp_path}: a folder'),
         (('--stream', file, '--checkpoint', clips), 2, 'test_videomamba takes whole clips: frames as they come need'),
         (('--stream', file, '--checkpoint', backward), 2, 'was trained on frames backward: they come forward'),
         (('--stream', file, '--model', CAUSAL), 2, 'has no published weights: give --checkpoint FILE'),

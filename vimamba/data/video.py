@@ -139,7 +139,7 @@ def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[
     av = video_library()
     try:
         if not os.path.isfile(path):
-            raise ValueError('no such file')
+            raise ValueError('a folder' if os.path.isdir(path) else 'no such file')
         if not os.path.getsize(path):
             raise ValueError('the file is empty (0 bytes)')
         if whole:

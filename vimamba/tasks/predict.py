@@ -191,11 +191,13 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
     author = written_by(state)
     if name not in (None, author):
         raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
+    if (trained := task_of(state)) not in ('classification', 'video'):
+        raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier (--stream: a causal one of videos)')
     config, classes = state['config'], list(state['classes'])
     settings = SimpleNamespace(
         model=SimpleNamespace(**config['model']), data=SimpleNamespace(**config['data']), at=lambda key: ''
     )
-    task = VideoTask if task_of(state) == 'video' else ClassificationTask
+    task = VideoTask if trained == 'video' else ClassificationTask
     try:
         model = build_model(settings, len(classes), with_weights=False)
         data = task.preprocessing(settings)._asdict()
