@@ -66,8 +66,9 @@ def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
     if args.picture and said.found and said.labels:
         contact_sheet(said.found, args.picture, frames=8 if said.what == 'video' else 0)
     elif args.picture and said.found:
-        images, outputs = zip(*((result.image, result.output) for result in said.found[:48]))
-        picture(said.task, images, None, outputs, said.found[0].classes).save(args.picture)
+        shown = said.found[:48]
+        images, outputs, names = zip(*((result.image, result.output, Path(result.path).name) for result in shown))
+        picture(said.task, images, None, outputs, shown[0].classes, names).save(args.picture)
     return said.broken
 
 
