@@ -42,7 +42,7 @@ def main() -> int:
     loader.sampler.set_epoch(args.epoch)  # type: ignore[attr-defined]
     images, targets = next(iter(loader))
     picture(config.task.name, task.pixels(config, images), targets, None, dataset.classes).save(args.out)
-    print(f'{len(images)} of {len(dataset)} images of {config.data.name}/{args.split} in {args.out}')
+    print(f'{len(images)} of {len(dataset)} {loader.dataset.what} of {config.data.name}/{args.split} in {args.out}')
     return 0
 
 

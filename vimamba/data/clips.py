@@ -51,6 +51,8 @@ class Clips(Dataset):
             decoded once for all of them.
     """
 
+    what = 'videos'  # for messages
+
     def __init__(
         self,
         paths: Sequence[str],
