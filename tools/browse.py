@@ -36,13 +36,13 @@ def main() -> int:
     task: Any = TASKS[config.task.name]
     task.check(config)
     dataset = task.dataset(config, args.split, training=not args.plain)
-    loader = create_loader(
+    loader: Any = create_loader(
         dataset, min(args.count, len(dataset)), training=not args.plain, seed=config.run.seed, lists=task.lists
     )
-    loader.sampler.set_epoch(args.epoch)  # type: ignore[attr-defined]
+    loader.sampler.set_epoch(args.epoch)
     images, targets = next(iter(loader))
     picture(config.task.name, task.pixels(config, images), targets, None, dataset.classes).save(args.out)
-    print(f'{len(images)} of {len(dataset)} images of {config.data.name}/{args.split} in {args.out}')
+    print(f'{len(images)} of {len(dataset)} {loader.dataset.what} of {config.data.name}/{args.split} in {args.out}')
     return 0
 
 

@@ -35,8 +35,8 @@ def main() -> int:
     add('--device', default='auto', help='auto, cpu, cuda, mps (default: a GPU where there is one)')
     add('--batch-size', type=int, default=32, help='images, or frames of clips, at a time (default: %(default)s)')
     args = parser.parse_args()
-    if args.stream and (args.files or args.picture):
-        raise UsageError('--stream: takes one video, no other file and no --picture')
+    if args.stream and (args.files or args.picture or args.views):
+        raise UsageError('--stream: takes one video, no other file, no --picture and no --views')
     if args.picture is not None and Path(args.picture).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
         raise UsageError(f'--picture {args.picture}: expected a file name that ends in .png, .jpg or .webp')
     check_integers(1, **{'--topk': args.topk, '--every': args.every, '--batch-size': args.batch_size})
@@ -66,8 +66,8 @@ def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
     if args.picture and said.found and said.labels:
         contact_sheet(said.found, args.picture, frames=8 if said.what == 'video' else 0)
     elif args.picture and said.found:
-        images, outputs = zip(*((result.image, result.output) for result in said.found[:48]))
-        picture(said.task, images, None, outputs, said.found[0].classes).save(args.picture)
+        images, outputs, names = zip(*((r.image, r.output, Path(r.path).name) for r in said.found[:48]))
+        picture(said.task, images, None, outputs, said.found[0].classes, names).save(args.picture)
     return said.broken
 
 

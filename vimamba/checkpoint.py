@@ -107,8 +107,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     ``argparse.Namespace`` of plain values are read as they are.
 
     Raises:
-        UsageError: no such file; damaged; not a checkpoint; or it asks to import and call something, which is
-            named and was not done.
+        UsageError: no such file; it cannot be read; damaged; not a checkpoint; or it asks to import and call
+            something, which is named and was not done.
     """
     path = Path(path)
     if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 10):
@@ -116,11 +116,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f'{path}: not read with torch {torch.__version__}, whose weights_only mode can be made to execute code '
             '(CVE-2026-24747): install torch >= 2.10'
         )
-    if not path.is_file():
-        raise UsageError(f'{path}: {"is a folder" if path.is_dir() else "no such file"}; expected a checkpoint file')
-    if path.suffix == '.safetensors':
-        return {'model': _load_safetensors(path)}
-    _verify(path)
+    try:
+        if not path.is_file():
+            raise UsageError(
+                f'{path}: {"is a folder" if path.is_dir() else "no such file"}; expected a checkpoint file'
+            )
+        with open(path, 'rb'):  # safetensors would say that there is none
+            pass
+        if path.suffix == '.safetensors':
+            return {'model': _load_safetensors(path)}
+        _verify(path)
+    except OSError as error:
+        raise UsageError(f'{path}: cannot be read ({error.strerror or error})') from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
@@ -233,7 +240,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise UsageError(
             f'{path}: the file is damaged or cut short ({_first_line(error)}); use another copy'
         ) from error

@@ -161,7 +161,10 @@ def test_more_broken_videos_than_allowed_stop_training_with_one_line(tmp_path, w
     bad = [str(broken(tmp_path, kind)) for kind in ('text', 'single')]
     dataset = Clips([*map(str, (tmp_path / 'good').iterdir()), *bad], [0] * 4, 'a', 'train', num_frames=4)
     loader = create_loader(dataset, 2, training=True, seed=0, max_broken=0.25, workers=workers)
-    message = r'^2 of 4 training images cannot be read, more than the 1 that max_broken allows; the first: \S+\.mp4: '
+    message = (
+        r'^2 of 4 training videos cannot be read, more than the 1 that data.max_broken=0.25 allows; the first: '
+        r'\S+\.mp4: .*; mend or remove it, or set data.max_broken=0.501 or more$'
+    )
     with pytest.warns(UserWarning, match='left out'), pytest.raises(UsageError, match=message) as ended:
         list(loader)
     assert '\n' not in str(ended.value)

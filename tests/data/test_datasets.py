@@ -126,6 +126,23 @@ def test_a_wrong_folder_is_named_in_one_line(root, damage, split, message):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('closed', ['.', 'train', 'train/a', 'train/a/deeper'])
+def test_a_folder_that_cannot_be_read_is_an_error_and_not_an_empty_class(unprivileged, closed):
+    for name in ('train/a/deeper', 'train/b', 'val/a', 'val/b'):
+        folder = unprivileged / name
+        folder.mkdir(parents=True)
+        Image.new('L', (8, 8)).save(folder / '0.png')
+    Image.new('L', (8, 8)).save(unprivileged / 'train/a/1.png')
+    assert len(create_dataset('folder', root=unprivileged, split='train')) == 3
+    (unprivileged / closed).chmod(0)
+    try:
+        with pytest.raises(UsageError, match=r'^\S+: this folder cannot be read \(Permission denied\)$') as error:
+            create_dataset('folder', root=unprivileged, split='train')
+        assert str(error.value).startswith(f'{unprivileged / closed}: ')
+    finally:
+        (unprivileged / closed).chmod(0o700)
+
+
 def test_a_broken_file_is_named(root):
     dataset = create_dataset('folder', root=root, split='train')
     with open(dataset.sample_path(4), 'wb') as file:

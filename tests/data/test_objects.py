@@ -90,60 +90,83 @@ MALFORMED = {  # what is changed, and what the message says
     'a list': ('[]', r'a\.json: expected an object with images'),
     'no categories': (change(['categories'], []), r'no categories'),
     'no annotations key': (change(['annotations'], ...), r'a\.json: annotations is missing'),
-    'nan box': (change(['annotations', 1, 'bbox', 2], float('nan')), r'annotation 2: its box .* finite'),
-    'text in a box': (change(['annotations', 1, 'bbox', 2], 'x'), r'annotation 2: its box .* finite'),
-    'three numbers': (change(['annotations', 1, 'bbox'], [1, 2, 3]), r'annotation 2: bbox: expected four numbers'),
-    'unknown category': (change(['annotations', 1, 'category_id'], 99), r'annotation 2: no category has the id 99'),
-    'unknown image': (change(['annotations', 1, 'image_id'], 99), r'annotation 2: no image has the id 99'),
-    'duplicate annotation': (change(['annotations', 1, 'id'], 1), r'annotation 1: another annotation has this id'),
-    'duplicate image': (change(['images', 1, 'id'], 0), r'image 0: another image has this id'),
-    'duplicate category': (change(['categories', 1, 'id'], 7), r'category 7: another category has this id'),
-    'missing image': (change(['images', 1, 'file_name'], 'no.png'), r'image 1: no such file as .*no\.png'),
-    'escaping name': (change(['images', 1, 'file_name'], '../a.json'), r"image 1: '\.\./a\.json' is no name"),
-    'negative size': (change(['images', 1, 'height'], -3), r'image 1: a size of 80 x -3'),
-    'an id that is text': (change(['annotations', 1, 'id'], 'two'), r'annotation 1: id: expected int'),
-    'an annotation that is text': (change(['annotations', 1], 'two'), r'annotation 1: expected an object'),
-    'odd polygon': (change(['annotations', 0, 'segmentation', 0], [1] * 7), r'annotation 1: a polygon of 7 numbers'),
-    'two points': (change(['annotations', 0, 'segmentation', 0], [1] * 4), r'annotation 1: a polygon of 4 numbers'),
-    'infinite point': (change(['annotations', 0, 'segmentation', 0, 0], float('inf')), r'annotation 1: .*not finite'),
-    'no segmentation': (change(['annotations', 0, 'segmentation'], []), r'annotation 1: segmentation: expected'),
+    'nan box': (change(['annotations', 1, 'bbox', 2], float('nan')), r'annotation id 2: its box .* finite'),
+    'text in a box': (change(['annotations', 1, 'bbox', 2], 'x'), r'annotation id 2: its box .* finite'),
+    'three numbers': (change(['annotations', 1, 'bbox'], [1, 2, 3]), r'annotation id 2: bbox: expected four numbers'),
+    'unknown category': (change(['annotations', 1, 'category_id'], 99), r'annotation id 2: no category has the id 99'),
+    'unknown image': (change(['annotations', 1, 'image_id'], 99), r'annotation id 2: no image has the id 99'),
+    'duplicate annotation': (change(['annotations', 1, 'id'], 1), r'annotation id 1: another annotation has this id'),
+    'duplicate image': (change(['images', 1, 'id'], 0), r'image id 0: another image has this id'),
+    'duplicate category': (change(['categories', 1, 'id'], 7), r'category id 7: another category has this id'),
+    'missing image': (change(['images', 1, 'file_name'], 'no.png'), r'image id 1: no such file as .*no\.png'),
+    'escaping name': (change(['images', 1, 'file_name'], '../a.json'), r"image id 1: '\.\./a\.json' is no name"),
+    'negative size': (change(['images', 1, 'height'], -3), r'image id 1: a size of 80 x -3'),
+    'an id that is text': (change(['annotations', 1, 'id'], 'two'), r'annotation number 2: id: expected int'),
+    'an image id with a point': (change(['annotations', 1, 'image_id'], 1.0), 'id 2: image_id: expected int, got 1.0$'),
+    'an image id of null': (change(['annotations', 1, 'image_id'], None), 'id 2: image_id: expected int, got null$'),
+    'an annotation that is text': (change(['annotations', 1], 'two'), r'annotation number 2: expected an object'),
+    'odd polygon': (change(['annotations', 0, 'segmentation', 0], [1] * 7), r'annotation id 1: a polygon of 7 numbers'),
+    'two points': (change(['annotations', 0, 'segmentation', 0], [1] * 4), r'annotation id 1: a polygon of 4 numbers'),
+    'infinite point': (
+        change(['annotations', 0, 'segmentation', 0, 0], float('inf')),
+        r'annotation id 1: .*not finite',
+    ),
+    'no segmentation': (change(['annotations', 0, 'segmentation'], []), r'annotation id 1: segmentation: expected'),
     'runs of another size': (
         change(['annotations', 1, 'segmentation', 'size'], [9, 9]),
-        r'annotation 2: .*size \[9, 9\]',
+        r'annotation id 2: .*size \[9, 9\]',
     ),
-    'runs that are short': (change(['annotations', 1, 'segmentation', 'counts'], [5]), r'annotation 2: .*add up to 5'),
-    'negative run': (change(['annotations', 1, 'segmentation', 'counts'], [-1, 1]), r'annotation 2: .*none below 0'),
-    'broken text': (change(['annotations', 1, 'segmentation', 'counts'], 'ooo'), r'annotation 2: .*within a number'),
-    'other characters': (change(['annotations', 1, 'segmentation', 'counts'], '0é'), r'annotation 2: .*no character'),
-    'a crowd of two': (change(['annotations', 1, 'iscrowd'], 2), r'annotation 2: iscrowd: expected 0 or 1'),
-    'an image id of 400 digits': (change(['images', 1, 'id'], 10**400), r'image 1: id: expected an integer of 64 bits'),
-    'a height of 400 digits': (change(['images', 1, 'height'], 10**400), r'image 1: height: expected an integer of 64'),
-    'an id of 400 digits': (change(['annotations', 1, 'id'], 10**400), r'annotation 1: id: expected an integer of 64'),
-    'an edge of 400 digits': (change(['annotations', 1, 'bbox', 0], 10**400), r'annotation 2: its box .* finite'),
-    'an area of 400 digits': (change(['annotations', 1, 'area'], 10**400), r'annotation 2: area: expected a number'),
+    'runs that are short': (
+        change(['annotations', 1, 'segmentation', 'counts'], [5]),
+        r'annotation id 2: .*add up to 5',
+    ),
+    'negative run': (change(['annotations', 1, 'segmentation', 'counts'], [-1, 1]), r'annotation id 2: .*none below 0'),
+    'broken text': (change(['annotations', 1, 'segmentation', 'counts'], 'ooo'), r'annotation id 2: .*within a number'),
+    'other characters': (
+        change(['annotations', 1, 'segmentation', 'counts'], '0é'),
+        r'annotation id 2: .*no character',
+    ),
+    'a crowd of two': (change(['annotations', 1, 'iscrowd'], 2), r'annotation id 2: iscrowd: expected 0 or 1'),
+    'an image id of 400 digits': (
+        change(['images', 1, 'id'], 10**400),
+        r'image number 2: id: expected an integer of 64 bits',
+    ),
+    'a height of 400 digits': (
+        change(['images', 1, 'height'], 10**400),
+        r'image id 1: height: expected an integer of 64',
+    ),
+    'an id of 400 digits': (
+        change(['annotations', 1, 'id'], 10**400),
+        r'annotation number 2: id: expected an integer of 64',
+    ),
+    'an edge of 400 digits': (change(['annotations', 1, 'bbox', 0], 10**400), r'annotation id 2: its box .* finite'),
+    'an area of 400 digits': (change(['annotations', 1, 'area'], 10**400), r'annotation id 2: area: expected a number'),
     'a corner of 400 digits': (
         change(['annotations', 0, 'segmentation', 0, 1], -(10**400)),
-        r'annotation 1: .*far from the image',
+        r'annotation id 1: .*far from the image',
     ),
     'a corner that would take all memory': (
         change(['annotations', 0, 'segmentation', 0, 0], 1e9),
-        r'annotation 1: .*far from the image',
+        r'annotation id 1: .*far from the image',
     ),
     'a corner that is no number': (
         change(['annotations', 0, 'segmentation', 0, 0], float('nan')),
-        r'annotation 1: .*not finite',
+        r'annotation id 1: .*not finite',
     ),
-    'true in a box': (change(['annotations', 1, 'bbox', 2], True), r'annotation 2: its box .* finite'),
+    'true in a box': (change(['annotations', 1, 'bbox', 2], True), r'annotation id 2: its box .* finite'),
     'endless run lengths': (
         change(['annotations', 1, 'segmentation', 'counts'], 'o' * 10**5),
-        r'annotation 2: .*more than 60 bits',
+        r'annotation id 2: .*more than 60 bits',
     ),
-    'a file of two images': (change(['images', 1, 'file_name'], './0000.png'), r'image 1: image 0 has this file_name'),
+    'a file of two images': (
+        change(['images', 1, 'file_name'], './0000.png'),
+        r'image id 1: image id 0 has this file_name',
+    ),
     'a name of two categories': (
         change(['categories', 1, 'name'], 'disc'),
-        r'category 3: another category has this name',
+        r'category id 3: another category has this name',
     ),
-    'a negative area': (change(['annotations', 1, 'area'], -1), r'annotation 2: area: expected'),
+    'a negative area': (change(['annotations', 1, 'area'], -1), r'annotation id 2: area: expected'),
 }
 
 
@@ -174,7 +197,7 @@ def test_a_box_of_nothing_is_left_out_with_one_warning(root, box, says):
     content = valid(root)
     for i in (1, 3):
         content['annotations'][i]['bbox'] = box
-    with pytest.warns(UserWarning, match=f'2 annotations left out, the first: .*a.json: annotation 2: .*{says}'):
+    with pytest.warns(UserWarning, match=f'2 annotations left out, the first: .*a.json: annotation id 2: .*{says}'):
         dataset = read(root, content)
     assert [len(dataset[i][1]['boxes']) for i in range(3)] == [1, 1, 2]
     assert len(dataset.skipped) == 2
@@ -197,6 +220,10 @@ def test_images_without_objects_are_kept_unless_one_asks(root):
     assert target['boxes'].shape == (0, 4)
     assert target['masks'].shape == (0, 64, 80)
     assert len(read(root, content, keep_empty=False)) == 7
+    content['annotations'] = []
+    with pytest.raises(UsageError, match=r'none of its 8 images has objects; data.keep_empty=True keeps them$'):
+        read(root, content, keep_empty=False)
+    assert len(read(root, content)) == 8
 
 
 def test_an_image_of_another_size_is_named(root):

@@ -66,6 +66,8 @@ def broken(folder, kind):
         file.write_text('no video at all ' * 500)
     elif kind == 'truncated':
         file.write_bytes(Path(write(folder / 'whole.mp4', 60)).read_bytes()[:2000])
+    elif kind == 'truncated_end':
+        file.write_bytes(Path(write(folder / 'whole.mp4', 60)).read_bytes()[:-200])
     elif kind == 'truncated_body':
         whole = Path(write(folder / 'whole.avi', 60, codec='mpeg4')).read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
@@ -105,17 +107,18 @@ def broken(folder, kind):
 REASONS = {
     'empty': r'the file is empty \(0 bytes\)',
     'text': 'Invalid data found when processing input',
-    'truncated': 'no video stream in it|moov atom not found|Invalid data',
+    'truncated': r'truncated: 2000 of \d+ bytes',
+    'truncated_end': r'truncated: \d+ of \d+ bytes',
     'truncated_body': r'truncated: \d+ of \d+ bytes',
-    'truncated_front': r'truncated: \d+ of 60 frames',
+    'truncated_front': r'truncated: \d+ of \d+ bytes',
     'truncated_webm': r'truncated: \d+ of \d+ bytes',
     'script': 'concat is no format of videos',
     'sound': 'no video stream in it',
     'single': r'1 frame\(s\); a video has at least 2',
     'sizes': 'frames of several sizes, 64 x 64 and 32 x 32 pixels',
-    'image': 'png_pipe is no format of videos',
+    'image': 'an image, not a video',
     'pipe': 'no such file',
-    'folder': 'no such file',
+    'folder': 'a folder',
     'missing': 'no such file',
 }
 
@@ -127,6 +130,26 @@ def test_a_broken_video_is_named_with_the_reason_and_soon(tmp_path, kind):
     with pytest.raises(BrokenVideo, match=rf'{kind}\.mp4: {REASONS[kind]}') as caught:
         read_clip(file, range)
     assert '\n' not in str(caught.value)
+
+
+def test_a_stream_gives_the_frames_that_a_truncated_file_has_and_then_the_reason(tmp_path):
+    file = Path(write(tmp_path / 'front.mp4', 60, layout={'movflags': 'faststart'}))
+    file.write_bytes(file.read_bytes()[:-100])
+    frames = []
+    with pytest.raises(BrokenVideo, match=r'truncated: \d+ of \d+'):
+        frames.extend(stream_frames(file))  # which keeps what came before the error
+    assert levels(np.stack(frames)) == [i % 25 for i in range(len(frames))]
+    assert 10 < len(frames) < 60
+    for kind in ('truncated', 'truncated_end'):  # without the index there are none
+        with pytest.raises(BrokenVideo, match=r'truncated: \d+ of \d+ bytes'):
+            next(stream_frames(broken(tmp_path, kind)))
+
+
+@pytest.mark.parametrize('behind', [b'\0' * 9, b'\0\1\0\0junk', b'x', b'\0\0\0\x10free' + b'x' * 8], ids=str)
+def test_what_stands_behind_a_whole_video_does_not_matter(tmp_path, behind):
+    file = Path(write(tmp_path / 'a.mp4'))
+    file.write_bytes(file.read_bytes() + behind)
+    assert levels(read_clip(file, range)) == list(range(20))
 
 
 LAYOUTS = {

@@ -10,7 +10,7 @@ from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.clips import Clips
 from vimamba.errors import UsageError
 
-from .test_clips import lists, moving, something, ucf, videos  # noqa: F401
+from .test_clips import folder_of_videos, lists, moving, something, ucf, videos  # noqa: F401
 from .test_video import levels, write
 
 
@@ -134,3 +134,26 @@ def test_a_filter_that_clips_cannot_be_resized_by_is_refused_at_once():
     for name in ('bilinear', 'bicubic'):
         transform = ClipTransform((8, 8), (0.0,) * 3, (1.0,) * 3, training=False, interpolation=name)
         torch.testing.assert_close(transform(np.full((2, 20, 30, 3), 255, np.uint8)), torch.ones(3, 2, 8, 8))
+
+
+def test_a_class_without_videos_is_warned_of_and_a_closed_one_an_error(unprivileged):
+    options = folder_of_videos(unprivileged)
+    (unprivileged / 'train/swim').mkdir()
+    with pytest.warns(UserWarning, match=r'no videos in \S+/train/swim: nothing is learned of it'):
+        dataset = created(options)
+    assert dataset.classes == ['run', 'swim', 'walk']
+    assert dataset.targets.tolist() == [0, 0, 2, 2]
+    assert created(options, 'val').targets.tolist() == [0, 0, 2, 2]  # of which nothing need be there
+    (unprivileged / 'train/walk').chmod(0)
+    try:
+        with pytest.raises(UsageError, match=r'/train/walk: this folder cannot be read \(Permission denied\)$'):
+            created(options)
+    finally:
+        (unprivileged / 'train/walk').chmod(0o700)
+
+
+def test_a_place_where_moving_digits_cannot_be_written_is_named_with_a_way_out(unprivileged):
+    unprivileged.chmod(0o500)
+    with pytest.raises(UsageError, match=r'/moving_digits_1: .*Permission denied.*; choose .* data.root=PATH$'):
+        created({'name': 'moving_digits', 'root': unprivileged}, 'val')
+    unprivileged.chmod(0o700)

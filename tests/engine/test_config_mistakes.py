@@ -1,6 +1,7 @@
 """A mistake in a configuration is one line with file:line and the nearest valid name, before any data is read."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import write_config
+from vimamba.data.factory import DATASETS, options_of
 from vimamba.engine import schema
 from vimamba.engine.config import read_config
 from vimamba.engine.schema import Config, check, describe
@@ -140,6 +142,20 @@ def test_every_key_is_documented_and_has_a_default():
             [line] = [line for line in text.splitlines() if line.startswith(f'    {name} = ')][:1] or [None]
             assert line, f'{section}.{name}'
             assert len(line.split(maxsplit=3)) == 4, f'{section}.{name} has no meaning'
+
+
+@pytest.mark.parametrize(('task', 'name'), [(task, name) for task, names in DATASETS.items() for name in names])
+def test_the_options_of_a_data_set_are_listed_as_they_are_taken(tmp_path, task, name):
+    """What is listed can be written into a configuration as it stands."""
+    [line] = [line for line in describe().splitlines() if line.split(':')[0] == f'    {task} {name}']
+    listed = line.partition(': ')[2]
+    file = tmp_path / 'a.py'
+    file.write_text(f"task = dict(name='{task}')\nmodel = dict(name='a')\ndata = dict(name='{name}', {listed})\n")
+    options = check(read_config(file)).data.options
+    assert list(options) == re.findall(r'(\w+)=', listed)
+    dataset = {key: value for key, value in options.items() if key != 'num_crops'}
+    assert dataset.items() <= options_of(DATASETS[task][name]).items()
+    assert ('num_crops' in options) == ('num_clips' in options) == (task == 'video')
 
 
 @pytest.mark.parametrize('path', sorted(ROOT.glob('configs/classification/*.py')), ids=lambda path: path.stem)

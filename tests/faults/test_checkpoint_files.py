@@ -153,6 +153,14 @@ def test_no_file_is_one_line(tmp_path, name):
     refused(tmp_path / name)
 
 
+@pytest.mark.parametrize('name', ['a.pth', 'a.safetensors'])
+def test_a_file_that_may_not_be_read_is_one_line(unprivileged, name):
+    (unprivileged / name).write_bytes(b'PK\x03\x04')
+    (unprivileged / name).chmod(0)
+    with pytest.raises(UsageError, match=rf'^\S+/{name}: cannot be read \(Permission denied.*\)$'):
+        load_checkpoint(unprivileged / name)
+
+
 def test_other_programs_read_the_files(tmp_path):
     model = timm.create_model('test_vit', num_classes=10, img_size=32)
     save_checkpoint({'model': model.state_dict()}, tmp_path / 'model.pth')

@@ -56,7 +56,8 @@ def test_left_and_right_stay_where_classes_tell_them_apart(options, mirrored):
     ('option', 'message'),
     [
         ('model.in_chans=1', 'model.in_chans: expected 3: videos are RGB, got 1'),
-        ('data.interpolation=box', "interpolation: expected 'bilinear' or 'bicubic', got 'box'"),
+        ('data.num_crops=2', r'^--cfg-options data.num_crops: data.num_crops: expected 1 or 3, got 2$'),
+        ('data.interpolation=box', "data.interpolation: expected 'bilinear' or 'bicubic', got 'box'"),
         ('data.training=True', "unknown key in data 'training'"),
     ],
 )
@@ -64,3 +65,16 @@ def test_what_cannot_be_is_refused_before_any_data_is_read(option, message):
     with pytest.raises(UsageError, match=message) as caught:
         VideoTask.check(configured(option))
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['data.name=moving_digits', 'data.clips=-1'], 'data.clips: data.clips: expected an integer >= 1, got -1'),
+        (['data.root=None'], 'data.root: data.root: expected the folder of the data set, got None'),
+    ],
+)
+def test_what_the_data_set_refuses_is_told_with_its_key_and_place(options, message):
+    with pytest.raises(UsageError) as caught:
+        VideoTask.dataset(configured(*options), 'val', training=False)
+    assert str(caught.value) == f'--cfg-options {message}'

@@ -119,6 +119,18 @@ def test_predictions_of_files(run, tmp_path):
         picture.verify()
 
 
+def test_what_has_no_effect_is_refused(run, tmp_path):
+    task, base, _, _ = run
+    Image.new('RGB', (32, 32)).save(tmp_path / 'a.png')
+    for option, message in [
+        (('--model', 'resnet18'), "written by 'test_vmamba', not 'resnet18': leave --model out"),
+        (('--views', 2, 1), f'a checkpoint of {task}, of which there are no views'),
+    ]:
+        done = tool('predict', tmp_path / 'a.png', '--checkpoint', base / 'run/best.pth', *option)
+        assert (done.returncode, done.stderr.count('\n')) == (2, 1)
+        assert message in done.stderr
+
+
 @pytest.mark.parametrize('threshold', ['1.5', '-0.1', 'nan'])
 def test_a_threshold_that_is_no_score_is_refused(run, tmp_path, threshold):
     _, base, _, _ = run

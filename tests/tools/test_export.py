@@ -12,7 +12,7 @@ import timm
 import torch
 
 import vimamba  # noqa: F401  (registers the models)
-from vimamba.checkpoint import FORMAT, save_checkpoint
+from vimamba.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'export.py'
 OPTIONS = {'depth': 1, 'embed_dim': 32}
@@ -69,6 +69,17 @@ def test_a_model_of_clips(tmp_path):
     assert 'any number of clips of 3 x 4 x 64 x 64 to 3 logits' in done.stdout
     clips = torch.randn(3, 3, 4, 64, 64)
     torch.testing.assert_close(torch.export.load(tmp_path / 'model.pt2').module()(clips), model(clips))
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_a_checkpoint_of_another_task_is_one_line(tmp_path, checkpoint, task):
+    content = load_checkpoint(checkpoint)
+    content['config']['task'] = {'name': task, 'options': {}}
+    save_checkpoint(content, checkpoint)
+    done = export(tmp_path / 'model.onnx', '--checkpoint', checkpoint)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f'error: {checkpoint}: a checkpoint of {task}; expected a classifier')
+    assert done.stderr.count('\n') == 1
 
 
 @pytest.mark.parametrize(

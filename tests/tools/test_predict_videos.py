@@ -256,10 +256,22 @@ def test_a_stream_that_cannot_be_is_one_line(tool, tmp_path):
     backward = save(tmp_path / 'c.pth', CAUSAL, time='backward')
     for arguments, ended, message in [
         (('--stream', image, '--checkpoint', causal), 1, f'{image}: an image, but {CAUSAL} labels videos'),
+        (('--stream', tmp_path, '--checkpoint', causal), 1, f'{tmp_path}: a folder'),
         (('--stream', file, '--checkpoint', clips), 2, 'test_videomamba takes whole clips: frames as they come need'),
         (('--stream', file, '--checkpoint', backward), 2, 'was trained on frames backward: they come forward'),
         (('--stream', file, '--model', CAUSAL), 2, 'has no published weights: give --checkpoint FILE'),
         (('--stream', file, '--checkpoint', causal, file), 2, '--stream: takes one video'),
+        (('--stream', file, '--checkpoint', causal, '--views', 2, 1), 2, 'no --picture and no --views'),
+        (
+            (file, '--checkpoint', clips, '--views', 0, 3),
+            2,
+            '--views: expected at least 1 clip, and 1 or 3 crops, got 0 3',
+        ),
+        (
+            (file, '--checkpoint', clips, '--views', 2, 2),
+            2,
+            '--views: expected at least 1 clip, and 1 or 3 crops, got 2 2',
+        ),
         (('--stream', file, '--checkpoint', causal, '--every', 0), 2, '--every: expected an integer >= 1, got 0'),
     ]:
         code, _, err = tool(*arguments)

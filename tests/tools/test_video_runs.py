@@ -110,7 +110,7 @@ def test_every_layout_trains_and_is_evaluated_over_views(tmp_path, make, capsys)
     [validated] = [r for r in records(tmp_path / 'run') if r['kind'] == 'val']
     result = json.loads(out.read_text())
     assert result['images'] == validated['images'] == sum(map(sum, result['confusion']))
-    assert f'{data["name"]}/val, {result["images"]} images' in capsys.readouterr().out
+    assert f'{data["name"]}/val, {result["images"]} videos' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_broken_videos_are_told_at_the_end_or_stop_the_run_with_one_line(tmp_pat
     assert re.search(rf'left out of training: {bad}: \w', text)
     code, text = complete(config, tmp_path / 'many')
     assert code == 2
-    assert text.splitlines()[-1].startswith('error: 1 of 4 training images cannot be read, more than the 0 that')
+    assert text.splitlines()[-1].startswith('error: 1 of 4 training videos cannot be read, more than the 0 that')
     assert f'the first: {bad}: ' in text.splitlines()[-1]
     assert 'Traceback' not in text
 
@@ -182,7 +182,7 @@ def test_the_table_of_a_checkpoint_is_that_of_training(everything, undisturbed, 
     best = max((r for r in records(undisturbed) if r['kind'] == 'val'), key=lambda r: r['top1'])
     result = json.loads(out.read_text())
     assert result['top1'] == pytest.approx(best['top1'], abs=1e-9)
-    assert re.search(r'video_folder/val, 3 images\ntop-1 \d+\.\d\d %   top-5 100.00 %   loss', said)
+    assert re.search(r'video_folder/val, 3 videos\ntop-1 \d+\.\d\d %   top-5 100.00 %   loss', said)
     assert re.search(r'\nrun +2 +\d+\.00\nwalk +1 +\d+\.00\n', said)
     for name in ('predictions', 'confusion'):
         with Image.open(tmp_path / f'out/{name}.png') as picture:
@@ -190,7 +190,7 @@ def test_the_table_of_a_checkpoint_is_that_of_training(everything, undisturbed, 
 
 
 def test_browsing_shows_the_frames_of_a_clip(everything, tmp_path):
-    assert '4 of 8 images' in tool('browse', everything, '--out', tmp_path / 'b.png', '--count', 4)
+    assert '4 of 8 videos' in tool('browse', everything, '--out', tmp_path / 'b.png', '--count', 4)
     with Image.open(tmp_path / 'b.png') as picture:
         assert picture.width > 3 * picture.height / 4  # four frames side by side, in rows of clips
 

@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vimamba.data.image import files_below, subfolders
 from vimamba.data.video import VIDEO_EXTENSIONS, read_clip, sample_dense, sample_uniform
 from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
 
@@ -48,6 +50,8 @@ class Clips(Dataset):
         repeats: clips of the same frames of a video, each augmented anew, in training (arXiv:1901.09335): a video is
             decoded once for all of them.
     """
+
+    what = 'videos'  # for messages
 
     def __init__(
         self,
@@ -152,21 +156,22 @@ class VideoFolder(Layout):
     def find(root: Path, split: str) -> _Found:
         layout = 'expected train/<class>/<video> and val/<class>/<video>'
         folder = root / split
-        for needed in (root / 'train', folder):
-            if not needed.is_dir():
-                raise UsageError(f'{needed}: no such folder; {layout} in {root}')
-        classes = sorted(entry.name for entry in (root / 'train').iterdir() if entry.is_dir())
-        if unknown := sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes)):
+        classes, own = (subfolders(part, f'{layout} in {root}') for part in (root / 'train', folder))
+        if unknown := sorted(set(own) - set(classes)):
             raise UsageError(f'{folder / unknown[0]}: this class has no folder in {root / "train"}')
         paths: list[str] = []
         targets: list[int] = []
+        empty = []
         for target, name in enumerate(classes):
-            inside = (Path(top, file) for top, _, files in os.walk(folder / name) for file in files)
-            found = sorted(path for path in inside if path.suffix.lower() in VIDEO_EXTENSIONS)
-            paths += map(str, found)
+            found = files_below(folder / name, VIDEO_EXTENSIONS)
+            paths += found
             targets += [target] * len(found)
+            if not found:
+                empty.append(str(folder / name))
         if not paths:
             raise UsageError(f'{folder}: no videos in it; {layout}, extensions {" ".join(VIDEO_EXTENSIONS)}')
+        if empty and split == 'train':
+            warnings.warn(f'no videos in {", ".join(empty)}: nothing is learned of it', stacklevel=2)
         return paths, targets, classes
 
 

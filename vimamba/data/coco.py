@@ -78,9 +78,8 @@ class CocoDataset(ObjectDataset):
         labels = {number: label for label, number in enumerate(categories)}
         seen: set[int] = set()
         for position, record in enumerate(content['annotations']):
-            where = f'{file}: annotation {position}'
+            where = _place(file, 'annotation', position, record)
             _need(record, {'id': int, 'image_id': int, 'category_id': int, 'bbox': list}, where)
-            where = f'{file}: annotation {record["id"]}'
             if record['id'] in seen:
                 raise UsageError(f'{where}: another annotation has this id')
             seen.add(record['id'])
@@ -94,6 +93,8 @@ class CocoDataset(ObjectDataset):
         for number, (path, size) in images.items():
             if keep_empty or split != 'train' or objects[number]:
                 self._add(path, number, size, objects[number])
+        if images and not self._images:
+            raise UsageError(f'{file}: none of its {len(images)} images has objects; data.keep_empty=True keeps them')
         self._close(file)
 
     def _object(self, record: dict[str, Any], label: int, size: tuple[int, int], where: str) -> dict[str, Any] | None:
@@ -107,9 +108,9 @@ class CocoDataset(ObjectDataset):
             return None
         crowd, area = record.get('iscrowd', 0), record.get('area', (box[2] - box[0]) * (box[3] - box[1]))
         if crowd not in (0, 1):
-            raise UsageError(f'{where}: iscrowd: expected 0 or 1, got {str(crowd)[:40]!r}')
+            raise UsageError(f'{where}: iscrowd: expected 0 or 1, got {_shown(crowd)}')
         if not is_number(area) or area < 0:
-            raise UsageError(f'{where}: area: expected a number of square pixels, got {str(area)[:40]!r}')
+            raise UsageError(f'{where}: area: expected a number of square pixels, got {_shown(area)}')
         shape = None
         if self.with_masks:
             shape = _shape(record.get('segmentation'), size, where)
@@ -171,24 +172,38 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _need(record: Any, keys: dict[str, type], where: str) -> None:
     if not isinstance(record, dict):
-        raise UsageError(f'{where}: expected an object with {", ".join(keys)}, got {str(record)[:40]!r}')
+        raise UsageError(f'{where}: expected an object with {", ".join(keys)}, got {_shown(record)}')
     for key, kind in keys.items():
         if key not in record:
             raise UsageError(f'{where}: {key} is missing')
         if not isinstance(record[key], kind) or isinstance(record[key], bool):
-            raise UsageError(f'{where}: {key}: expected {kind.__name__}, got {str(record[key])[:40]!r}')
+            raise UsageError(f'{where}: {key}: expected {kind.__name__}, got {_shown(record[key])}')
         if kind is int and not -(2**63) <= record[key] < 2**63:
-            raise UsageError(f'{where}: {key}: expected an integer of 64 bits, got {str(record[key])[:40]}..')
+            raise UsageError(f'{where}: {key}: expected an integer of 64 bits, got {_shown(record[key])}')
+
+
+def _place(file: Path, kind: str, position: int, record: Any) -> str:
+    """Where a record stands: by its id, else by its number, from 1."""
+    number = record.get('id') if isinstance(record, dict) else None
+    named = f'id {number}' if type(number) is int and -(2**63) <= number < 2**63 else f'number {position + 1}'
+    return f'{file}: {kind} {named}'
+
+
+def _shown(value: Any) -> str:
+    """A value as the file has it, its begin where it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f'{text[:40]}...'
 
 
 def _categories(content: dict[str, Any], file: Path) -> dict[int, str]:
     """Names by id, in the order of ids."""
     names: dict[int, str] = {}
     for position, record in enumerate(content['categories']):
-        _need(record, {'id': int, 'name': str}, f'{file}: category {position}')
+        where = _place(file, 'category', position, record)
+        _need(record, {'id': int, 'name': str}, where)
         for key, others in (('id', names), ('name', names.values())):
             if record[key] in others:
-                raise UsageError(f'{file}: category {record["id"]}: another category has this {key}')
+                raise UsageError(f'{where}: another category has this {key}')
         names[record['id']] = record['name']
     if not names:
         raise UsageError(f'{file}: no categories in it')
@@ -201,16 +216,15 @@ def _images(content: dict[str, Any], file: Path, folder: Path) -> dict[int, tupl
     files: dict[Path, int] = {}
     missing = []
     for position, record in enumerate(content['images']):
-        where = f'{file}: image {position}'
+        where = _place(file, 'image', position, record)
         _need(record, {'id': int, 'file_name': str, 'height': int, 'width': int}, where)
-        where = f'{file}: image {record["id"]}'
         if record['id'] in images:
             raise UsageError(f'{where}: another image has this id')
         if record['height'] < 1 or record['width'] < 1:
             raise UsageError(f'{where}: a size of {record["width"]} x {record["height"]} pixels')
         path = inside(folder, record['file_name'], where)
         if path in files:
-            raise UsageError(f'{where}: image {files[path]} has this file_name, too')
+            raise UsageError(f'{where}: image id {files[path]} has this file_name, too')
         files[path] = record['id']
         if not path.is_file():
             missing.append(f'{where}: no such file as {path}')
@@ -238,7 +252,7 @@ def _shape(segmentation: Any, size: tuple[int, int], where: str) -> Any:
             raise UsageError(f'{where}: its run lengths add up to {total} pixels, the image has {height * width}')
         return {'counts': counts}
     if not isinstance(segmentation, list) or not segmentation:
-        raise UsageError(f'{where}: segmentation: expected polygons or run lengths, got {str(segmentation)[:40]!r}')
+        raise UsageError(f'{where}: segmentation: expected polygons or run lengths, got {_shown(segmentation)}')
     limit = 10 * max(size)  # decoding walks along the outline: far corners would take all memory
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
 
-from vimamba.data.image import read_image
+from vimamba.data.image import files_below, read_image, subfolders
 from vimamba.errors import UsageError, bad_argument
 
 __all__ = ['Digits', 'Folder', 'ImageDataset', 'ImageNet', 'digits_split']
@@ -158,17 +158,16 @@ class Folder(Dataset):
         layout = 'expected train/<class>/<image> and val/<class>/<image>'
         if root is None:
             raise bad_argument('root', 'the folder that holds train/ and val/', root)
-        for folder in (Path(root), Path(root, 'train'), Path(root, split)):
-            if not folder.is_dir():
-                raise UsageError(f'{folder}: no such folder; {layout} in {root}')
-        folders = _folders(Path(root, 'train'))
         self.root = Path(root, split)
+        _, folders, own = (
+            subfolders(folder, f'{layout} in {root}') for folder in (root, Path(root, 'train'), self.root)
+        )
         if not folders:
             raise UsageError(f'{Path(root, "train")}: no class folders in it; {layout}')
-        if extra := sorted(set(_folders(self.root)) - set(folders)):
+        if extra := sorted(set(own) - set(folders)):
             raise UsageError(f'{self.root / extra[0]}: this class has no folder in {Path(root, "train")}')
         self.classes = self._names(folders)
-        samples = make_dataset(self.root, {c: i for i, c in enumerate(folders)}, IMG_EXTENSIONS, allow_empty=True)
+        samples = [(path, i) for i, c in enumerate(folders) for path in files_below(self.root / c, IMG_EXTENSIONS)]
         if not samples:
             raise UsageError(f'{self.root}: no images in it; {layout}, extensions {" ".join(IMG_EXTENSIONS)}')
         targets = np.array([target for _, target in samples])
@@ -194,16 +193,12 @@ class Folder(Dataset):
         return folders
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith('.'))
-
-
 class ImageNet(Folder):
     """ImageNet-1k: `Folder` with the 1,000 WordNet ids as folder names; ``classes`` are their names in words."""
 
     def _names(self, folders: list[str]) -> list[str]:
         info = ImageNetInfo()
-        for where, found in (('train', folders), (self.root.name, _folders(self.root))):
+        for where, found in (('train', folders), (self.root.name, subfolders(self.root, ''))):
             if odd := sorted(set(info.label_names()) ^ set(found)):
                 raise UsageError(
                     f'{self.root.with_name(where)}: expected the 1000 class folders of ImageNet-1k, '

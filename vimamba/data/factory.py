@@ -38,15 +38,15 @@ DATASETS: dict[str, dict[str, Any]] = {
 }
 
 
-def options_of(kind: Any) -> set[str]:
-    """The arguments of a data set's class, with those that it hands on."""
-    named = set(inspect.signature(kind).parameters)
-    if issubclass(kind, Clips):
-        own = inspect.signature(Clips).parameters.values()
-        named |= {parameter.name for parameter in own if parameter.kind is parameter.KEYWORD_ONLY}
+def options_of(kind: Any) -> dict[str, Any]:
+    """The arguments of a data set's class and their defaults, with those that it hands on."""
+    named = dict(inspect.signature(kind).parameters)
     if issubclass(kind, Layout):
-        named |= set(inspect.signature(kind.find).parameters)
-    return named - {'options'}
+        named |= inspect.signature(kind.find).parameters
+    if issubclass(kind, Clips):
+        own = inspect.signature(Clips).parameters
+        named |= {name: parameter for name, parameter in own.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    return {name: parameter.default for name, parameter in named.items() if name != 'options'}
 
 
 def create_dataset(
@@ -85,7 +85,7 @@ def create_dataset(
     kind = DATASETS[task][name]
     if split not in kind.splits:
         raise unknown_name(f'split of {name}', split, kind.splits)
-    valid = options_of(kind) - {'root', 'split', 'transform', 'seed'}
+    valid = options_of(kind).keys() - {'root', 'split', 'transform', 'seed'}
     for option in options:
         if option not in valid:
             raise unknown_name(f'option of data set {name}', option, valid)

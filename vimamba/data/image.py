@@ -16,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vimamba.errors import UsageError, bad_argument
 
-__all__ = ['BrokenImage', 'find_files', 'find_images', 'read_image', 'to_channels']
+__all__ = ['BrokenImage', 'files_below', 'find_files', 'find_images', 'read_image', 'subfolders', 'to_channels']
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 MAX_ASPECT = 200  # resizing the short side of a thinner strip would need gigabytes
@@ -125,3 +125,37 @@ def find_files(paths: Iterable[str | os.PathLike[str]], extensions: Sequence[str
         listed = ', '.join(map(str, given)) or 'no path given'
         raise UsageError(f'no {kind} found in {listed}: looked for {" ".join(extensions)}')
     return list(dict.fromkeys(map(str, found)))
+
+
+def subfolders(folder: str | os.PathLike[str], hint: str) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones; ``hint`` says what was expected.
+
+    Raises:
+        UsageError: it is missing or cannot be read.
+    """
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith('.'))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f'{folder}: no such folder; {hint}') from None
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def files_below(folder: str | os.PathLike[str], extensions: Sequence[str]) -> list[str]:
+    """The files of some extensions anywhere in a folder, in a fixed order; none where there is no folder.
+
+    Raises:
+        UsageError: it, or a folder in it, cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise _unreadable(error) from error
+
+    walk = sorted(os.walk(folder, onerror=refuse, followlinks=True))
+    ends = tuple(extensions)
+    return [os.path.join(top, name) for top, _, names in walk for name in sorted(names) if name.lower().endswith(ends)]
+
+
+def _unreadable(error: OSError) -> UsageError:
+    return UsageError(f'{error.filename}: this folder cannot be read ({error.strerror})')

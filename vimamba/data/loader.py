@@ -153,13 +153,14 @@ def create_loader(
         len(dataset), training=training, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last
     )
     if drop_last and batch_size > len(sampler):
-        raise bad_argument('batch_size', f'at most the {len(sampler)} training images of each process', batch_size)
+        expected = f'at most the {len(sampler)} training {getattr(dataset, "what", "images")} of each process'
+        raise bad_argument('batch_size', expected, batch_size)
     return Loader(
         _Samples(
             dataset,
             training=training,
             seed=seed,
-            allowed=int(max_broken * len(dataset)),
+            max_broken=max_broken,
             padding=None if lists else -1,
         ),
         batch_size,
@@ -218,10 +219,11 @@ class Loader(DataLoader):
         samples: _Samples = self.dataset  # type: ignore[assignment]
         if len(self.broken) > samples.allowed:
             path, reason = next(iter(self.broken.items()))
+            enough = min(1, (1000 * len(self.broken) // len(samples) + 1) / 1000)
             raise UsageError(
-                f'{len(self.broken)} of {len(samples)} training images cannot be read, '
-                f'more than the {samples.allowed} that max_broken allows; the first: {path}: {reason}; '
-                'mend or remove it, or raise data.max_broken'
+                f'{len(self.broken)} of {len(samples)} training {samples.what} cannot be read, '
+                f'more than the {samples.allowed} that data.max_broken={samples.max_broken:g} allows; '
+                f'the first: {path}: {reason}; mend or remove it, or set data.max_broken={enough:g} or more'
             )
 
 
@@ -254,9 +256,11 @@ class _Sample(NamedTuple):
 class _Samples(Dataset):
     """A data set read by `SampleKey`; errors travel as data, because a worker's exceptions lose their type."""
 
-    def __init__(self, dataset: ImageDataset, *, training: bool, seed: int, allowed: int, padding: Any):
-        self.dataset, self.training, self.seed, self.allowed, self.padding = dataset, training, seed, allowed, padding
+    def __init__(self, dataset: ImageDataset, *, training: bool, seed: int, max_broken: float, padding: Any):
+        self.dataset, self.training, self.seed, self.padding = dataset, training, seed, padding
+        self.max_broken, self.allowed = max_broken, int(max_broken * len(dataset))
         self.classes, self.sample_path = dataset.classes, dataset.sample_path
+        self.what = getattr(dataset, 'what', 'images')
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from vimamba.data.clips import Clips
 from vimamba.data.datasets import Digits
 from vimamba.data.video import video_library
-from vimamba.errors import check_integers
+from vimamba.errors import UsageError, check_integers
 
 __all__ = ['DIRECTIONS', 'MovingDigits', 'compose', 'opposite']
 
@@ -121,9 +121,13 @@ class MovingDigits(Clips):
             check_integers(1, clips=clips)
         cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
         folder = Path(root or Path(cache, 'vimamba'), f'moving_digits_{_VERSION}', split)
-        if not folder.is_dir():
-            _write(folder, split)
-        labels = json.loads((folder / 'labels.json').read_text())
+        try:
+            if not folder.is_dir():
+                _write(folder, split)
+            labels = json.loads((folder / 'labels.json').read_text())
+        except OSError as error:
+            reason = f'the clips cannot be written or read there ({error.strerror or error})'
+            raise UsageError(f'{folder.parent}: {reason}; choose another place with data.root=PATH') from error
         kept = list(labels.items())[:clips]
         classes = [f'{digit} {direction}' for digit in range(10) for direction in DIRECTIONS]
         targets = [opposite(label) if time == 'backward' else label for _, label in kept]

@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,8 @@ VIDEO_EXTENSIONS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.w
 
 # FFmpeg's names of what is read: not the lists and scripts that have it open further files
 _FORMATS = {'asf', 'avi', 'flv', 'gif', 'h264', 'hevc', 'm4v', 'matroska', 'mov', 'mpeg', 'mpegts', 'mpegvideo', 'ogg'}
+
+_BOXES = {b'ftyp', b'free', b'mdat', b'meta', b'mfra', b'moof', b'moov', b'sidx', b'skip', b'styp', b'uuid', b'wide'}
 
 Choose = Callable[[int], Sequence[int]]
 
@@ -77,7 +79,8 @@ def timed_frames(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarr
                 yield seconds, _pixels(frame, size)
                 size, count = (frame.width, frame.height), count + 1
         _check_count(container, stream, whole)
-        _check_length(path)
+        if short := _shortfall(path):
+            raise ValueError(short)
         _enough(count)
 
 
@@ -139,14 +142,17 @@ def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[
     av = video_library()
     try:
         if not os.path.isfile(path):
-            raise ValueError('no such file')
+            raise ValueError('a folder' if os.path.isdir(path) else 'no such file')
         if not os.path.getsize(path):
             raise ValueError('the file is empty (0 bytes)')
-        if whole:
-            _check_length(path)
+        if whole and (short := _shortfall(path)):
+            raise ValueError(short)
         with av.open(path, metadata_errors='replace') as container:
             if not _FORMATS & set(container.format.name.split(',')):
-                raise ValueError(f'{container.format.name} is no format of videos')
+                image = container.format.name == 'image2' or container.format.name.endswith('_pipe')
+                raise ValueError(
+                    'an image, not a video' if image else f'{container.format.name} is no format of videos'
+                )
             if not container.streams.video:
                 raise ValueError('no video stream in it')
             stream = container.streams.video[0]
@@ -157,20 +163,23 @@ def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[
     except UsageError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, 'strerror', None) or str(error)
+        readable = os.path.isfile(path) and os.access(path, os.R_OK)
+        reason = (readable and _shortfall(path)) or getattr(error, 'strerror', None) or str(error)
         raise BrokenVideo(path, ' '.join(reason.split())) from error
 
 
-def _check_length(path: str | os.PathLike[str]) -> None:
+def _shortfall(path: str | os.PathLike[str]) -> str:
+    """How many bytes of a file are there, if it says more; else nothing."""
     size, said = os.path.getsize(path), _said_length(path)
-    if said > size:
-        raise ValueError(f'truncated: {size} of {said} bytes')
+    return f'truncated: {size} of {said} bytes' if said > size else ''
 
 
 def _said_length(path: str | os.PathLike[str]) -> int:
-    """The bytes that an AVI, Matroska or WebM file says it has at least; 0 for a file that does not say."""
+    """The bytes that an AVI, MP4, MOV, Matroska or WebM file says it has at least; 0 for one that does not say."""
     with open(path, 'rb') as file:
         head = file.read(4096) + bytes(16)
+        if head[4:8] == b'ftyp':
+            return _boxes_length(file)
         if head.startswith(b'\x1a\x45\xdf\xa3'):  # EBML
             size, start = _ebml_size(head, 4)
             segment = start + size
@@ -184,6 +193,21 @@ def _said_length(path: str | os.PathLike[str]) -> int:
             file.seek(said)
             head = file.read(8)
         return said
+
+
+def _boxes_length(file: BinaryIO) -> int:
+    """Where the boxes of an MP4 or MOV file end (ISO 14496-12, Sec. 4.2), as far as they are of known types."""
+    end, total = 0, os.fstat(file.fileno()).st_size
+    while end < total:
+        file.seek(end)
+        head = file.read(16)
+        size = int.from_bytes(head[:4], 'big')
+        if size == 1:  # it stands behind the type
+            size = int.from_bytes(head[8:], 'big')
+        if head[4:8] not in _BOXES or size < 8:  # 0: to the end of the file
+            break
+        end += size
+    return end
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int]:

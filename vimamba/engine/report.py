@@ -26,11 +26,12 @@ def summary(config: Config, state: TrainingState, train_loader: Any, val_loader:
     parameters = sum(p.numel() for p in state.task.model.parameters())
     processes = f' x {distributed.world_size()} processes' if distributed.world_size() > 1 else ''
     accumulate = f' x {config.optim.accumulate} accumulated' if config.optim.accumulate > 1 else ''
+    what = train_loader.dataset.what
     return (
         f'{config.model.name}: {parameters / 1e6:.2f} M parameters, {len(state.classes)} classes, '
         f'on {state.device} in {config.run.amp or "fp32"}\n'
-        f'{config.data.name}: {len(train_loader.dataset)} training and {len(val_loader.dataset)} validation images\n'
-        f'{config.schedule.epochs} epochs x {state.steps_per_epoch} steps of {config.data.batch_size} images{processes}'
+        f'{config.data.name}: {len(train_loader.dataset)} training and {len(val_loader.dataset)} validation {what}\n'
+        f'{config.schedule.epochs} epochs x {state.steps_per_epoch} steps of {config.data.batch_size} {what}{processes}'
         f'{accumulate}, into {folder}'
     )
 

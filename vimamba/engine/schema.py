@@ -281,8 +281,7 @@ def _check_together(config: Config) -> None:
     fitting = _OWN_STYLE.get(task, ('dense',))
     if augment.style and augment.style not in fitting:
         raise unknown_name(f'augment style of {task}', augment.style, fitting, config.at('augment.style'))
-    dataset = options_of(datasets[data.name]) - {'split', 'transform', 'training', 'seed', 'masks', 'num_frames'}
-    dataset |= {'num_crops'} if task == 'video' else set()
+    dataset = _data_options(task, data.name)
     for entry in data.options:
         if entry not in dataset:
             raise unknown_name('key in data', entry, {*_names(Data), *dataset}, config.at(f'data.{entry}'))
@@ -318,6 +317,13 @@ def _check_together(config: Config) -> None:
         raise bad_argument(f'{config.at("model.img_size")}model.img_size', 'a side or (height, width)', size)
 
 
+def _data_options(task: str, name: str) -> dict[str, Any]:
+    """The keys that ``data`` takes for one data set, and their defaults."""
+    ours = {*_names(Data), 'split', 'transform', 'training', 'seed', 'masks', 'num_frames'}
+    own = {key: default for key, default in options_of(DATASETS[task][name]).items() if key not in ours}
+    return own | ({'num_crops': 1} if task == 'video' else {})
+
+
 def _names(kind: type) -> set[str]:
     return {f.name for f in dataclasses.fields(kind)} - {'options'}
 
@@ -342,8 +348,11 @@ def describe() -> str:
             listed = f' [{" ".join(map(str, known))}]' if 0 < len(known) <= 6 else ''
             lines.append(f'    {f"{f.name} = {shown}":<28} {f.metadata["doc"]}{listed}')
         lines.append(')')
-    lines.append('data sets:')
-    lines += [f'    {task}: {", ".join(datasets)}' for task, datasets in DATASETS.items()]
+    lines.append('data sets, and what data takes for each:')
+    for task, datasets in DATASETS.items():
+        for name in datasets:
+            own = (f'{key}={default!r}' for key, default in _data_options(task, name).items())
+            lines.append(f'    {task} {name}: {", ".join(own)}'.rstrip(': '))
     lines.append('augment styles:')
     lines += [
         f'    {style}: ' + ', '.join(f'{k}={v!r}' for k, v in options.items()) for style, options in _STYLES.items()

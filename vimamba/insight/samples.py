@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -27,14 +28,16 @@ def picture(
     targets: Sequence[Any] | None,
     outputs: Sequence[Any] | None,
     classes: Sequence[str],
+    names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Images with their labels, or with their truth and their prediction side by side.
+    """Images with their labels, or with their truth and their prediction side by side, as a line above them says.
 
     Args:
         task: 'classification', 'detection' or 'segmentation'.
         images: each (C, H, W) in 0..1.
         targets, outputs: of each, as the task has them; either may be None, to be left out.
         classes: their names.
+        names: of the images, to stand above them.
 
     Raises:
         UsageError: there is no image, or no such task.
@@ -48,8 +51,12 @@ def picture(
         plot_predictions(torch.stack(list(images)), labels, best.tolist(), scores.tolist(), classes, file)
         return Image.open(file).convert('RGB')
     said_of = [column for column in (targets, outputs) if column is not None]
-    rows = zip(images, *said_of)
-    tiles = [torch.cat([draw(task, image, said, classes) for said in row], dim=2) for image, *row in rows]
+    captions = ['truth', 'prediction'] if len(said_of) == 2 else ['']
+    tiles = []
+    for name, image, *row in zip(names or [''] * len(images), images, *said_of):
+        halves = [draw(task, image, said, classes) for said in row]
+        lines = [f'{name}  {caption}'.strip() for caption in captions]
+        tiles.append(torch.cat([_captioned(half, line) for half, line in zip(halves, lines)], dim=2))
     height, width = (max(tile.shape[side] for tile in tiles) for side in (1, 2))
     canvas = torch.full((len(tiles), 3, height, width), 255, dtype=torch.uint8)
     for blank, tile in zip(canvas, tiles):
@@ -67,7 +74,7 @@ def draw(task: str, image: Tensor, said: Any, classes: Sequence[str]) -> Tensor:
         return draw_map(image, said['mask'] if isinstance(said, dict) else said, classes)
     label = int(said) if torch.as_tensor(said).ndim == 0 else int(said.argmax())
     pixels, _ = _enlarged(image)
-    return _named(pixels, torch.zeros(1, 4), [classes[label]], [_colour(label)])
+    return _named(pixels, torch.zeros(1, 4), [classes[label]], [_bright(label)])
 
 
 def draw_objects(image: Tensor, objects: dict[str, Any], classes: Sequence[str], threshold: float = 0.5) -> Tensor:
@@ -88,9 +95,10 @@ def draw_objects(image: Tensor, objects: dict[str, Any], classes: Sequence[str],
     keep = torch.arange(len(boxes))
     if scores is not None:
         keep = torch.nonzero(scores >= threshold)[:, 0]
+        keep = keep[scores[keep].argsort()]  # the best on top
     if not len(keep):
         return pixels
-    colours = [_colour(int(label)) for label in labels[keep]]
+    colours = [_bright(int(label)) for label in labels[keep]]
     if 'masks' in objects:
         masks = torch.as_tensor(objects['masks'])[keep].float()
         masks = torch.nn.functional.interpolate(masks[None], pixels.shape[1:], mode='nearest')[0] > 0.5
@@ -127,15 +135,31 @@ def _enlarged(image: Tensor) -> tuple[Tensor, int]:
     return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2), factor
 
 
-def _named(pixels: Tensor, boxes: Tensor, names: Sequence[str], colours: Sequence[tuple[int, int, int]]) -> Tensor:
+def _named(pixels: Tensor, boxes: Tensor, names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> Tensor:
     """Each name on a plate of its box's colour, in the box's upper left corner."""
     canvas = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(11, pixels.shape[1] // 40))
     for (left, top, _, _), name, colour in zip(boxes.tolist(), names, colours):
         place = draw.textbbox((left + 2, max(0, top)), name, font)
         draw.rectangle((place[0] - 2, place[1] - 1, place[2] + 2, place[3] + 1), fill=colour)
-        draw.text((left + 2, max(0, top)), name, 'white' if sum(colour) < 400 else 'black', font)
+        draw.text((left + 2, max(0, top)), name, 'white' if np.dot(colour, (0.3, 0.6, 0.1)) < 128 else 'black', font)
     return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
+
+
+def _captioned(pixels: Tensor, text: str) -> Tensor:
+    """The text on a white line above an image (3, H, W) uint8; without a text, the image as it is."""
+    if not text:
+        return pixels
+    width, size = pixels.shape[2], max(12, pixels.shape[2] // 40)
+    font = ImageFont.load_default(size)
+    line = Image.new('RGB', (width, size + 6), 'white')
+    ImageDraw.Draw(line).text((2, 2), text, 'black', font)
+    return torch.cat([torch.from_numpy(np.array(line)).permute(2, 0, 1), pixels], dim=1)
+
+
+def _bright(label: int) -> tuple[int, ...]:
+    """The colour of a class of objects, which stands out from a picture: hues a golden ratio apart."""
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 1))
 
 
 def _colour(label: int) -> tuple[int, int, int]:

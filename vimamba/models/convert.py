@@ -13,7 +13,7 @@ import timm
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vimamba.checkpoint import load_checkpoint, model_weights
+from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
 from vimamba.errors import UsageError, unknown_name
 
 __all__ = ['convert_checkpoint']
@@ -33,7 +33,7 @@ def convert_checkpoint(source: str | Path, name: str, target: str | Path, **opti
         that the model has no use for.
 
     Raises:
-        UsageError: unknown model; unreadable file; or weights that do not fit, with every missing and unexpected key.
+        UsageError: unknown model; unreadable file; or weights that do not fit.
     """
     ours = [m for m in timm.list_models() if timm.models.model_entrypoint(m).__module__.startswith('vimamba.')]
     if name not in ours:
@@ -43,7 +43,7 @@ def convert_checkpoint(source: str | Path, name: str, target: str | Path, **opti
     checkpoint = load_checkpoint(source)
     official = model_weights(checkpoint, source)
     weights = filter_fn(checkpoint, model)
-    _check_fit(source, name, model.state_dict(), weights)
+    load_weights(model, weights, source, name)
 
     origin = {value.untyped_storage().data_ptr() + value.storage_offset(): key for key, value in official.items()}
     report: dict[str, list[str]] = {'renamed': [], 'made': [], 'dropped': []}
@@ -59,21 +59,6 @@ def convert_checkpoint(source: str | Path, name: str, target: str | Path, **opti
         report['dropped'] = [key for key in official if key not in used]
     _write(weights, Path(target), {'model': name, 'source': Path(source).name, 'format': 'pt'})
     return report
-
-
-def _check_fit(source: str | Path, name: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    faults = {
-        'missing': [key for key in own if key not in weights],
-        'unexpected': [key for key in weights if key not in own],
-        'of another shape': [
-            f'{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}'
-            for key in own
-            if key in weights and weights[key].shape != own[key].shape
-        ],
-    }
-    said = '; '.join(f'{len(keys)} {what}: {", ".join(keys)}' for what, keys in faults.items() if keys)
-    if said:
-        raise UsageError(f'{source}: these weights do not fit {name!r}: {said}')
 
 
 def _write(weights: Mapping[str, Tensor], target: Path, metadata: dict[str, str]) -> None:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from timm.data import Mixup, resolve_model_data_config
 from torch import Tensor, nn
 
-from vimamba.data import create_dataset, create_transform
+from vimamba.data import create_transform
 from vimamba.errors import UsageError, unknown_name
 
-from .models import Settings, build_model, checkpointed, create, mean_and_std, try_size
+from .models import Settings, build_model, checkpointed, configured_dataset, create, mean_and_std, try_size
 
 __all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing']
 
@@ -165,10 +165,9 @@ class ClassificationTask(nn.Module):
     @classmethod
     def dataset(cls, config: Settings, split: str, training: bool) -> Any:
         """The images of a split, augmented in training."""
-        data = config.data
-        options = {key: value for key, value in data.options.items() if split == 'train' or key != 'fraction'}
-        transform, seed = cls._transform(config, training), config.run.seed
-        return create_dataset(data.name, root=data.root, split=split, transform=transform, seed=seed, **options)
+        options = config.data.options.items()
+        options = {key: value for key, value in options if split == 'train' or key != 'fraction'}
+        return configured_dataset(config, split, cls._transform(config, training), **options)
 
     @classmethod
     def _transform(cls, config: Settings, training: bool) -> Any:

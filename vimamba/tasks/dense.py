@@ -13,12 +13,12 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weights
-from vimamba.data import DATASETS, create_dataset
+from vimamba.data import DATASETS
 from vimamba.data.dense import DenseTransform
 from vimamba.errors import UsageError, unknown_name
 
 from .features import DenseModel
-from .models import Settings
+from .models import Settings, configured_dataset
 from .options import Rule
 
 __all__ = ['DenseTask']
@@ -127,17 +127,8 @@ class DenseTask(nn.Module):
     @classmethod
     def dataset(cls, config: Settings, split: str, training: bool) -> Any:
         """The images and targets of a split, augmented in training."""
-        data = config.data
-        return create_dataset(
-            data.name,
-            task=config.task.name,
-            root=data.root,
-            split=split,
-            transform=cls.transform(config, training),
-            seed=config.run.seed,
-            **cls.data_options(cls._options(config)),
-            **data.options,
-        )
+        options = {**cls.data_options(cls._options(config)), **config.data.options}
+        return configured_dataset(config, split, cls.transform(config, training), **options)
 
     @classmethod
     def transform(cls, config: Settings, training: bool) -> DenseTransform:

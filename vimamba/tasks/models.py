@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 import vimamba  # noqa: F401  (registers its models with timm)
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
+from vimamba.data import create_dataset
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['Settings', 'build_model', 'checkpointed', 'create', 'fitted_weights', 'mean_and_std', 'try_size']
+__all__ = ['Settings', 'build_model', 'checkpointed', 'configured_dataset', 'create', 'fitted_weights',
+           'located_in_data', 'mean_and_std', 'try_size']  # fmt: skip
 
 logger = logging.getLogger('vimamba')
 
@@ -78,6 +80,34 @@ def fitted_weights(model: nn.Module, state: dict[str, Any], path: str | Path) ->
         return weights
     ours = type(model).__module__.startswith('vimamba.')  # these read the image size and the wrapper keys too
     return filter_fn(state if ours else weights, model)
+
+
+def configured_dataset(config: Settings, split: str, transform: Any, **options: Any) -> Any:
+    """`create_dataset` of the configured data set, with ``options`` in place of those of ``data``.
+
+    Raises:
+        UsageError: as it says; a mistake in an option with its place.
+    """
+    data = config.data
+    try:
+        return create_dataset(
+            data.name,
+            task=config.task.name,
+            root=data.root,
+            split=split,
+            transform=transform,
+            seed=config.run.seed,
+            **options,
+        )
+    except UsageError as error:
+        raise located_in_data(config, error) or error from error.__cause__
+
+
+def located_in_data(config: Settings, error: Exception) -> UsageError | None:
+    """The error with the place of the key of ``data`` that it begins with; None where it begins with another."""
+    key = str(error).partition(':')[0]
+    known = hasattr(config.data, key) or key in config.data.options
+    return UsageError(f'{config.at(f"data.{key}")}data.{error}') if known else None
 
 
 def try_size(model: nn.Module, size: tuple[int, ...], config: Settings) -> None:

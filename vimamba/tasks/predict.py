@@ -18,7 +18,7 @@ from vimamba.data import BrokenImage, create_transform, read_image
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.clips import Clips
 from vimamba.data.video import VIDEO_EXTENSIONS
-from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
+from vimamba.errors import UsageError, bad_argument, unknown_name
 from vimamba.models import input_shape
 
 from .classification import ClassificationTask
@@ -67,7 +67,8 @@ class Classifier(NamedTuple):
         """
         if self.views is None:
             raise UsageError(f'{self.name} labels images, of which there are no views in time')
-        check_integers(1, num_clips=clips)
+        if clips < 1 or crops not in (1, 3):
+            raise bad_argument('--views', 'at least 1 clip, and 1 or 3 crops', f'{clips} {crops}')
         return self._replace(transform=_clips(self.data, crops), views={**self.views, 'num_clips': clips})
 
     def check_kind(self, path: str) -> None:
@@ -191,11 +192,13 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
     author = written_by(state)
     if name not in (None, author):
         raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
+    if (trained := task_of(state)) not in ('classification', 'video'):
+        raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier (--stream: a causal one of videos)')
     config, classes = state['config'], list(state['classes'])
     settings = SimpleNamespace(
         model=SimpleNamespace(**config['model']), data=SimpleNamespace(**config['data']), at=lambda key: ''
     )
-    task = VideoTask if task_of(state) == 'video' else ClassificationTask
+    task = VideoTask if trained == 'video' else ClassificationTask
     try:
         model = build_model(settings, len(classes), with_weights=False)
         data = task.preprocessing(settings)._asdict()

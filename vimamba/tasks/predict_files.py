@@ -11,6 +11,7 @@ import torch
 from vimamba.checkpoint import load_checkpoint, written_by
 from vimamba.data import BrokenImage, find_images
 from vimamba.data.video import find_videos
+from vimamba.errors import UsageError
 
 from . import predict, predict_dense
 
@@ -76,7 +77,12 @@ def predict_files(
         name, options = classifier.name, {'topk': topk, 'batch_size': batch_size, 'device': device}
         results = list[Any](predict.predict(classifier, paths, **options))
     else:
+        author = written_by(state)
+        if name not in (None, author):
+            raise UsageError(f'{checkpoint}: written by {author!r}, not {name!r}: leave --model out')
+        if views:
+            raise UsageError(f'{checkpoint}: a checkpoint of {task}, of which there are no views: leave --views out')
         dense, paths = predict_dense.load_dense(state, str(checkpoint)), find_images(files)
-        name, results = written_by(state), list(predict_dense.predict_dense(dense, paths, device, threshold))
+        name, results = author, list(predict_dense.predict_dense(dense, paths, device, threshold))
     found = [result for result in results if not isinstance(result, BrokenImage)]
     return Answers(task, str(name), found, [result for result in results if isinstance(result, BrokenImage)], what)

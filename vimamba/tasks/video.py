@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimamba.data import create_dataset
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.errors import UsageError, bad_argument
 
 from .classification import ClassificationTask
-from .models import Settings, create
+from .models import Settings, configured_dataset, create, located_in_data
 
 __all__ = ['VideoTask']
 
@@ -57,19 +56,9 @@ class VideoTask(ClassificationTask):
     @classmethod
     def dataset(cls, config: Settings, split: str, training: bool) -> Any:
         """The clips of a split, augmented in training; in evaluation with the views that are configured."""
-        data = config.data
-        options = {key: value for key, value in data.options.items() if key != 'num_crops'}
-        return create_dataset(
-            data.name,
-            task='video',
-            root=data.root,
-            split=split,
-            transform=cls._transform(config, training),
-            training=training,
-            seed=config.run.seed,
-            num_frames=cls._frames(config),
-            **options,
-        )
+        options = {key: value for key, value in config.data.options.items() if key != 'num_crops'}
+        options |= {'training': training, 'num_frames': cls._frames(config)}
+        return configured_dataset(config, split, cls._transform(config, training), **options)
 
     @classmethod
     def _transform(cls, config: Settings, training: bool) -> ClipTransform:
@@ -89,7 +78,7 @@ class VideoTask(ClassificationTask):
                 {**mirrored, **augment.options} if augment.style else None,
             )
         except (UsageError, ValueError, TypeError) as error:
-            raise UsageError(f'{config.at("augment")}{error}') from error
+            raise located_in_data(config, error) or UsageError(f'{config.at("augment")}{error}') from error
 
     @classmethod
     def _frames(cls, config: Settings) -> int:
