@@ -30,7 +30,7 @@ $(SCENES): $(VENV)/.dense  ## one of these: a detector or segmenter learns digit
 	$(BIN)/python tools/train.py configs/$(CONFIG).py --work-dir runs/$@ --overwrite
 	$(BIN)/python tools/test.py configs/$(CONFIG).py runs/$@/last.pth --split test --out-dir runs/$@ --json runs/$@/test.json
 
-video: $(VENV)/.video  ## a model of clips learns moving digits from real mp4 files: about a quarter of an hour
+video: $(VENV)/.video  ## a model of clips learns moving digits from real mp4 files: about ten minutes
 	$(BIN)/python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/video --overwrite
 	$(BIN)/python tools/test.py configs/video/moving_digits_videomamba.py runs/video/last.pth --split test --out-dir runs/video
 
