@@ -139,7 +139,7 @@ def test_a_worker_killed_while_it_decodes_stops_the_run_with_one_line_and_costs_
     options = ['data.workers=1', 'run.checkpoint_interval=0']
     code, text = complete(everything, folder, [Fault(13, 'kill decoder')], options=options)
     assert code == 2, text
-    assert text.splitlines()[-1].startswith('error: DataLoader worker (pid')
+    assert text.splitlines()[-1].startswith('error: DataLoader worker ')
     assert '/dev/shm' in text.splitlines()[-1]
     assert 'Traceback' not in text
     assert last(folder)['step'] == 4
