@@ -174,8 +174,9 @@ def scenes() -> str:
     if not results:
         return markdown(header, body)
     last = results[-1]
-    where = f'{last["threads"]} threads of {last["cpu"]}, torch {last["torch"]}'
-    return f'{markdown(header, body)}\n\n{last["test_images"]} test scenes, last weights, {last["date"]}, {where}.'
+    dates, versions = (' and '.join(sorted({row[key] for row in results})) for key in ('date', 'torch'))
+    where = f'{last["threads"]} threads of {last["cpu"]}, torch {versions}'
+    return f'{markdown(header, body)}\n\n{last["test_images"]} test scenes, last weights, {dates}, {where}.'
 
 
 def moving_digits() -> str:
