@@ -256,6 +256,41 @@ def test_a_killed_worker_ends_the_run_with_advice(tmp_path):
     assert len(done.stdout.splitlines()) == 1
 
 
+TOLD_ONCE = """
+import os, signal
+from vimamba.data import create_dataset, create_loader
+from vimamba.errors import UsageError
+
+def reset():
+    raise ConnectionResetError('as of a tensor whose worker died before it was taken over')
+
+if __name__ == '__main__':
+    loader = create_loader(create_dataset('digits', split='train'), 16, training=True, seed=0, workers=1, timeout=5)
+    batches = iter(loader)
+    next(batches)
+    told_by_torch = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    worker = loader._iterator._workers[0].pid
+    os.kill(worker, signal.SIGKILL)
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+    loader._iterator._next_data = reset
+    try:
+        next(batches)
+    except UsageError as error:
+        told_by_torch(signal.SIGCHLD, None)  # the signal comes after the error
+        print(error, flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_killed_worker_is_told_of_once(tmp_path):
+    script = tmp_path / 'once.py'
+    script.write_text(TOLD_ONCE)
+    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.stdout.startswith('DataLoader worker is gone'), done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
 def test_other_errors_keep_their_type():
     class Faulty(list):
         classes, sample_path = (), str

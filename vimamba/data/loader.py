@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -197,9 +197,12 @@ class Loader(DataLoader):
                 self._count(batch.broken)
                 yield [batch.images, batch.targets]
         except UsageError:
-            # The traceback keeps this frame alive; the workers shall end now all the same.
+            # The traceback keeps the iterator alive; the workers shall end now all the same, and torch not tell a
+            # second time, by its signal, of one whose loss the error tells.
             self._iterator = None
-            del batches
+            if self.num_workers:
+                with suppress(RuntimeError):
+                    batches._shutdown_workers()  # type: ignore[attr-defined]
             raise
 
     @staticmethod

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from vimamba.data import lost_worker
 from vimamba.errors import UsageError
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     'is_main',
     'largest',
     'local_device',
-    'lost_peer',
     'rank',
     'sync_buffers',
     'world_size',
@@ -50,10 +50,24 @@ def local_device(name: str) -> torch.device:
 
 @contextmanager
 def initialized(device: torch.device) -> Iterator[None]:
-    """The process group of torchrun, nccl between GPUs and gloo between CPUs; nothing where there is one process.
+    """The process group of torchrun, nccl between GPUs and gloo between CPUs; none where there is one process.
 
     Done here because mmengine's own start always calls ``torch.cuda.set_device``.
+
+    Raises:
+        UsageError: a data worker or another process was lost, wherever torch told of it.
     """
+    with _process_group(device):
+        try:
+            yield
+        except RuntimeError as error:
+            if lost := lost_worker(error) or _lost_peer(error):
+                raise lost from None
+            raise
+
+
+@contextmanager
+def _process_group(device: torch.device) -> Iterator[None]:
     if 'RANK' not in os.environ or 'MASTER_ADDR' not in os.environ or dist.is_initialized():
         yield
         return
@@ -114,7 +128,7 @@ def largest(number: int, device: torch.device) -> int:
     return int(tensor)
 
 
-def lost_peer(error: RuntimeError) -> UsageError | None:
+def _lost_peer(error: RuntimeError) -> UsageError | None:
     """One line where an error says that another process of the run is gone; None for any other error."""
     if not dist.is_initialized() or not (isinstance(error, dist.DistError) or 'gloo' in str(error)):
         return None

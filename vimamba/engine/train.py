@@ -19,7 +19,7 @@ import torch
 from timm.utils import ModelEmaV3
 
 from vimamba.checkpoint import load_checkpoint
-from vimamba.data import create_loader, lost_worker
+from vimamba.data import create_loader
 from vimamba.errors import UsageError
 
 from . import distributed, schema
@@ -125,10 +125,6 @@ def train(
                 f'to go on: the same command with --resume ({folder / "last.pth"})'
             )
             return 128 + interrupt.signal
-        except (
-            RuntimeError
-        ) as error:  # wherever it is raised: torch tells of a lost worker between any two instructions
-            raise lost_worker(error) or distributed.lost_peer(error) or error from None
         report(state, folder, train_loader.broken, time.monotonic() - started, plot)
     return 0
 
