@@ -33,6 +33,16 @@ static inline void store_part(float* p, vec v, int count) {
 #endif
 }
 
+// The same for a walk over tokens: the cache is asked for the next vector of channels, as it would not be otherwise.
+static inline vec load_row(const float* p, int count) {
+    __builtin_prefetch(p + LANES);
+    return load_part(p, count);
+}
+static inline void store_row(float* p, vec v, int count) {
+    __builtin_prefetch(p + LANES, 1);
+    store_part(p, v, count);
+}
+
 static inline vec abs(vec x) { return (vec)((ivec)x & 0x7fffffff); }
 static inline vec larger(vec a, vec b) { return a > b ? a : b; }  // b where either is no number
 

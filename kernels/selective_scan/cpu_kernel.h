@@ -43,10 +43,13 @@ static inline int64_t widest(int64_t n) {
 // Loops over the steps are functions of their own, so that each has the registers to itself.
 #define LOOP __attribute__((noinline)) static void
 
+// The states that such a function has at once; only if all loops over them are unrolled do they stay in registers.
+#define EACH_STATE _Pragma("GCC unroll 4") for (int i = 0; i < NB; i++)
+
 struct Tokens {  // channels of one tensor, as many as lanes: those of a token are p[row * stride ...]
     const float* p;
     int64_t stride;
-    vec load(int64_t row, int lanes) const { return load_part(p + row * stride, lanes); }
+    vec load(int64_t row, int lanes) const { return load_row(p + row * stride, lanes); }
 };
 
 struct Forward {  // the steps of one chunk, for one vector of channels
@@ -68,19 +71,18 @@ LOOP read_forward(Forward& s, const Rows& r, Tokens u, Tokens delta, vec bias, v
 template <int NB>
 LOOP advance(Forward& s, const Rows& r, int64_t n, const vec* A, vec* h) {
     vec state[NB], decay[NB];
-    for (int i = 0; i < NB; i++) state[i] = h[i], decay[i] = A[i];
+    EACH_STATE state[i] = h[i], decay[i] = A[i];
     for (int t = 0; t < r.count; t++) {
         const vec dt = s.dt[t], dx = s.dx[t];
         const float *B = r.B[t] + n, *C = r.C[t] + n;
         vec sum = s.y[t];
-#pragma GCC unroll 4
-        for (int i = 0; i < NB; i++) {
+        EACH_STATE {
             state[i] = exp2(dt * decay[i]) * state[i] + dx * B[i];
             sum += state[i] * C[i];
         }
         s.y[t] = sum;
     }
-    for (int i = 0; i < NB; i++) h[i] = state[i];
+    EACH_STATE h[i] = state[i];
 }
 
 // out = or += y, and after the last route, where there is a gate, y is kept if asked for and out = y silu(z).
@@ -90,11 +92,11 @@ LOOP write_forward(const Forward& s, const Rows& r, float* out, float* y, Tokens
         float* p = out + r.row[t] * d;
         vec sum = more ? load_part(p, lanes) + s.y[t] : s.y[t];
         if (GATE) {
-            if (y) store_part(y + r.row[t] * d, sum, lanes);
+            if (y) store_row(y + r.row[t] * d, sum, lanes);
             const vec gate = z.load(r.row[t], lanes);
             sum *= gate * sigmoid(gate);
         }
-        store_part(p, sum, lanes);
+        store_row(p, sum, lanes);
     }
 }
 
@@ -130,7 +132,7 @@ static void scan_forward(const Scan& a, int64_t b, int64_t g, int64_t first, int
             each_vector([&](int64_t c, int lanes, int64_t state) {
                 if (a.saved) {
                     float* p = a.saved + (((b * a.k + k) * a.chunks + t0 / CHUNK) * a.n) * a.d + c;
-                    for (int64_t n = 0; n < a.n; n++) store_part(p + n * a.d, h[state + n], lanes);
+                    for (int64_t n = 0; n < a.n; n++) store_row(p + n * a.d, h[state + n], lanes);
                 }
                 const vec bias = of_channel(a.bias, k * a.d + c, lanes), D = of_channel(a.D, k * a.d + c, lanes);
                 (a.softplus ? read_forward<true> : read_forward<false>)(s, r, tokens_u(a, b, k, c),
@@ -164,8 +166,8 @@ LOOP read_backward(Backward& s, const Rows& r, Tokens u, Tokens delta, vec bias,
         if (GATE) {
             const vec gate = z.load(r.row[t], lanes), sig = sigmoid(gate);
             if (y) {
-                const vec sum = load_part(y + r.row[t] * d, lanes);
-                store_part(dz + r.row[t] * d, g * sum * sig * (gate * (1.f - sig) + 1.f), lanes);
+                const vec sum = load_row(y + r.row[t] * d, lanes);
+                store_row(dz + r.row[t] * d, g * sum * sig * (gate * (1.f - sig) + 1.f), lanes);
             }
             g *= gate * sig;
         }
@@ -189,15 +191,14 @@ template <int NB, bool FIRST>
 LOOP retreat(Backward& s, States<NB>* v, const Rows& r, int64_t n, const vec* A, const float* p, int64_t d, int lanes,
              vec* carry, vec* dA) {
     vec h[NB], e[NB], sum[NB], decay[NB];
-    for (int i = 0; i < NB; i++) {
-        h[i] = load_part(p + i * d, lanes);
+    EACH_STATE {
+        h[i] = load_row(p + i * d, lanes);
         decay[i] = A[i], e[i] = carry[i], sum[i] = vec{};
     }
     for (int t = 0; t < r.count; t++) {
         const vec dt = s.dt[t], dx = s.dx[t];
         const float* B = r.B[t] + n;
-#pragma GCC unroll 4
-        for (int i = 0; i < NB; i++) {
+        EACH_STATE {
             v[t].h[i] = h[i];
             const vec a = v[t].a[i] = exp2(dt * decay[i]);
             h[i] = a * h[i] + dx * B[i];
@@ -207,8 +208,7 @@ LOOP retreat(Backward& s, States<NB>* v, const Rows& r, int64_t n, const vec* A,
         const vec dt = s.dt[t], dx = s.dx[t], g = s.g[t];
         const float *B = r.B[t] + n, *C = r.C[t] + n;
         vec through = s.S[t], decayed = s.Q[t];
-#pragma GCC unroll 4
-        for (int i = 0; i < NB; i++) {
+        EACH_STATE {
             const vec ei = g * C[i] + e[i];
             v[t].dC[i] = FIRST ? g * h[i] : g * h[i] + v[t].dC[i];
             h[i] = v[t].h[i];
@@ -222,7 +222,7 @@ LOOP retreat(Backward& s, States<NB>* v, const Rows& r, int64_t n, const vec* A,
         s.S[t] = through;
         s.Q[t] = decayed;
     }
-    for (int i = 0; i < NB; i++) carry[i] = e[i], dA[i] += sum[i];
+    EACH_STATE carry[i] = e[i], dA[i] += sum[i];
 }
 
 // out[row, n + i] = or += the sum over the lanes of in[t][i]; the steps t are `step` vectors apart.
@@ -253,8 +253,8 @@ LOOP write_backward(const Backward& s, const Rows& r, float* du, float* ddelta, 
         const vec through = D * s.g[t] + s.dt[t] * s.S[t], raw = (s.x[t] * s.S[t] + s.Q[t] * LN2) * s.slope[t];
         sumD += s.g[t] * s.x[t];
         sum += raw;
-        store_part(du + at, MORE ? load_part(du + at, lanes) + through : through, lanes);
-        store_part(ddelta + at, raw, lanes);
+        store_row(du + at, MORE ? load_part(du + at, lanes) + through : through, lanes);
+        store_row(ddelta + at, raw, lanes);
     }
     dD = sumD;
     dbias = sum;
@@ -334,4 +334,5 @@ static void scan_backward(const Scan& a, const Grads& d, int64_t b, int64_t g, i
         });
     }
 }
+#undef EACH_STATE
 #undef LOOP
