@@ -30,19 +30,22 @@ def main() -> int:
     add('--topk', type=int, default=5, help='classes per file (default: %(default)s)')
     add('--views', type=int, nargs=2, metavar=('CLIPS', 'CROPS'), help='of a video, to average (default: as trained)')
     add('--json', metavar='FILE', help='write the result there; - for the terminal, instead of a table')
+    add('--maps', metavar='FOLDER', help="write each image's map of classes there, as NAME.png (segmentation)")
     add('--picture', metavar='FILE.png', help='draw the files with what was found (the first 48)')
     add('--threshold', type=float, default=0.5, help='least score of a box (default: %(default)s)')
     add('--device', default='auto', help='auto, cpu, cuda, mps (default: a GPU where there is one)')
     add('--batch-size', type=int, default=32, help='images, or frames of clips, at a time (default: %(default)s)')
     args = parser.parse_args()
-    if args.stream and (args.files or args.picture or args.views):
-        raise UsageError('--stream: takes one video, no other file, no --picture and no --views')
+    if args.stream and (args.files or args.picture or args.views or args.maps):
+        raise UsageError('--stream: takes one video, no other file, no --picture, --maps and --views')
     if args.picture is not None and Path(args.picture).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
         raise UsageError(f'--picture {args.picture}: expected a file name that ends in .png, .jpg or .webp')
     check_integers(1, **{'--topk': args.topk, '--every': args.every, '--batch-size': args.batch_size})
     for option in ('json', 'picture'):
         if getattr(args, option) not in (None, '-'):
             prepare_output(f'--{option}', getattr(args, option))
+    if args.maps is not None:
+        prepare_output('--maps', args.maps, folder=True)
     broken = (stream_file if args.stream else label_files)(args, find_device(args.device))
     for error in broken:
         print(f'error: {error}', file=sys.stderr)
@@ -54,10 +57,10 @@ def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
 
     from vimamba.insight.contact_sheet import contact_sheet
     from vimamba.insight.samples import picture
-    from vimamba.tasks.predict_files import predict_files
+    from vimamba.tasks.predict_files import SHOWN, predict_files
 
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
-    options = {key: getattr(args, key) for key in ('topk', 'batch_size', 'threshold', 'views')}
+    options = {key: getattr(args, key) for key in ('topk', 'batch_size', 'threshold', 'views', 'maps')}
     said = predict_files(args.files, args.model, args.checkpoint, device=device, **options)
     if args.json != '-' and said.found:
         print(said.table())
@@ -66,8 +69,8 @@ def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
     if args.picture and said.found and said.labels:
         contact_sheet(said.found, args.picture, frames=8 if said.what == 'video' else 0)
     elif args.picture and said.found:
-        images, outputs, names = zip(*((r.image, r.output, Path(r.path).name) for r in said.found[:48]))
-        picture(said.task, images, None, outputs, said.found[0].classes, names).save(args.picture)
+        images, outputs, names = zip(*((r.image, r.output, Path(r.path).name) for r in said.found[:SHOWN]))
+        picture(said.task, images, None, outputs, said.classes, names).save(args.picture)
     return said.broken
 
 

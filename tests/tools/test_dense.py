@@ -18,7 +18,8 @@ from tests.tasks.settings import TINY, settings
 from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.train import train
 from vimamba.tasks import TASKS
-from vimamba.tasks.predict_dense import predict_dense
+from vimamba.tasks.predict_dense import load_dense, predict_dense
+from vimamba.tasks.predict_files import SHOWN, predict_files
 from vimamba.tasks.segmentation import SegmentationTask
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,61 @@ def test_predictions_of_files(run, tmp_path):
             assert sum(row['shares'].values()) == pytest.approx(1)
     with Image.open(tmp_path / 'o.jpg') as picture:
         picture.verify()
+
+
+def test_json_holds_the_masks_of_objects_as_coco_reads_them(run, tmp_path):
+    from faster_coco_eval.core import mask as coding
+
+    task, base, _, _ = run
+    Image.fromarray(shapes(3)[0]).save(tmp_path / 'a.png')
+    state = load_checkpoint(base / 'run/last.pth')
+    dense = load_dense(state, 'last.pth')
+    (result,) = predict_dense(dense, [str(tmp_path / 'a.png')], threshold=0.0)
+    if task == 'segmentation':
+        assert set(result.as_json()) == {'path', 'shares'}
+        return
+    objects = json.loads(json.dumps(result.as_json()))['objects']
+    assert len(objects) == len(result.output['masks']) > 0
+    for found, mask in zip(objects, result.output['masks']):
+        assert np.array_equal(coding.decode(found['mask']), mask.numpy())
+
+
+def test_maps_are_written_as_they_are(run, tmp_path):
+    task, base, _, _ = run
+    (tmp_path / 'more').mkdir()
+    Image.fromarray(shapes(3)[0]).save(tmp_path / 'a.png')
+    Image.fromarray(shapes(4)[0]).save(tmp_path / 'more/b.jpg')
+    predict = ('predict', tmp_path, '--checkpoint', base / 'run/last.pth', '--maps')
+    done = tool(*predict, tmp_path / 'out', '--json', tmp_path / 'o.json')
+    if task == 'detection':
+        assert (done.returncode, done.stderr.count('\n')) == (2, 1)
+        assert 'a model of detection, which makes no maps: leave --maps out' in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    for row in json.loads((tmp_path / 'o.json').read_text())['images']:
+        labels = np.asarray(Image.open(tmp_path / 'out' / f'{Path(row["path"]).stem}.png'))
+        assert labels.dtype == np.uint8
+        shares = [share for name, share in row['shares'].items()]
+        counts = np.bincount(labels.ravel())
+        assert np.allclose(counts[counts > 0] / labels.size, shares)
+    done = tool(*predict, tmp_path)
+    assert done.stderr.startswith(f'error: --maps: {tmp_path / "a.png"} is an image to be read')
+    Image.new('RGB', (8, 8)).save(tmp_path / 'more/a.jpg')
+    done = tool(*predict, tmp_path / 'maps')
+    assert (done.returncode, done.stderr.count('\n')) == (2, 1)
+    assert f'would both be {tmp_path / "maps/a.png"}' in done.stderr
+
+
+def test_of_many_images_only_the_pixels_that_are_drawn_are_kept(run, tmp_path):
+    _, base, _, _ = run
+    for i in range(SHOWN + 2):
+        Image.new('RGB', (16, 16)).save(tmp_path / f'{i:02}.png')
+    (tmp_path / '00.png').write_bytes(b'')
+    said = predict_files([str(tmp_path)], checkpoint=base / 'run/last.pth')
+    assert [result.image is not None for result in said.found] == [True] * SHOWN + [False]
+    assert [result.output is not None for result in said.found] == [True] * SHOWN + [False]
+    assert len(said.broken) == 1
+    assert len(said.as_json()['images']) == SHOWN + 1
 
 
 def test_what_has_no_effect_is_refused(run, tmp_path):

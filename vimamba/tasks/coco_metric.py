@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vimamba.errors import UsageError
 
-__all__ = ['CocoMetric']
+__all__ = ['CocoMetric', 'run_lengths']
 
 _NAMES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')  # as COCO's evaluator orders them
 
@@ -125,11 +125,12 @@ def _objects(arrays: dict[str, Any], **more: list[Any]) -> list[dict[str, Any]]:
     boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)  # left, top, width, height
     columns: dict[str, list[Any]] = {'bbox': boxes.tolist(), 'category_id': arrays['labels'].tolist(), **more}
     if 'masks' in arrays:
-        columns['segmentation'] = _run_lengths(torch.as_tensor(arrays['masks']))
+        columns['segmentation'] = run_lengths(torch.as_tensor(arrays['masks']))
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
-def _run_lengths(masks: Tensor) -> list[Any]:
+def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
+    """COCO's code of each mask (N, H, W): its size and its runs as bytes."""
     from faster_coco_eval.core import mask as coding
 
     return [coding.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in masks]

@@ -16,6 +16,7 @@ from vimamba.data import BrokenImage, DenseTransform, read_image
 from vimamba.data.objects import MAX_ASPECT
 from vimamba.errors import UsageError, bad_argument
 
+from .coco_metric import run_lengths
 from .dense import DenseTask
 from .detection import DetectionTask
 from .segmentation import SegmentationTask
@@ -29,19 +30,17 @@ class DensePrediction(NamedTuple):
     """What a model says of one image."""
 
     path: str
-    image: Tensor  # (C, H, W) in 0..1, upright
+    said: dict[str, Any]  # what ``tools/predict.py --json`` writes of it
+    image: Tensor | None  # (C, H, W) in 0..1, upright
     output: Any  # of a detector, or a map (H, W) uint8 of classes
-    classes: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """The objects with their boxes (left, top, right, bottom) in pixels, or the share of pixels of each class."""
-        output = self.output
-        if isinstance(output, dict):
-            rows = zip(output['labels'].tolist(), output['scores'].tolist(), output['boxes'].tolist())
-            objects = [{'class': self.classes[label], 'score': score, 'box': box} for label, score, box in rows]
-            return {'path': self.path, 'objects': objects}
-        counts = np.bincount(output.numpy().ravel(), minlength=len(self.classes)) / output.numel()
-        return {'path': self.path, 'shares': {self.classes[i]: float(counts[i]) for i in np.flatnonzero(counts)}}
+        """Objects with boxes (left, top, right, bottom) in pixels and COCO's RLE of masks, or each class's share."""
+        return {'path': self.path, **self.said}
+
+    def without_pixels(self) -> DensePrediction:
+        """The same without what is only needed to draw it."""
+        return self._replace(image=None, output=None)
 
 
 def task_of(state: dict[str, Any]) -> str:
@@ -98,7 +97,22 @@ def predict_dense(
         if isinstance(output, dict):
             keep = output['scores'] >= threshold
             output = {key: value[keep].cpu() for key, value in output.items()}
-        yield DensePrediction(path, image, output if isinstance(output, dict) else output.cpu(), task.classes)
+            said = {'objects': _objects(output, task.classes)}
+        else:
+            output = output.cpu()
+            counts = np.bincount(output.numpy().ravel(), minlength=len(task.classes)) / output.numel()
+            said = {'shares': {task.classes[i]: float(counts[i]) for i in np.flatnonzero(counts)}}
+        yield DensePrediction(path, said, image, output)
+
+
+def _objects(output: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
+    rows = zip(output['labels'].tolist(), output['scores'].tolist(), output['boxes'].tolist())
+    objects: list[dict[str, Any]] = [
+        {'class': classes[label], 'score': score, 'box': box} for label, score, box in rows
+    ]
+    for found, mask in zip(objects, run_lengths(output['masks']) if 'masks' in output else ()):
+        found['mask'] = {**mask, 'counts': mask['counts'].decode()}
+    return objects
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
 from vimamba.checkpoint import load_checkpoint, written_by
 from vimamba.data import BrokenImage, find_images
@@ -15,7 +16,9 @@ from vimamba.errors import UsageError
 
 from . import predict, predict_dense
 
-__all__ = ['Answers', 'predict_files']
+__all__ = ['SHOWN', 'Answers', 'predict_files']
+
+SHOWN = 48  # files that a picture shows
 
 
 class Answers(NamedTuple):
@@ -23,9 +26,10 @@ class Answers(NamedTuple):
 
     task: str  # 'classification', 'video', 'detection' or 'segmentation'
     name: str  # of the model
-    found: list[Any]  # `predict.Prediction` or `predict_dense.DensePrediction`
+    found: list[Any]  # `predict.Prediction`, or `predict_dense.DensePrediction` with the pixels of the first `SHOWN`
     broken: list[BrokenImage]
     what: str  # 'image' or 'video'
+    classes: list[str]
 
     @property
     def labels(self) -> bool:
@@ -51,8 +55,9 @@ def predict_files(
     topk: int = 5,
     views: tuple[int, int] | None = None,
     threshold: float = 0.5,
-    batch_size: int | None = None,
+    batch_size: int = 32,
     device: torch.device | str = 'cpu',
+    maps: str | Path | None = None,
 ) -> Answers:
     """Labels, objects or maps of images, or labels of videos.
 
@@ -63,19 +68,24 @@ def predict_files(
         views: (in time, in space) of a video, as of `predict.Classifier.with_views`.
         threshold: the least score of an object.
         device: where the model runs.
+        maps: a folder for the map of each image, NAME.png with the number of the class in each pixel.
 
     Raises:
-        UsageError: a file that does not exist, no such model, or weights that do not fit.
+        UsageError: a file that does not exist, no such model, weights that do not fit, maps of a model that makes
+            none, or of two images of one name.
     """
     state = load_checkpoint(checkpoint) if checkpoint else {}
     task, what = predict_dense.task_of(state), 'image'
+    if maps and task != 'segmentation':
+        raise UsageError(f'{checkpoint or name}: a model of {task}, which makes no maps: leave --maps out')
+    files_of_maps: dict[str, Path] = {}
     if task in ('classification', 'video'):
         classifier = predict.load_classifier(name, checkpoint)
         classifier = classifier.with_views(*views) if views else classifier
         what = 'image' if classifier.views is None else 'video'
         paths = (find_images if what == 'image' else find_videos)(files)
-        name, options = classifier.name, {'topk': topk, 'batch_size': batch_size, 'device': device}
-        results = list[Any](predict.predict(classifier, paths, **options))
+        name, classes = classifier.name, classifier.classes
+        results: Iterator[Any] = predict.predict(classifier, paths, topk=topk, batch_size=batch_size, device=device)
     else:
         author = written_by(state)
         if name not in (None, author):
@@ -83,6 +93,29 @@ def predict_files(
         if views:
             raise UsageError(f'{checkpoint}: a checkpoint of {task}, of which there are no views: leave --views out')
         dense, paths = predict_dense.load_dense(state, str(checkpoint)), find_images(files)
-        name, results = author, list(predict_dense.predict_dense(dense, paths, device, threshold))
-    found = [result for result in results if not isinstance(result, BrokenImage)]
-    return Answers(task, str(name), found, [result for result in results if isinstance(result, BrokenImage)], what)
+        name, classes = author, dense.classes
+        results = predict_dense.predict_dense(dense, paths, device, threshold)
+        files_of_maps = _files_of_maps(maps, paths) if maps else {}
+    found, broken = list[Any](), list[BrokenImage]()
+    for result in results:
+        if isinstance(result, BrokenImage):
+            broken.append(result)
+            continue
+        if result.path in files_of_maps:
+            Image.fromarray(result.output.numpy()).save(files_of_maps[result.path])
+        if isinstance(result, predict_dense.DensePrediction) and len(found) >= SHOWN:
+            result = result.without_pixels()
+        found.append(result)
+    return Answers(task, str(name), found, broken, what, classes)
+
+
+def _files_of_maps(folder: str | Path, paths: Sequence[str]) -> dict[str, Path]:
+    """Where the map of each image goes."""
+    files = {path: Path(folder, Path(path).stem + '.png') for path in paths}
+    given, of_file = {Path(path).resolve() for path in paths}, dict[Path, str]()
+    for path, file in files.items():
+        if (other := of_file.setdefault(file, path)) != path:
+            raise UsageError(f'--maps: {other} and {path} would both be {file}: give them in two calls, to two folders')
+        if file.resolve() in given:
+            raise UsageError(f'--maps: {file} is an image to be read: choose another folder')
+    return files
