@@ -97,7 +97,7 @@ def predict_dense(
         if isinstance(output, dict):
             keep = output['scores'] >= threshold
             output = {key: value[keep].cpu() for key, value in output.items()}
-            said = {'objects': _objects(output, task.classes)}
+            said: dict[str, Any] = {'objects': _objects(output, task.classes)}
         else:
             output = output.cpu()
             counts = np.bincount(output.numpy().ravel(), minlength=len(task.classes)) / output.numel()
