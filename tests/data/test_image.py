@@ -101,3 +101,14 @@ def test_images_are_found_in_folders_once_and_in_order(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UsageError, match=r'no images found in .*empty'):
         find_images([tmp_path / 'empty'])
+
+
+def test_a_folder_that_cannot_be_read_is_named_not_passed_over(unprivileged):
+    (unprivileged / 'a').mkdir()
+    (unprivileged / 'b.jpg').touch()
+    (unprivileged / 'a').chmod(0)
+    try:
+        with pytest.raises(UsageError, match=r'a: this folder cannot be read'):
+            find_images([unprivileged])
+    finally:
+        (unprivileged / 'a').chmod(0o700)

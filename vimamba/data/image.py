@@ -113,14 +113,13 @@ def find_files(paths: Iterable[str | os.PathLike[str]], extensions: Sequence[str
     """Files as they are, folders searched recursively for extensions, in a fixed order, each once.
 
     Raises:
-        UsageError: if a path does not exist, or nothing is found.
+        UsageError: if a path does not exist, a folder cannot be read, or nothing is found.
     """
     found: list[Path] = []
     for path in (given := list(map(Path, paths))):
         if not path.exists():
             raise UsageError(f'{path}: no such file or folder')
-        inside = sorted(f for f in path.rglob('*') if f.suffix.lower() in extensions and f.is_file())
-        found += inside if path.is_dir() else [path]
+        found += sorted(map(Path, files_below(path, extensions))) if path.is_dir() else [path]
     if not found:
         listed = ', '.join(map(str, given)) or 'no path given'
         raise UsageError(f'no {kind} found in {listed}: looked for {" ".join(extensions)}')

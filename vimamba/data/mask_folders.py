@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vimamba.data.image import BrokenImage, read_image
+from vimamba.data.image import BrokenImage, files_below, read_image
 from vimamba.data.objects import MAX_ASPECT
 from vimamba.data.voc import VOC_CLASSES, listed_names
 from vimamba.errors import UsageError, bad_argument
@@ -211,7 +211,7 @@ def _files(folder: Path, endings: str | tuple[str, ...]) -> dict[str, Path]:
         raise UsageError(f'{folder}: no such folder')
     endings = (endings,) if isinstance(endings, str) else endings
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob('*')):
+    for path in sorted(map(Path, files_below(folder, [ending.lower() for ending in endings]))):
         name = path.relative_to(folder).as_posix()
         ending = next((e for e in endings if name.lower().endswith(e.lower())), None)
         if ending:
