@@ -3,10 +3,9 @@
 # 1,000 steps from a thousandth, short side 800 and long side at most 1,333, mirrored half of the time, float32.
 # Different here, in every recipe: the detectors are torchvision's, whose Mask R-CNN has smooth L1 losses of boxes (beta
 # 1/9), 2,000 proposals in training and 2 x 2 samples to a bin of RoIAlign, where mmdetection's has L1, 1,000, and as
-# many samples as a bin has pixels, and takes the first pixel of a cell for its place (torchvision's RoIAlign is not
-# aligned), where mmdetection's takes its centre; images of a batch are not chosen to be all upright or all wide; and
-# weight decay leaves out every vector, A_log, D and positions (not the dt_bias of VMamba and EfficientVMamba, which has
-# a row for each route), where Swin's leaves out the norms alone.
+# many samples as a bin has pixels; images of a batch are not chosen to be all upright or all wide; and weight decay
+# leaves out every vector, A_log, D and positions (not the dt_bias of VMamba and EfficientVMamba, which has a row for
+# each route), where Swin's leaves out the norms alone.
 # data.root: a folder with train2017/, val2017/ and annotations/instances_{train,val}2017.json.
 task = dict(name='detection', min_size=800, max_size=1333)
 data = dict(name='coco', root='data/coco', batch_size=2, workers=4, keep_empty=False)

@@ -36,8 +36,9 @@ def anchors(head, size):
     for stride in (4, 8, 16, 32, 64) if 'rcnn' in head else (8, 16, 32, 64, 128):
         factors = [2 ** (i / 3) for i in range(3)] if head == 'retinanet' else [1]
         rows, columns = (-(-(-(-side // 32) * 32) // stride) for side in sides)
+        first = stride // 2 if head == 'fcos' else 0
         for half in (round(factor * stride / 2) for factor in factors):
-            y, x = torch.meshgrid(torch.arange(rows) * stride, torch.arange(columns) * stride, indexing='ij')
+            y, x = torch.meshgrid(*(torch.arange(n) * stride + first for n in (rows, columns)), indexing='ij')
             boxes.append(torch.stack([x - half, y - half, x + half, y + half], -1).reshape(-1, 4).float())
     clipped = torch.cat(boxes).clamp(min=0).minimum(torch.tensor(sides[::-1] * 2))
     own = clipped * torch.tensor([p / s for p, s in zip(padded, sides)][::-1] * 2)
@@ -130,13 +131,13 @@ def test_a_box_too_thin_for_float32_is_left_out_of_training():
 
 @pytest.mark.parametrize('first', [(20, 300), (300, 20)], ids=str)
 def test_regions_are_read_where_they_are_whatever_came_first(first):
-    """From maps that hold the coordinates of their pixels: the cells of a region hold those of their centres."""
+    """From maps that hold where their cells have their centres: the bins of a region hold those of their own."""
     strides = (4, 8, 16, 32)
     pool = RoIAlign(7, strides)
 
     def coordinates(size):
         sides = [-(-side // 32) * 32 for side in size]
-        y_x = [torch.meshgrid(*(torch.arange(0.0, side, s) for side in sides), indexing='ij') for s in strides]
+        y_x = [torch.meshgrid(*(torch.arange(s / 2, side, s) for side in sides), indexing='ij') for s in strides]
         return {str(i): torch.stack([x, y])[None] for i, (y, x) in enumerate(y_x)}
 
     pool(coordinates(first), [torch.tensor([[2.0, 2, 12, 12]])], [first])

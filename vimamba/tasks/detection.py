@@ -18,7 +18,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import LevelMapper
 
@@ -74,27 +74,42 @@ class Anchors(AnchorGenerator):
         sides: of the anchors of each level, in pixels, for each ratio.
         ratios: heights over widths.
         strides: of the levels, in pixels.
+        centre: of the first anchor of a level, in strides.
     """
 
-    def __init__(self, sides: Sequence[Sequence[float]], ratios: Sequence[float], strides: Sequence[int]):
+    def __init__(
+        self, sides: Sequence[Sequence[float]], ratios: Sequence[float], strides: Sequence[int], centre: float = 0.0
+    ):
         super().__init__(tuple(map(tuple, sides)), (tuple(ratios),) * len(strides))
-        self.strides = list(strides)
+        self.strides, self.centre = list(strides), centre
 
     def grid_anchors(self, grid_sizes: Any, strides: Any) -> list[Tensor]:
-        return super().grid_anchors(grid_sizes, [[stride, stride] for stride in self.strides])
+        anchors = super().grid_anchors(grid_sizes, [[stride, stride] for stride in self.strides])
+        return [level + self.centre * stride for level, stride in zip(anchors, self.strides)]
 
 
 class RoIAlign(MultiScaleRoIAlign):
     """Regions out of maps of known strides, each from the level of its size (arXiv:1612.03144, Eq. 1).
 
     torchvision guesses the strides from the first batch, without its padding, and keeps them: wrong ones for ever,
-    where the first image is low.
+    where the first image is low. And it takes the corner of a cell for the place of its value; here that is the
+    centre, as in mmdetection, where the published backbones were trained.
     """
 
     def __init__(self, output_size: int, strides: Sequence[int]):
         super().__init__([str(level) for level in range(len(strides))], output_size, sampling_ratio=2)
         self.scales = [1 / stride for stride in strides]
         self.map_levels = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])))
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
+        maps = [x[name] for name in self.featmap_names]
+        levels = self.map_levels(boxes)
+        rois = torch.cat([F.pad(own, (1, 0), value=i) for i, own in enumerate(boxes)])  # the image in front
+        regions = maps[0].new_empty(len(rois), maps[0].shape[1], *self.output_size)
+        for level, (features, scale) in enumerate(zip(maps, self.scales)):
+            here = torch.nonzero(levels == level)[:, 0]
+            regions[here] = roi_align(features, rois[here], self.output_size, scale, self.sampling_ratio, aligned=True)
+        return regions
 
 
 class Resize(GeneralizedRCNNTransform):
@@ -279,7 +294,7 @@ def fcos(
     return FCOS(
         Neck(features, channels, LastLevelP6P7(channels, channels)),
         num_classes,
-        anchor_generator=Anchors([(stride,) for stride in strides], (1.0,), strides),
+        anchor_generator=Anchors([(stride,) for stride in strides], (1.0,), strides, centre=0.5),
         score_thresh=score_threshold,
         nms_thresh=nms_threshold,
         detections_per_img=detections,
