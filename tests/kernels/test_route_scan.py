@@ -26,6 +26,7 @@ from vimamba.kernels.selective_scan import route_scan, selective_scan
 from vimamba.scans import create_order, list_orders
 from vimamba.testing import assert_close_to_float64
 
+ROOT = Path(__file__).parents[2]
 built = pytest.mark.skipif(not is_built(), reason='the CPU kernels were not built')
 BACKENDS = ['portable', 'reference', pytest.param('cpu', marks=built)]
 
@@ -253,11 +254,39 @@ def compiled(threads):
 def test_a_hundred_repeats_are_the_same_whatever_the_threads(tmp_path, level):
     command = [sys.executable, '-c', IN_A_PROCESS, str(tmp_path / 'results.pt')]
     environment = {**os.environ, 'VIMAMBA_CPU': level}
-    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], timeout=120)
+    subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=120)
     first = torch.load(tmp_path / 'results.pt')
     order = create_order('cross', (7, 9))
     for name, value in expected(order, make_inputs(order, b=3, d=150, n=6)).items():
         assert_close_to_float64(first[name], value, torch.float32, name)
+
+
+EXPONENTIALS = """
+import torch
+from vimamba.kernels.selective_scan import selective_scan
+inside = torch.linspace(-87, 88.7, 4080)
+outside = torch.tensor([88.8, 89, 200, 1e30, torch.inf, torch.nan])
+A = torch.cat([inside, outside])[:, None]
+one, each = torch.ones(1, 1, 1), torch.ones(1, len(A), 1)
+decays = selective_scan(0 * each, each, A, one, one, initial_state=each, backend='cpu').flatten()
+torch.testing.assert_close(decays[:4080], inside.double().exp().float(), rtol=1e-5, atol=0)
+torch.testing.assert_close(decays[4080:], outside.exp(), equal_nan=True)
+"""
+
+
+@built
+@pytest.mark.slow
+@pytest.mark.parametrize('level', ['avx512', 'avx2', 'generic'])
+def test_the_exponential_of_each_instruction_set_is_right_to_its_ends(level):
+    environment = {**os.environ, 'VIMAMBA_CPU': level}
+    subprocess.run([sys.executable, '-c', EXPONENTIALS], check=True, env=environment, cwd=ROOT, timeout=120)
+
+
+def test_an_unknown_instruction_set_is_refused(monkeypatch):
+    monkeypatch.setenv('VIMAMBA_CPU', 'avx-2')
+    for function in (library.is_built, library.library):
+        with pytest.raises(UsageError, match="unknown VIMAMBA_CPU 'avx-2': did you mean 'avx2'"):
+            function.__wrapped__()
 
 
 @pytest.mark.parametrize(
