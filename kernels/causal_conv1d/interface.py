@@ -65,7 +65,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, 
             raise bad_argument(name, f'device {x.device} (that of x)', f'device {t.device}')
     if rows is not None and (rows.shape != (k, x.shape[2]) or rows.dtype != torch.int32):
         raise bad_argument('rows', f'({k}, {x.shape[2]}) int32', f'{tuple(rows.shape)} {rows.dtype}')
-    if rows is not None and rows.device != x.device and not x.is_meta:  # where a model has no values, its table has
+    if rows is not None and rows.device != x.device and not x.is_meta:  # a model on 'meta' has values in its table
         raise bad_argument('rows', f'device {x.device} (that of x)', f'device {rows.device}')
 
 
