@@ -44,7 +44,7 @@ def models(*patterns: str) -> str:
     from vimamba.models import input_shape
 
     published = {row['model']: row for row in rows('published.csv')}
-    timed = {row['implementation']: row for row in measured('model') if row['case'] == '224 px' and row['batch'] == '1'}
+    timed = {row['implementation']: row for row in measured('model') if row['case'] == '224 px'}
     body = []
     for name in sorted({name for pattern in patterns for name in timm.list_models(pattern)}):
         model = timm.create_model(name, device='meta')
@@ -201,15 +201,16 @@ def moving_digits() -> str:
 
 
 def measured(what: str) -> list[dict[str, str]]:
-    """The last measurement of everything of one kind on the CPU, by one thread."""
-    of_kind = [row for row in rows('results.csv') if (row['what'], row['clock']) == (what, 'CPU time')]
-    return latest(of_kind, 'case', 'implementation', 'direction', 'batch', 'dtype')
+    """The last measurement of everything of one kind on the CPU, by one thread, in float32; of models, of one image."""
+    kind = (what, 'CPU time', 'float32')
+    of_kind = [row for row in rows('results.csv') if (row['what'], row['clock'], row['dtype']) == kind]
+    one = [row for row in of_kind if what == 'scan' or row['batch'] == '1']  # a case of scans has a batch of its own
+    return latest(one, 'case', 'implementation', 'direction')
 
 
 def machine(results: list[dict[str, str]]) -> str:
-    last = results[-1]
-    where = f'{last["device"]}, torch {last["torch"]}, {last["dtype"]}'
-    return f'{last["clock"]} of one thread, medians, {last["date"]}, {where}.'
+    dates, devices, torch = (' and '.join(sorted({row[key] for row in results})) for key in ('date', 'device', 'torch'))
+    return f'CPU time of one thread, medians, {dates}, {devices}, torch {torch}, float32.'
 
 
 def by_case(results: list[dict[str, str]], direction: str) -> dict[str, dict[str, float]]:

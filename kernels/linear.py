@@ -39,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Whatever traces, counts, transforms or casts (autocast, `torch.compile`, FlopCounterMode, `torch.func`) sees
     PyTorch's own function.
     """
-    return _linear(x, weight, bias) if _plain(x, weight) else F.linear(x, weight, bias)
+    return _linear(x, weight, bias) if _plain(x, weight, bias) else F.linear(x, weight, bias)
 
 
 def dense(x: Tensor, weight: Tensor) -> Tensor:
@@ -53,27 +53,39 @@ def dense(x: Tensor, weight: Tensor) -> Tensor:
 def linears(x: Tensor, weight: Tensor) -> Tensor:
     """One dense layer for each route: (k, m, i), (k, o, i) -> (k, m, o)."""
     if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript does not compile what stands inside)
-        if _plain(x, weight):
+        if _plain(x, weight, routes=True):
             return torch.stack([_linear(own, w, None) for own, w in zip(x, weight)])
     return torch.bmm(x, weight.transpose(1, 2))
 
 
-def _plain(x: Tensor, weight: Tensor) -> bool:
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None = None, routes: bool = False) -> bool:
+    """Whether oneDNN is to multiply; arguments that do not fit are left to PyTorch, which says so."""
     return bool(
         not torch.compiler.is_compiling()
-        and type(x) in _TENSORS  # not a proxy of fx, nor a subclass with functions of its own
-        and type(weight) in _TENSORS
+        and all(type(t) in _TENSORS for t in (x, weight))  # not a proxy of fx, nor a subclass with functions of its own
         and x.dtype == weight.dtype == torch.float32
-        and x.device.type == 'cpu'
+        and x.device.type == weight.device.type == 'cpu'
         and onednn_pays()
         and torch.backends.mkldnn.enabled
+        and weight.ndim > 1
         and x.numel() * weight.shape[-2] > _WORTH
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled('cpu')
         and _get_current_dispatch_mode() is None
         and torch._C._functorch.peek_interpreter_stack() is None
         and getattr(torch.autograd.forward_ad, '_current_level', -1) < 0
+        and (_fits_each(x, weight) if routes else _fits(x, weight, bias))
     )
+
+
+def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    width, one = weight.shape[:1], (torch.float32, x.device)
+    same = bias is None or (type(bias) in _TENSORS and bias.shape == width and (bias.dtype, bias.device) == one)
+    return weight.ndim == 2 and x.ndim > 0 and x.shape[-1] == weight.shape[1] and same
+
+
+def _fits_each(x: Tensor, weight: Tensor) -> bool:
+    return x.ndim == weight.ndim == 3 and x.shape[::2] == weight.shape[::2]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -84,6 +96,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    bias = None if bias is None else bias.contiguous()  # which oneDNN takes it to be
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
 
 

@@ -8,7 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ['Order', 'find_steps', 'read', 'route_rows', 'unread', 'walk_of']
+from vimamba.errors import bad_argument
+
+__all__ = ['Order', 'find_steps', 'read', 'route_rows', 'unread', 'walk_along', 'walk_of']
 
 
 class Order(Protocol):
@@ -51,15 +53,45 @@ def find_steps(index: Tensor) -> list[int] | None:
     return steps
 
 
+def walk_along(order: Order, name: str, x: Tensor) -> tuple[Tensor | None, list[int]]:
+    """`walk_of` an order over the tokens of an argument x (..., l), the table where x is.
+
+    Raises:
+        UsageError: ``order`` is not one over l tokens.
+    """
+    index = getattr(order, 'index', None)
+    if not isinstance(index, Tensor):
+        raise bad_argument('order', 'a scan order, with an index (k, l)', type(order).__name__)
+    if index.ndim == 2 and index.shape[1] != x.shape[-1]:
+        raise bad_argument('order', f'one over the {x.shape[-1]} tokens of {name}', f'{index.shape[1]} tokens')
+    rows, steps = walk_of(index)
+    return None if rows is None else rows.to(x.device), steps
+
+
 def walk_of(index: Tensor) -> tuple[Tensor | None, list[int]]:
-    """(rows, steps) as the operators take them: the index as an int32 table, or None where the steps say it all."""
-    steps = _steps(index, 0 if index.is_inference() else index._version)
+    """(rows, steps) as the operators take them: the index as an int32 table, or None where the steps say it all.
+
+    Raises:
+        UsageError: the index is not (k, l), integers, a permutation of 0 ... l - 1 in every route.
+    """
+    if index.is_inference():  # it does not say when it is written to
+        steps = _steps.__wrapped__(index, 0)
+    else:
+        steps = _steps(index, index._version)
     return (index.to(torch.int32), [1] * len(index)) if steps is None else (None, list(steps))
 
 
 @lru_cache(maxsize=128)
 def _steps(index: Tensor, version: int) -> tuple[int, ...] | None:
-    """Of an index that has not been written to since: to look at one takes as long as a small scan."""
+    """Of an index that has not been written to since: to look at one takes as long as a small scan.
+
+    The kernels write to the rows that a route reads, and to no others, without looking at them again.
+    """
+    if index.ndim != 2 or not len(index) or index.dtype not in (torch.int32, torch.int64) or index.is_meta:
+        found = f'{tuple(index.shape)} {index.dtype} on {index.device.type}'
+        raise bad_argument('order', 'an index (k, l) of integers, k >= 1', found)
+    if not (index.sort(1).values == torch.arange(index.shape[1], device=index.device)).all():
+        raise bad_argument('order', f'each of the rows 0 ... {index.shape[1] - 1} once in every route', 'other rows')
     steps = find_steps(index)
     return None if steps is None else tuple(steps)
 

@@ -17,22 +17,31 @@ from vimamba.errors import UsageError, check_integers, prepare_output, run, unkn
 from vimamba.process import keep_memory
 
 DTYPES = ('float32', 'bfloat16', 'float16')
+OPTIONS = {'scan': (), 'models': ('sizes', 'batch', 'training'), 'clips': ('sizes', 'frames', 'training')}
+DEFAULTS = {'sizes': [224], 'frames': [8, 16, 32, 64], 'batch': 1, 'training': False}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', choices=('scan', 'models', 'clips'), help='the scans of a layer, or whole models')
     parser.add_argument('--cases', nargs='+', metavar='NAME', help='cases of scan, or timm models, to be compared')
-    parser.add_argument('--sizes', nargs='+', type=int, default=[224], metavar='PIXELS', help='of models and clips')
-    parser.add_argument('--frames', nargs='+', type=int, default=[8, 16, 32, 64], help='of clips')
-    parser.add_argument('--batch', type=int, default=1, help='images, of models (default: %(default)s)')
-    parser.add_argument('--training', action='store_true', help='a training step in place of inference')
+    parser.add_argument('--sizes', nargs='+', type=int, metavar='PIXELS', help='of models and clips (default: 224)')
+    parser.add_argument('--frames', nargs='+', type=int, help='of clips (default: 8 16 32 64)')
+    parser.add_argument('--batch', type=int, help='images, of models (default: 1)')
+    parser.add_argument(
+        '--training', action='store_true', default=None, help='models and clips: training steps, not inference'
+    )
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of the tokens; autocast, of models')
     parser.add_argument('--threads', type=int, default=1, help='on the CPU (default: %(default)s, by CPU time)')
     parser.add_argument('--repeats', type=int, default=21, help='of each measurement (default: %(default)s)')
     parser.add_argument('--append', metavar='FILE.csv', help='also add the rows to this file')
     args = parser.parse_args()
+    for option, default in DEFAULTS.items():
+        if getattr(args, option) is None:
+            setattr(args, option, default)
+        elif option not in OPTIONS[args.what]:
+            raise UsageError(f'--{option} has no effect on {args.what}: leave it out')
     check_integers(1, **{'--batch': args.batch, '--threads': args.threads, '--repeats': args.repeats})
     check_integers(16, **{'--sizes': min(args.sizes)})
     check_integers(1, **{'--frames': min(args.frames)})
@@ -66,6 +75,8 @@ def main() -> int:
         results = benchmark.time_models(
             device, dtype, names, tuple(args.sizes), args.batch, args.repeats, training=args.training
         )
+    if args.append:
+        benchmark.append([], Path(args.append))  # before the work: is it one of ours?
     where = benchmark.environment(device)
     print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'date'))
     numbers = '{:>10} {:>9} {:>9} {:>6} {:>9} {:>6}'.format

@@ -11,7 +11,7 @@ from vimamba.errors import bad_argument
 
 from ..cpu.library import is_built
 from ..flops import conv_flops, register
-from ..routes import Order, walk_of
+from ..routes import Order, walk_along
 from . import cpu, portable
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -37,15 +37,23 @@ def route_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, order
     Raises:
         UsageError (a ValueError): names the argument, what was expected and what came.
     """
-    if x.ndim == 3 and order.index.shape[-1] != x.shape[-1]:
-        raise bad_argument('order', f'one over the {x.shape[-1]} tokens of x', f'{order.index.shape[-1]} tokens')
-    return torch.ops.vimamba.route_conv1d(x, weight, bias, *walk_of(order.index), silu)
+    for name, t in (('x', x), ('weight', weight), *([] if bias is None else [('bias', bias)])):
+        if not isinstance(t, Tensor):
+            raise bad_argument(name, 'a tensor', type(t).__name__)
+    _check_tokens(x)
+    return torch.ops.vimamba.route_conv1d(x, weight, bias, *walk_along(order, 'x', x), silu)
+
+
+def _check_tokens(x: Tensor) -> None:
+    if x.ndim != 3 or x.dtype not in _FLOATS:
+        raise bad_argument('x', 'shape (b, d, l), floating-point', f'shape {tuple(x.shape)}, {x.dtype}')
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, steps: list[int]) -> None:
-    if x.ndim != 3 or x.dtype not in _FLOATS:
-        raise bad_argument('x', 'shape (b, d, l), floating-point', f'shape {tuple(x.shape)}, {x.dtype}')
+    _check_tokens(x)
     k, d = len(steps), x.shape[1]
+    if k < 1:
+        raise bad_argument('steps', 'one for each route, of one or more', '0')
     if weight.ndim != 3 or weight.shape[:2] != (k, d) or weight.shape[2] < 1:
         raise bad_argument('weight', f'shape ({k}, {d}, w)', f'shape {tuple(weight.shape)}')
     if bias is not None and bias.shape != (k, d):
@@ -57,6 +65,8 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, 
             raise bad_argument(name, f'device {x.device} (that of x)', f'device {t.device}')
     if rows is not None and (rows.shape != (k, x.shape[2]) or rows.dtype != torch.int32):
         raise bad_argument('rows', f'({k}, {x.shape[2]}) int32', f'{tuple(rows.shape)} {rows.dtype}')
+    if rows is not None and rows.device != x.device and not x.is_meta:  # a model on 'meta' has values in its table
+        raise bad_argument('rows', f'device {x.device} (that of x)', f'device {rows.device}')
 
 
 def _module(x: Tensor, weight: Tensor) -> ModuleType:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.machinery
+import os
 import struct
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, unknown_name
 
 __all__ = ['describe', 'flat', 'is_built', 'library', 'pack', 'pointer', 'sum_parts', 'threads', 'token_rows']
 
+LEVELS = ('avx512', 'avx2', 'generic')  # the most that VIMAMBA_CPU lets isa.h take
 _P, _N = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS = {
     'scan_forward': [_P, _N],
@@ -34,9 +36,20 @@ def _path() -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def _check_level() -> None:
+    level = os.environ.get('VIMAMBA_CPU', LEVELS[0])
+    if level not in LEVELS:
+        raise unknown_name('VIMAMBA_CPU', level, LEVELS)
+
+
 @cache
 def is_built() -> bool:
-    """Whether there is a compiled library that this process can load."""
+    """Whether there is a compiled library that this process can load.
+
+    Raises:
+        UsageError: the environment's VIMAMBA_CPU is none of `LEVELS`.
+    """
+    _check_level()
     try:
         library()
     except UsageError:
@@ -49,8 +62,9 @@ def library() -> ctypes.CDLL:
     """The library.
 
     Raises:
-        UsageError: it was not built, or cannot be loaded.
+        UsageError: it was not built, or cannot be loaded; VIMAMBA_CPU is none of `LEVELS`.
     """
+    _check_level()
     path = _path()
     if path is None:
         raise UsageError("backend 'cpu' was not built: install a C++ compiler and run pip install again")

@@ -52,7 +52,7 @@ static inline vec exp2(vec x) {
     vec n = _mm512_roundscale_ps(x, 0);
 #else
     x = larger(fill(-126.f), x);
-    x = fill(127.f) < x ? fill(127.f) : x;
+    x = fill(128.f) < x ? fill(128.f) : x;  // infinity: the bits of 1 with 128 more in the exponent
     vec shifted = x + 12582912.f;  // 1.5 * 2^23: the integer is in its lowest bits
     vec n = shifted - 12582912.f;
 #endif

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba.errors import bad_argument, check_integers, unknown_name
+from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
 
 from .portable import ssd_chunked, ssd_noncausal
 from .reference import ssd_reference
@@ -39,7 +39,7 @@ def ssd(
     chunk_size: int = 32,
     backend: str = 'auto',
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """State space duality, the scan of Mamba-2 (arXiv:2405.21060), differentiable any number of times.
+    """State space duality, the scan of Mamba-2 (arXiv:2405.21060), differentiable.
 
         d_t = softplus(dt_t + dt_bias)
         H_t = exp(d_t A) H_{t-1} + d_t x_t B_t^T
@@ -51,6 +51,7 @@ def ssd(
     and shapes are those of mamba_ssm (``mamba_chunk_scan_combined``). Legend: b batch, l steps, h heads, p channels of
     each (headdim), g groups (g divides h; head i reads B and C of group i // (h / g)), n states (d_state). Any strides;
     b and l may be 0. Computed in float32, with the state in float32, under autocast too; float64 in float64.
+    Differentiable any number of times and in forward mode too; 'triton' once, in reverse mode.
 
     Args:
         x: input (b, l, h, p).
@@ -85,6 +86,8 @@ def ssd(
     check_integers(1, chunk_size=chunk_size)
     _check(x, dt, A, B, C, D, z, dt_bias, initial_state)
     backend = _choose(backend, x, B.shape[-1], causal)
+    if backend == 'triton' and getattr(torch.autograd.forward_ad, '_current_level', -1) >= 0:
+        raise UsageError("ssd: no forward-mode derivative in backend 'triton'; use backend='portable'")
     wide = torch.promote_types(x.dtype, torch.float32)
     with no_autocast(x.device.type):
         x_, B_, C_ = (x, B, C) if backend == 'triton' else (t.to(wide) for t in (x, B, C))

@@ -45,10 +45,10 @@ def forward_kernel(
     P: tl.constexpr, N: tl.constexpr, T: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    part = tl.program_id(1).to(tl.int64)
+    part = tl.program_id(0).to(tl.int64)
     b, h = part // heads, part % heads
     g = h // per_group
-    p, n = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
+    p, n = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
     in_state = (p < P)[:, None] & (n < N)[None, :]
     at_state = p[:, None] * N + n[None, :]
     rate = tl.load(A + h)
@@ -83,8 +83,8 @@ def backward_kernel(
     P: tl.constexpr, N: tl.constexpr, T: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    part = tl.program_id(1).to(tl.int64)
-    block, blocks = tl.program_id(0), tl.num_programs(0)
+    part = tl.program_id(0).to(tl.int64)
+    block, blocks = tl.program_id(1), tl.num_programs(1)
     b, h = part // heads, part % heads
     g = h // per_group
     p, n = block * BLOCK_P + tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_N)
@@ -160,7 +160,8 @@ def _layout(x: Tensor, B: Tensor, C: Tensor, backward: bool) -> tuple[tuple[int,
     (b, l, h, p), (g, n) = x.shape, B.shape[2:]
     compiled = constants(x.dtype, p, n, backward)
     sizes = [l, h, h // g, triton.cdiv(l, CHUNK), *x.stride(), *B.stride(), *C.stride()]
-    return (triton.cdiv(p, compiled['BLOCK_P']), b * h), sizes, compiled
+    grid = b * h, triton.cdiv(p, compiled['BLOCK_P'])  # CUDA takes 65535 programs along any axis but the first
+    return grid, sizes, compiled
 
 
 @torch.library.custom_op('vimamba::ssd', mutates_args=())
@@ -173,8 +174,9 @@ def ssd_triton(
     """
     (b, l, h, p), n = x.shape, B.shape[-1]
     grid, sizes, compiled = _layout(x, B, C, backward=False)
-    y, last = torch.empty(b, l, h, p, device=x.device), torch.empty(b, h, p, n, device=x.device)
-    states = torch.empty((b, h, triton.cdiv(l, CHUNK), p, n) if save else 0, device=x.device)
+    empty = A.new_empty  # float32, whatever the default of torch is
+    y, last = empty(b, l, h, p), empty(b, h, p, n)
+    states = empty((b, h, triton.cdiv(l, CHUNK), p, n) if save else 0)
     if b:
         start = None if initial_state is None else initial_state.contiguous()
         with torch.cuda.device_of(x):
@@ -198,12 +200,9 @@ def ssd_backward(
     """Gradients of x, dt, A, B, C and the initial state."""
     (b, l, h, p), (g, n) = x.shape, B.shape[2:]
     grid, sizes, compiled = _layout(x, B, C, backward=True)
-
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(shape, device=x.device)
-
+    empty, blocks = A.new_empty, grid[1]
     dx, dstart = empty(b, l, h, p), empty(b, h, p, n)
-    ddt, dA, dB, dC = empty(b, l, h, grid[0]), empty(b, h, grid[0]), *(empty(b, l, h, grid[0], n) for _ in range(2))
+    ddt, dA, dB, dC = empty(b, l, h, blocks), empty(b, h, blocks), *(empty(b, l, h, blocks, n) for _ in range(2))
     if b:
         end = None if dlast is None else dlast.contiguous()
         with torch.cuda.device_of(x):
@@ -230,7 +229,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, dy, dlast, _):
     x, dt, A, B, C, states = ctx.saved_tensors
-    dy = torch.zeros(x.shape, device=x.device) if dy is None else dy
+    dy = A.new_zeros(x.shape) if dy is None else dy
     *grads, dstart = torch.ops.vimamba.ssd_backward(dy, dlast, x, dt, A, B, C, states)
     return (*grads, dstart if ctx.has_start else None, None)
 

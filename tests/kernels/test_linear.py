@@ -48,6 +48,39 @@ def test_strided_and_empty_inputs(forced):
         torch.testing.assert_close(linear(strided, weight, bias), F.linear(strided, weight, bias), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('stride', [0, 2])
+def test_a_strided_bias(forced, stride):
+    x, weight, _ = (None if t is None else t.detach() for t in inputs((6, 8), 4, bias=False))
+    bias = torch.arange(1.0, 9.0).as_strided((4,), (stride,))
+    torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(x=torch.zeros(2, 7)),
+        dict(weight=torch.zeros(2, 4, 8)),
+        dict(bias=torch.zeros(5)),
+        dict(bias=torch.zeros(4, dtype=torch.float64)),
+        dict(bias=torch.zeros(4, device='meta')),
+    ],
+    ids=lambda wrong: '{} {}'.format(*next((name, t.shape) for name, t in wrong.items())),
+)
+def test_what_does_not_fit_is_refused_in_pytorchs_words(forced, wrong):
+    given = dict(x=torch.zeros(2, 8), weight=torch.zeros(4, 8), bias=torch.zeros(4)) | wrong
+    with pytest.raises(RuntimeError) as theirs:
+        F.linear(given['x'], given['weight'], given['bias'])
+    with pytest.raises(RuntimeError) as ours:
+        linear(**given)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_routes_that_do_not_fit_are_refused(forced):
+    for x, weight in ((torch.zeros(2, 5, 7), torch.zeros(3, 4, 7)), (torch.zeros(2, 5, 7), torch.zeros(2, 4, 6))):
+        with pytest.raises(RuntimeError, match='Expected size'):
+            linears(x, weight)
+
+
 def test_second_derivatives(forced):
     x, weight, _ = inputs((3, 4), 5)
 

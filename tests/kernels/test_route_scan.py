@@ -8,7 +8,9 @@ threads changes what the compiled kernels promise; arguments are refused by name
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,17 +26,23 @@ from vimamba.kernels.selective_scan import route_scan, selective_scan
 from vimamba.scans import create_order, list_orders
 from vimamba.testing import assert_close_to_float64
 
+ROOT = Path(__file__).parents[2]
 built = pytest.mark.skipif(not is_built(), reason='the CPU kernels were not built')
 BACKENDS = ['portable', 'reference', pytest.param('cpu', marks=built)]
-ORDERS = [(name, grid) for name in list_orders() for grid in ((4, 6), (5, 3))]
-IDS = [f'{name}-{h}x{w}' for name, (h, w) in ORDERS]
 
 
-def order_of(name, grid):
-    try:
-        return create_order(name, grid)
-    except UsageError:
-        pytest.skip(f'{name} is not defined on {grid}')
+def orders_over(*grids):
+    for name in list_orders():
+        for grid in grids:
+            with suppress(UsageError):  # not defined on such a grid
+                yield pytest.param(create_order(name, grid), id=f'{name}-{"x".join(map(str, grid))}')
+
+
+ORDERS = list(orders_over((4, 6), (5, 3), (2, 3, 4)))
+
+
+def test_every_registered_order_is_among_them():
+    assert {order.id.rsplit('-', 1)[0] for order in ORDERS} == set(list_orders())
 
 
 def make_inputs(order, b=2, d=6, n=3, g=2, shared=False, seed=0):
@@ -87,9 +95,8 @@ def with_gradients(out, state, inputs):
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
-@pytest.mark.parametrize(('name', 'grid'), ORDERS, ids=IDS)
-def test_equals_the_scan_of_copies(name, grid, shared, backend):
-    order = order_of(name, grid)
+@pytest.mark.parametrize('order', ORDERS)
+def test_equals_the_scan_of_copies(order, shared, backend):
     inputs = make_inputs(order, shared=shared)
     want = expected(order, inputs)
     dtype = torch.float32 if backend == 'cpu' else torch.float64
@@ -170,6 +177,11 @@ def test_an_index_that_changed_is_looked_at_again():
     assert walk_of(index) == (None, [1])
     index.copy_(index.flip(-1))
     assert walk_of(index) == (None, [-1])
+    with torch.inference_mode():
+        silent = torch.tensor([[0, 1, 2, 3]])
+        assert walk_of(silent) == (None, [1])
+        silent.copy_(silent.flip(-1))
+        assert walk_of(silent) == (None, [-1])
 
 
 @pytest.mark.parametrize('shared', [False, True])
@@ -192,9 +204,8 @@ def test_strides_are_those_that_the_compiler_is_told(backend, shared):
     assert [(t.shape, t.stride()) for t in real] == [(t.shape, t.stride()) for t in told]
 
 
-@pytest.mark.parametrize(('name', 'grid'), ORDERS, ids=IDS)
-def test_steps_say_what_the_table_says(name, grid):
-    order = order_of(name, grid)
+@pytest.mark.parametrize('order', ORDERS)
+def test_steps_say_what_the_table_says(order):
     steps, l = find_steps(order.index), order.length
     if steps is not None:
         assert torch.equal(torch.stack([route_rows(step, l) for step in steps]), order.index)
@@ -243,11 +254,39 @@ def compiled(threads):
 def test_a_hundred_repeats_are_the_same_whatever_the_threads(tmp_path, level):
     command = [sys.executable, '-c', IN_A_PROCESS, str(tmp_path / 'results.pt')]
     environment = {**os.environ, 'VIMAMBA_CPU': level}
-    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], timeout=120)
+    subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=120)
     first = torch.load(tmp_path / 'results.pt')
     order = create_order('cross', (7, 9))
     for name, value in expected(order, make_inputs(order, b=3, d=150, n=6)).items():
         assert_close_to_float64(first[name], value, torch.float32, name)
+
+
+EXPONENTIALS = """
+import torch
+from vimamba.kernels.selective_scan import selective_scan
+inside = torch.linspace(-87, 88.7, 4080)
+outside = torch.tensor([88.8, 89, 200, 1e30, torch.inf, torch.nan])
+A = torch.cat([inside, outside])[:, None]
+one, each = torch.ones(1, 1, 1), torch.ones(1, len(A), 1)
+decays = selective_scan(0 * each, each, A, one, one, initial_state=each, backend='cpu').flatten()
+torch.testing.assert_close(decays[:4080], inside.double().exp().float(), rtol=1e-5, atol=0)
+torch.testing.assert_close(decays[4080:], outside.exp(), equal_nan=True)
+"""
+
+
+@built
+@pytest.mark.slow
+@pytest.mark.parametrize('level', ['avx512', 'avx2', 'generic'])
+def test_the_exponential_of_each_instruction_set_is_right_to_its_ends(level):
+    environment = {**os.environ, 'VIMAMBA_CPU': level}
+    subprocess.run([sys.executable, '-c', EXPONENTIALS], check=True, env=environment, cwd=ROOT, timeout=120)
+
+
+def test_an_unknown_instruction_set_is_refused(monkeypatch):
+    monkeypatch.setenv('VIMAMBA_CPU', 'avx-2')
+    for function in (library.is_built, library.library):
+        with pytest.raises(UsageError, match="unknown VIMAMBA_CPU 'avx-2': did you mean 'avx2'"):
+            function.__wrapped__()
 
 
 @pytest.mark.parametrize(
@@ -274,15 +313,67 @@ def test_a_wrong_argument_is_named(name, value):
 
 
 @pytest.mark.parametrize(
+    'index',
+    [
+        torch.tensor([[0, 1, 2, 3, 4, 1_000_000_000]]),
+        torch.tensor([[0, 1, 2, 3, 4, -1]]),
+        torch.tensor([[0, 1, 2, 3, 4, 4]]),
+        torch.tensor([[0, 2, 4, 0, 2, 5]]),  # a step that leaves tokens out
+        torch.arange(6),
+        torch.arange(6.0).unsqueeze(0),
+        torch.arange(6, device='meta').unsqueeze(0),
+        torch.zeros(0, 6, dtype=torch.int64),
+    ],
+    ids=['beyond', 'negative', 'twice', 'step', 'rank', 'dtype', 'device', 'no route'],
+)
+def test_an_order_that_is_none_is_refused_before_memory_is_read(index):
+    order, k = SimpleNamespace(index=index), len(index) if index.ndim == 2 else 1
+    tokens = torch.zeros(2, k, 6, 6)
+    with pytest.raises(UsageError, match=r'^order: expected'):
+        route_conv1d(tokens[:, 0] if k else torch.zeros(2, 6, 6), torch.zeros(k, 6, 4), order=order)
+    with pytest.raises(UsageError, match=r'^order: expected'):
+        route_scan(torch.zeros(2, 6, 6), tokens, torch.zeros(k, 6, 3), tokens[:, :, :3], tokens[:, :, :3], order=order)
+
+
+def test_a_table_goes_where_the_tokens_are():
+    order = create_order('hilbert', (4, 4))
+    x, weight = torch.zeros(2, 6, 16, device='meta'), torch.zeros(order.routes, 6, 4, device='meta')
+    assert route_conv1d(x, weight, order=order).shape == (2, order.routes, 6, 16)
+    of_a_meta_model = torch.ops.vimamba.route_conv1d(x, weight, None, *walk_of(order.index), True)
+    assert of_a_meta_model.shape == (2, order.routes, 6, 16)
+
+
+@pytest.mark.parametrize(
     ('name', 'value'),
     [
         ('x', torch.zeros(2, 6)),
+        ('x', [1.0]),
+        ('weight', None),
+        ('weight', torch.zeros(2, 6, 0)),
+        ('weight', torch.zeros(2, 6, 4, dtype=torch.complex64)),
+        ('weight', torch.zeros(2, 6, 4, device='meta')),
+        ('bias', [1.0]),
+        ('order', None),
+        ('order', [[0, 1]]),
+        ('order', create_order('bidirectional', (4, 5))),
         ('weight', torch.zeros(2, 5, 4)),
         ('bias', torch.zeros(6)),
         ('x', torch.zeros(2, 6, 24).int()),
     ],
 )
 def test_a_wrong_argument_of_the_convolution_is_named(name, value):
-    given = {'x': torch.zeros(2, 6, 24), 'weight': torch.zeros(2, 6, 4), 'bias': torch.zeros(2, 6), name: value}
+    given = {'x': torch.zeros(2, 6, 24), 'weight': torch.zeros(2, 6, 4), 'bias': torch.zeros(2, 6)}
+    given |= {'order': create_order('bidirectional', (4, 6)), name: value}
     with pytest.raises(UsageError, match=f'^{name}: expected'):
-        route_conv1d(**given, order=create_order('bidirectional', (4, 6)))
+        route_conv1d(**given)
+
+
+def test_the_operator_of_the_convolution_checks_its_routes():
+    x, weight = torch.zeros(2, 6, 24), torch.zeros(1, 6, 4)
+    rows = torch.arange(24, dtype=torch.int32).unsqueeze(0)
+    operator = torch.ops.vimamba.route_conv1d
+    for bad in (rows[:, :23], rows.long(), rows.to('meta')):
+        with pytest.raises(UsageError, match=r'^rows: expected'):
+            operator(x, weight, None, bad, [1], True)
+    with pytest.raises(UsageError, match=r'^steps: expected'):
+        operator(x, weight[:0], None, None, [], True)

@@ -4,6 +4,8 @@ Also: it is the selective scan with one A and one step size a head; a sequence i
 refused by name.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -194,6 +196,30 @@ def test_each_argument_is_refused_by_name(name, fault):
     blamed = {'x', 'dt'} if (name, fault) in {('x', 'size'), ('x', 'device')} else {name}
     with pytest.raises(UsageError, match=rf'^({"|".join(blamed)}): expected'):
         ssd(**inputs)
+
+
+def test_a_forward_mode_derivative_is_right_or_refused(monkeypatch):
+    inputs = make()
+    x = inputs.pop('x')
+    tangents = []
+    for backend in ('auto', 'reference'):
+        scan = partial(ssd, **inputs, backend=backend)
+        tangents.append(torch.func.jvp(scan, (x,), (x,))[1])
+    torch.testing.assert_close(*tangents)
+    assert tangents[0].abs().max() > 0
+    pytest.importorskip('triton')
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    inputs = {name: t.float() for name, t in inputs.items()}
+    with pytest.raises(UsageError, match='no forward-mode derivative'):
+        torch.func.jvp(partial(ssd, **inputs, backend='triton'), (x.float(),), (x.float(),))
+
+
+def test_no_batch_is_too_large_for_a_launch():
+    """CUDA takes 2^31 - 1 programs along the first axis of a grid, 65535 along the others."""
+    kernels = pytest.importorskip('vimamba.kernels.ssd.triton_ssd', exc_type=ImportError)
+    x, B = torch.empty(8192, 49, 24, 64, device='meta'), torch.empty(8192, 49, 1, 16, device='meta')
+    for backward, blocks in ((False, 2), (True, 4)):
+        assert kernels._layout(x, B, B, backward)[0] == (8192 * 24, blocks)
 
 
 def test_options_are_refused_by_name():

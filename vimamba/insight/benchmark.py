@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vimamba
+from vimamba.errors import UsageError
 from vimamba.kernels.cpu.library import describe, is_built
 from vimamba.kernels.linear import onednn_pays
 from vimamba.kernels.selective_scan import route_scan
@@ -247,9 +248,12 @@ def time_models(
 
 def _sized(name: str, size: int) -> torch.nn.Module:
     try:
-        return timm.create_model(name, img_size=size)
+        model = timm.create_model(name, img_size=size)
     except TypeError:  # a model for any size, such as ConvNeXt
-        return timm.create_model(name)
+        model = timm.create_model(name)
+    if getattr(model, 'num_frames', None) is not None:
+        raise UsageError(f'{name} takes clips: measure it by `clips`, or choose a model of images')
+    return model
 
 
 def step(
@@ -321,8 +325,16 @@ def _processor() -> str:
 
 
 def append(rows: list[dict], file: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """Adds rows to a results file, which is made if there is none."""
-    new = not file.exists()
+    """Adds rows to a results file, which is made if there is none.
+
+    Raises:
+        UsageError: the file has other columns.
+    """
+    new = not file.exists() or not file.stat().st_size
+    if not new:
+        with open(file, newline='') as there:
+            if next(csv.reader(there)) != list(columns):
+                raise UsageError(f'{file} is no results file of these columns: choose another place')
     with open(file, 'a', newline='') as out:
         writer = csv.DictWriter(out, columns, restval='', lineterminator='\n')
         if new:
