@@ -27,10 +27,10 @@ struct Scan {
 };
 
 // out: gradient of the output, channels adjacent; last (b, k, d, n). The gradients to be written: u (k, b, l, d), or
-// (b, l, d) where routes share it; delta (k, b, l, d); A, h0 (b, k, d, n); D, bias (b, k, d); z (b, l, d);
+// (b, l, d) where routes share it, u_k apart, so 0; delta (k, b, l, d); A, h0 (b, k, d, n); D, bias (b, k, d); z (b, l, d);
 // B, C (parts, b, k, g, l, n): sums over the batch, and over the parts, are taken afterwards.
 struct Grads {
-    int64_t out_b, out_l;
+    int64_t out_b, out_l, u_k;
     const float *out, *last;
     float *u, *delta, *A, *B, *C, *D, *z, *bias, *h0;
 };

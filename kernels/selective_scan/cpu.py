@@ -79,9 +79,9 @@ def backward(
     dD, dbias = (None if t is None else new(b, k, d) for t in (s.D, s.delta_bias))
     dz = None if s.z is None else new(b, l, d)
     dh = None if s.initial_state is None else new(b, k, d, n)
-    strides = dout.stride()
+    strides = (*dout.stride()[::2], 0 if s.u.ndim == 3 else b * l * d)
     results = (dout, last, du, ddelta, dA, dB, dC, dD, dz, dbias, dh)
-    library().vimamba_scan_backward(scan, pack([strides[0], strides[2], *map(pointer, results)]), count)
+    library().vimamba_scan_backward(scan, pack([*strides, *map(pointer, results)]), count)
     del keep
     grads = (
         du.transpose(1, 2) if s.u.ndim == 3 else du.permute(1, 0, 3, 2),

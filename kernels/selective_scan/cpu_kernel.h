@@ -318,9 +318,9 @@ static void scan_backward(const Scan& a, const Grads& d, int64_t b, int64_t g, i
                 while (n < a.n) go_back(one);
                 each_vector(c0, PANEL, [&](int64_t c, int lanes, int64_t i, int64_t) {
                     const vec D = of_channel(a.D, k * a.d + c, lanes);
-                    float* du = d.u + (a.u_k ? k * a.b + b : b) * a.l * a.d + c;
+                    float* du = d.u + k * d.u_k + b * a.l * a.d + c;
                     float* ddelta = d.delta + (k * a.b + b) * a.l * a.d + c;
-                    (a.u_k == 0 && k ? write_backward<true> : write_backward<false>)(
+                    (d.u_k == 0 && k ? write_backward<true> : write_backward<false>)(
                         steps[i % VECTORS], r, du, ddelta, a.d, D, dD[i], dbias[i], lanes);
                 });
             }

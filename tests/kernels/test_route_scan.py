@@ -106,6 +106,21 @@ def test_equals_the_scan_of_copies(order, shared, backend):
         assert_close_to_float64(value, want[what], dtype, what)
 
 
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_tokens_that_routes_have_as_views_of_one_copy(backend):
+    """Each route's gradient is its own, though what they read lies in one place."""
+    order = create_order('cross', (4, 6))
+    inputs = make_inputs(order)
+    want = expected(order, {**inputs, 'u': inputs['u'][:, :1].expand(-1, 4, -1, -1).contiguous()})
+    dtype = torch.float32 if backend == 'cpu' else torch.float64
+    given = {name: t.to(dtype) for name, t in inputs.items()}
+    given['u'] = given['u'][:, :1].mT.contiguous().mT.expand(-1, 4, -1, -1)  # read as it lies, channels adjacent
+    given = {name: t.requires_grad_() for name, t in given.items()}
+    out, state = route_scan(**given, delta_softplus=True, return_last_state=True, order=order, backend=backend)
+    for what, value in with_gradients(out, state, given).items():
+        assert_close_to_float64(value, want[what], dtype, what)
+
+
 @built
 @pytest.mark.parametrize(
     ('d', 'n', 'g'), [(16, 16, 1), (20, 16, 1), (129, 5, 3), (70, 1, 1), (7, 256, 1), (66, 130, 2)]
