@@ -6,14 +6,17 @@ A small scan takes a tenth of a millisecond, and what custom_op puts around a ke
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 from torch.library import Library, infer_schema, register_fake
 
-__all__ = ['define', 'differentiate']
+from vimamba.errors import UsageError
+
+__all__ = ['define', 'differentiate', 'without_autocast']
 
 _library = Library('vimamba', 'FRAGMENT')
 
@@ -39,7 +42,7 @@ def differentiate(
     setup: Callable[[Any, tuple, Any], None],
     backward: Callable[..., tuple[Tensor | None, ...]],
 ) -> None:
-    """Gives an operator its derivative, once and in reverse mode.
+    """Gives an operator its derivative, once and in reverse mode; what else is asked for is refused, not zero.
 
     Args:
         operator: of `define`.
@@ -56,12 +59,44 @@ def differentiate(
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*args)
 
-    members = {'forward': staticmethod(forward), 'backward': staticmethod(once_differentiable(backward))}
+    def back(ctx: Any, *grads: Any) -> Any:
+        return (
+            _Once.apply(backward, ctx, *grads, *ctx.saved_tensors) if torch.is_grad_enabled() else backward(ctx, *grads)
+        )
+
+    members = {'forward': staticmethod(forward), 'backward': staticmethod(back)}
     function: Any = type(f'Of_{operator._opname}', (torch.autograd.Function,), members)
 
     def kernel(*args: Any) -> Any:
+        if getattr(forward_ad, '_current_level', -1) >= 0 and any(map(_has_tangent, args)):
+            raise UsageError(f"{operator._opname}: no forward-mode derivative; backend='reference' of a scan has one")
         trains = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in args)
         return function.apply(*args) if trains else plain(*args)
 
     if not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), 'AutogradCPU'):
         _library.impl(operator._opname, torch.compiler.disable(kernel), 'Autograd')
+
+
+def without_autocast(device_type: str) -> AbstractContextManager:
+    """The dtypes of the arguments decide, not the caller's mode; a device such as 'meta' has no such mode."""
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if on else nullcontext()
+
+
+class _Once(torch.autograd.Function):
+    """A backward pass as a node behind all that it depends on.
+
+    `once_differentiable` puts its error behind nothing: `torch.autograd.grad` to given inputs never gets there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, backward: Callable[..., Any], inner: Any, *tensors: Tensor | None) -> Any:
+        return backward(inner, *tensors[: len(tensors) - len(inner.saved_tensors)])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise UsageError("no second derivative of a kernel; backend='reference' of a scan has one")
+
+
+def _has_tangent(t: object) -> bool:
+    return isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None

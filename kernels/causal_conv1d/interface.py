@@ -11,6 +11,7 @@ from vimamba.errors import bad_argument
 
 from ..cpu.library import is_built
 from ..flops import conv_flops, register
+from ..operator import define, differentiate, without_autocast
 from ..routes import Order, walk_along
 from . import cpu, portable
 
@@ -74,22 +75,21 @@ def _module(x: Tensor, weight: Tensor) -> ModuleType:
     return cpu if fits and is_built() else portable
 
 
-@torch.library.custom_op('vimamba::route_conv1d', mutates_args=())
-def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, steps: list[int], silu: bool) -> Tensor:
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, steps: list[int], silu: bool
+) -> Tensor:
     _check(x, weight, bias, rows, steps)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return _module(x, weight).forward(x, weight, bias, rows, steps, silu)
 
 
-@_conv.register_fake
-def _(x, weight, bias, rows, steps, silu):
+def _fake_forward(x, weight, bias, rows, steps, silu):
     _check(x, weight, bias, rows, steps)
     b, d, l = x.shape
     return x.new_empty(len(steps), b, l, d).permute(1, 0, 3, 2)
 
 
-@torch.library.custom_op('vimamba::route_conv1d_backward', mutates_args=())
-def _conv_backward(
+def _backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -99,28 +99,28 @@ def _conv_backward(
     silu: bool,
 ) -> list[Tensor]:
     """Gradients of the arguments that are given, in their order."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         grads = _module(x, weight).backward(grad, x, weight, bias, rows, steps, silu)
     return [grad for grad in grads if grad is not None]
 
 
-@_conv_backward.register_fake
-def _(grad, x, weight, bias, rows, steps, silu):
+def _fake_backward(grad, x, weight, bias, rows, steps, silu):
     b, d, l = x.shape
     grads = [x.new_empty(b, l, d).transpose(1, 2), weight.new_empty(weight.shape)]
     return grads if bias is None else [*grads, bias.new_empty(bias.shape)]
 
 
-def _setup_context(ctx, inputs, output):
-    x, weight, bias, rows, ctx.steps, ctx.silu = inputs
-    ctx.save_for_backward(x, weight, bias, rows)
+def _setup(ctx, inputs, output):
+    *tensors, ctx.steps, ctx.silu = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx, grad):
-    x, weight, bias, rows = ctx.saved_tensors
-    grads = torch.ops.vimamba.route_conv1d_backward(grad, x, weight, bias, rows, ctx.steps, ctx.silu)
+def _differentiate(ctx, grad):
+    grads = _conv_backward(grad, *ctx.saved_tensors, ctx.steps, ctx.silu)
     return (*grads, *(None,) * (6 - len(grads)))
 
 
-_conv.register_autograd(_backward, setup_context=_setup_context)
+_conv = define('route_conv1d', _forward, _fake_forward)
+_conv_backward = define('route_conv1d_backward', _backward, _fake_backward)
+differentiate(_conv, _setup, _differentiate)
 register('route_conv1d', conv_flops, gradients=1)

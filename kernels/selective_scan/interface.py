@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,8 +21,8 @@ from torch import Tensor
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
 from ..flops import register, scan_flops
-from ..operator import define, differentiate
-from ..routes import Order, read, unread, walk_of
+from ..operator import define, differentiate, without_autocast
+from ..routes import Order, read, unread, walk_along
 from . import cpu, portable
 from .reference import selective_scan_reference
 from .scan import Scan, empty_grads
@@ -144,9 +143,8 @@ def route_scan(
         B = B.unsqueeze(2)
     if isinstance(C, Tensor) and C.ndim == 4:
         C = C.unsqueeze(2)
-    if isinstance(u, Tensor) and order.index.shape[-1] != u.shape[-1]:
-        raise bad_argument('order', f'one over the {u.shape[-1]} tokens of u', f'{order.index.shape[-1]} tokens')
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *walk_of(order.index), delta_softplus)
+    _check_tokens(u)
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *walk_along(order, 'u', u), delta_softplus)
     out, last_state = _run(scan, backend)
     return (out, last_state) if return_last_state else out
 
@@ -233,10 +231,12 @@ def _check_sizes(u: Tensor, d: int, n: int, g: int) -> None:
         raise bad_argument('B', f'a number of groups that divides the {d} channels of u', f'{g} groups')
 
 
+def _check_tokens(u: object) -> None:
+    _rank('u', u, '(b, d, l) or (b, k, d, l)', 4 if isinstance(u, Tensor) and u.ndim == 4 else 3)
+
+
 def _check_routes(s: Scan) -> None:
-    if isinstance(s.u, Tensor) and s.u.ndim not in (3, 4):
-        raise bad_argument('u', 'shape (b, d, l) or (b, k, d, l)', f'shape {tuple(s.u.shape)}')
-    _rank('u', s.u, '(b, d, l) or (b, k, d, l)', s.u.ndim if isinstance(s.u, Tensor) else 3)
+    _check_tokens(s.u)
     _rank('A', s.A, '(k, d, n)', 3)
     _rank('B', s.B, '(b, k, n, l) or (b, k, g, n, l)', 5)
     (k, d, n), b, l, g = s.A.shape, s.u.shape[0], s.u.shape[-1], s.B.shape[2]
@@ -257,8 +257,10 @@ def _check_routes(s: Scan) -> None:
             _expect(name, t, s.u, shape)
     if s.rows is not None and (s.rows.shape != (k, l) or s.rows.dtype != torch.int32):
         raise bad_argument('rows', f'({k}, {l}) int32', f'{tuple(s.rows.shape)} {s.rows.dtype}')
-    if len(s.steps) != k:
-        raise bad_argument('steps', f'{k}, one for each route', f'{len(s.steps)}')
+    if s.rows is not None and s.rows.device != s.u.device and not s.u.is_meta:  # on 'meta', too, a table has values
+        raise bad_argument('rows', f'device {s.u.device} (that of u)', f'device {s.rows.device}')
+    if len(s.steps) != k or k < 1:
+        raise bad_argument('steps', f'{k}, one for each route, of one or more', f'{len(s.steps)}')
 
 
 def _backend(name: str, device_type: str, float64: bool, states: int) -> ModuleType:
@@ -332,14 +334,8 @@ def _forward(
     """(out, last state, and, with ``save``, what the backward pass would otherwise compute again)."""
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
     _check_routes(scan)
-    with _without_autocast(u.device.type):
+    with without_autocast(u.device.type):
         return _module(scan, backend).forward(scan, save)
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager:
-    """The dtype of the arguments decides, not the caller's mode."""
-    on = torch.is_autocast_enabled(device_type)
-    return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
 def _channels_last(t: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -383,7 +379,7 @@ def _backward(
     """Gradients of the arguments that are given, in their order."""
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
     module = _module(scan, backend)
-    with _without_autocast(u.device.type):
+    with without_autocast(u.device.type):
         if saved.ndim == 1:  # nothing was saved
             _, _, saved, y = module.forward(scan, True)
         grads = module.backward(grad_out, grad_last_state, scan, saved, y)

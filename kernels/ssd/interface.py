@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
 
+from ..operator import without_autocast
 from .portable import ssd_chunked, ssd_noncausal
 from .reference import ssd_reference
 
@@ -89,7 +89,7 @@ def ssd(
     if backend == 'triton' and getattr(torch.autograd.forward_ad, '_current_level', -1) >= 0:
         raise UsageError("ssd: no forward-mode derivative in backend 'triton'; use backend='portable'")
     wide = torch.promote_types(x.dtype, torch.float32)
-    with no_autocast(x.device.type):
+    with without_autocast(x.device.type):
         x_, B_, C_ = (x, B, C) if backend == 'triton' else (t.to(wide) for t in (x, B, C))
         dt_ = dt.to(wide)
         if reverse:
@@ -114,12 +114,6 @@ def ssd(
         if z is not None:
             out = out * F.silu(z.to(wide))
     return (out.to(x.dtype), last) if return_last_state else out.to(x.dtype)
-
-
-def no_autocast(device_type: str) -> AbstractContextManager:
-    """The dtypes of the arguments decide, not the caller's mode; a device such as 'meta' has no such mode."""
-    available = torch.amp.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def _choose(backend: str, x: Tensor, states: int, causal: bool) -> str:
