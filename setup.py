@@ -5,18 +5,22 @@ extensions, the build goes on without them and every operator runs in plain PyTo
 """
 
 import sys
+import zlib
+from pathlib import Path
 
 from setuptools import Extension, setup
+
+FOLDER = Path(__file__).parent / 'kernels'
+SOURCES = sorted([*FOLDER.glob('*/*.cpp'), *FOLDER.glob('*/*.h')])
 
 kernels = Extension(
     'vimamba.kernels.cpu._kernels',
     ['kernels/selective_scan/cpu.cpp', 'kernels/causal_conv1d/cpu.cpp'],
-    depends=[
-        *('kernels/cpu/simd.h', 'kernels/cpu/isa.h', 'kernels/cpu/parallel.h', 'kernels/cpu/routes.h'),
-        *('kernels/selective_scan/cpu_kernel.h', 'kernels/causal_conv1d/cpu_kernel.h'),
-    ],
+    depends=[str(file.relative_to(FOLDER.parent)) for file in SOURCES],
     language='c++',
     # not -ffast-math: a NaN must stay one
+    # a checkout that has gone on since is told from this (kernels/cpu/library.py)
+    define_macros=[('VIMAMBA_SOURCES', str(zlib.crc32(b''.join(file.read_bytes() for file in SOURCES))))],
     extra_compile_args=[
         *('-std=c++17', '-O3', '-g0', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast'),
         *('-fvisibility=hidden', '-pthread'),

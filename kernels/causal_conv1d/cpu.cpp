@@ -48,3 +48,6 @@ EXPORT void vimamba_conv_backward(const Conv* a, const ConvGrads* d, int64_t thr
     each_panel(a, threads,
                [&](int64_t b, int64_t c, int lanes) { VIMAMBA_CALL(conv_backward_any, *a, *d, b, c, lanes); });
 }
+
+// A sum over the sources of the whole library, which knows the structures of cpu.py: see setup.py.
+EXPORT int64_t vimamba_sources() { return VIMAMBA_SOURCES; }

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib.machinery
+import logging
 import os
 import struct
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -36,6 +38,13 @@ def _path() -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def _sources() -> int | None:
+    """What setup.py tells the library of its sources; None where there are none, in a wheel."""
+    folder = Path(__file__).parents[1]
+    files = sorted([*folder.glob('*/*.cpp'), *folder.glob('*/*.h')])
+    return zlib.crc32(b''.join(file.read_bytes() for file in files)) if files else None
+
+
 def _check_level() -> None:
     level = os.environ.get('VIMAMBA_CPU', LEVELS[0])
     if level not in LEVELS:
@@ -52,7 +61,9 @@ def is_built() -> bool:
     _check_level()
     try:
         library()
-    except UsageError:
+    except UsageError as error:
+        if _path() is not None:
+            logging.getLogger('vimamba').warning('%s; until then, plain PyTorch', error)
         return False
     return True
 
@@ -74,6 +85,9 @@ def library() -> ctypes.CDLL:
         for name, arguments in _FUNCTIONS.items():
             function = getattr(loaded, f'vimamba_{name}')
             function.restype, function.argtypes = None, arguments
+        loaded.vimamba_sources.restype = _N
+        if loaded.vimamba_sources() != (_sources() or loaded.vimamba_sources()):
+            raise OSError('built from other sources')  # its structures may not be those of cpu.py
         loaded.vimamba_scan_parts.argtypes, loaded.vimamba_scan_parts.restype = [_P, _N], _N
     except (OSError, AttributeError) as error:
         raise UsageError(f"backend 'cpu': {path} cannot be loaded ({error}): run pip install again") from error

@@ -327,6 +327,16 @@ def test_the_exponential_of_each_instruction_set_is_right_to_its_ends(level):
     subprocess.run([sys.executable, '-c', EXPONENTIALS], check=True, env=environment, cwd=ROOT, timeout=120)
 
 
+@built
+def test_a_library_of_other_sources_is_not_called(monkeypatch, caplog):
+    monkeypatch.setattr(library, '_sources', lambda: 1)
+    with pytest.raises(UsageError, match=r'built from other sources.*run pip install again'):
+        library.library.__wrapped__()
+    monkeypatch.setattr(library, 'library', library.library.__wrapped__)
+    assert not library.is_built.__wrapped__()
+    assert 'until then, plain PyTorch' in caplog.text
+
+
 def test_an_unknown_instruction_set_is_refused(monkeypatch):
     monkeypatch.setenv('VIMAMBA_CPU', 'avx-2')
     for function in (library.is_built, library.library):
