@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-CHUNK = 32  # steps between two saved states
-
 
 class Scan(NamedTuple):
     """K scans over one copy of the tokens. Everything is in token order; (b, .., l) may have any strides.
@@ -33,11 +31,6 @@ class Scan(NamedTuple):
     def tensors(self) -> tuple[Tensor | None, ...]:
         """What is differentiated."""
         return (self.u, self.delta, self.A, self.B, self.C, self.D, self.z, self.delta_bias, self.initial_state)
-
-
-def stored_steps(n: int) -> int:
-    """Steps between two states that the backends for the CPU and for any device store, whatever the states are."""
-    return CHUNK
 
 
 AXES = {'u': 'bkdl', 'delta': 'bkdl', 'A': 'kdn', 'B': 'bkgnl', 'C': 'bkgnl', 'D': 'kd', 'z': 'bdl',
