@@ -9,6 +9,7 @@ import pprint
 import resource
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,9 +46,9 @@ class Fault:
 
     Args:
         step: which.
-        kind: 'kill' (SIGKILL to the own process), 'term' (SIGTERM), 'int' (SIGINT), 'nan' (in a weight),
-            'nan input', 'nan gradient', 'inf output', 'oom', 'kill worker' (SIGKILL to a data worker), 'kill decoder'
-            (of a data worker while it reads its video of this number).
+        kind: 'kill' (SIGKILL to the own process), 'term' (SIGTERM), 'int' (SIGINT), 'term all' and 'int all' (to the
+            data workers, too), 'nan' (in a weight), 'nan input', 'nan gradient', 'inf output', 'oom', 'kill worker'
+            (SIGKILL to a data worker), 'kill decoder' (of a data worker while it reads its video of this number).
         rank: only in this process.
     """
 
@@ -58,6 +59,9 @@ class Fault:
         number = {'kill': signal.SIGKILL, 'term': signal.SIGTERM, 'int': signal.SIGINT}.get(self.kind)
         if number:
             os.kill(os.getpid(), number)
+        elif self.kind in ('term all', 'int all'):  # by another process, as a scheduler or a terminal does
+            command = ['kill', '-s', self.kind.split()[0].upper(), '--', f'-{os.getpgrp()}']
+            subprocess.run(command, check=True, start_new_session=True)
         elif self.kind == 'kill worker':
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
         elif self.kind == 'oom':
@@ -109,6 +113,7 @@ class FaultyVideoTask(Faulty, VideoTask):
 
 
 def _child(log, environment, config, faults, keywords):
+    os.setpgrp()  # a signal to all processes of the run is not one to those of the tests
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

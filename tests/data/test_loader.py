@@ -291,6 +291,19 @@ def test_a_killed_worker_is_told_of_once(tmp_path):
     assert len(done.stdout.splitlines()) == 1
 
 
+def test_sigterm_ends_a_worker_from_its_own_process_alone():
+    loader = training_loader(workers=1)
+    batches = iter(loader)
+    next(batches)
+    [worker] = loader._iterator._workers
+    subprocess.run(['kill', '-s', 'TERM', str(worker.pid)], check=True)
+    worker.join(0.2)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+
+
 def test_other_errors_keep_their_type():
     class Faulty(list):
         classes, sample_path = (), str

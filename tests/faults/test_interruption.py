@@ -75,6 +75,17 @@ def test_a_signal_saves_the_step_and_says_how_to_go_on(everything, undisturbed, 
     assert differences(last(undisturbed), last(folder)) == []
 
 
+@pytest.mark.parametrize(('kind', 'code'), [('term all', 143), ('int all', 130)])
+def test_a_signal_to_the_data_workers_too_does_not_keep_the_step_from_being_saved(everything, tmp_path, kind, code):
+    """As schedulers and terminals send it; the window of the eighth step needs another batch."""
+    folder = tmp_path / 'run'
+    options = ['run.checkpoint_interval=0', 'data.workers=2']
+    exit_code, text = complete(everything, folder, [Fault(8, kind)], options=options)
+    assert exit_code == code, text
+    assert '--resume' in text.splitlines()[-1]
+    assert last(folder)['step'] == 9
+
+
 def test_a_run_in_the_folder_is_not_overwritten(everything, undisturbed):
     before = (undisturbed / 'last.pth').read_bytes()
     code, text = complete(everything, undisturbed)

@@ -14,10 +14,14 @@ What happens to a file that cannot be read:
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,7 +176,25 @@ def create_loader(
         collate_fn=_as_lists if lists else _as_tensors,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # otherwise it would draw from the global one
+        worker_init_fn=_outlive_signals,
     )
+
+
+def _outlive_signals(_: int) -> None:
+    """What a signal to all processes of a run means is decided by the main one, which may need data until it stops.
+
+    Schedulers send SIGTERM to all, a terminal SIGINT. SIGTERM from the main process itself ends a worker, as ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_for, args=(parent_process(),), daemon=True).start()
+
+
+def _end_for(parent: Any) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)
 
 
 class Loader(DataLoader):
