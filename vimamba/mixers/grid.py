@@ -128,13 +128,9 @@ class RouteSSM(nn.Module):
         init_A_log(self.A_log)
         nn.init.ones_(self.D)
 
-    @torch.jit.ignore
-    def walk(self, height: int, width: int, x: Tensor) -> tuple[Tensor | None, list[int], int]:
-        return walk(self.scan, (height, width), x.device)
-
     def forward(self, x: Tensor) -> Tensor:
         b, height, width, d = x.shape
-        rows, steps, pads = self.walk(height, width, x)
+        rows, steps, pads = walk(x, self.scan, [height, width])
         u = x.reshape(b, height * width, d)
         if pads:
             u = F.pad(u, (0, 0, 0, pads))
@@ -251,7 +247,7 @@ class RouteSSD(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, height, width, d = x.shape
         k, heads, headdim = self.D.shape
-        rows, steps, pads = walk(self.scan, (height, width), x.device)
+        rows, steps, pads = walk(x, self.scan, [height, width])
         u = F.pad(x.reshape(b, height * width, d), (0, 0, 0, pads))
         own = dense(u, self.x_proj.flatten(0, 1)).view(b, -1, k, sum(self.splits)).permute(0, 2, 3, 1)
         own = read(own, rows, steps).permute(0, 3, 1, 2)  # (b, l, k, .)

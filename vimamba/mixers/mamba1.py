@@ -222,11 +222,6 @@ class MapMamba1(Mamba1):
         self.scan = as_scan(scan, sides)
         super().__init__(d_model, create_order(self.scan, (1,) * sides), **options)
 
-    @torch.jit.ignore
-    def walk(self, grid: list[int], x: Tensor) -> tuple[Tensor | None, list[int], int]:
-        """The routes over a map as the operators take them, and how many pads they read."""
-        return walk(self.scan, grid, x.device)
-
     def forward(self, x: Tensor) -> Tensor:
-        rows, steps, pads = self.walk(x.shape[1:-1], x)
+        rows, steps, pads = walk(x, self.scan, x.shape[1:-1])
         return self.mix(x.flatten(1, -2), rows, steps, pads).view(x.shape)
