@@ -56,7 +56,7 @@ def find_steps(x: Tensor, scan: list[str], height: int, width: int) -> tuple[Ten
     """At which step each route reads a token of the map, and how it came there: (k, l) each, where x is."""
     if torch.jit.is_scripting():
         return torch.ops.vimamba.find_steps(x, scan, height, width)
-    else:  # noqa: RET505 (TorchScript does not compile what stands inside)
+    else:
         place = tuple(scan), concrete(height), concrete(width), x.device
         return _constants(*place) if torch.compiler.is_dynamo_compiling() else _laid(*place)
 

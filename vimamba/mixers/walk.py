@@ -67,7 +67,7 @@ def walk(x: Tensor, scan: list[str], grid: list[int]) -> tuple[Tensor | None, li
     """The routes over a map of these sides: (rows, steps) as the operators take them, where x is, and the pads read."""
     if torch.jit.is_scripting():
         return torch.ops.vimamba.walk(x, scan, grid)
-    else:  # noqa: RET505 (TorchScript does not compile what stands inside)
+    else:
         own, sides = tuple(scan), tuple([concrete(side) for side in grid])
         if not torch.compiler.is_dynamo_compiling():
             return *_walk(own, sides, x.device), _pads(own, sides)
