@@ -21,6 +21,7 @@ def decompositions() -> dict[Any, Any]:
         **torch.export.default_decompositions(),
         ops.route_scan.default: route_scan,
         ops.route_conv1d.default: route_conv1d,
+        ops.route_table.default: lambda index: index.to(torch.int32),
     }
 
 
@@ -56,7 +57,8 @@ def route_scan(
     def advance(h: Tensor, at: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         step_t, u_t, B_t, C_t = at  # (b, k, d), (b, k, d), (b, k, d or 1, n) twice
         h = torch.exp(step_t.unsqueeze(-1) * A) * h + (step_t * u_t).unsqueeze(-1) * B_t
-        return h, (h * C_t).sum(-1).view(b, k, d)
+        y = (h * C_t).sum(-1)
+        return h, y.view(b, k, d)  # says b in the loop, where AOTInductor looks for the sizes of what comes out
 
     last, y = scan(advance, start, tuple(t.movedim(-1, 0).contiguous() for t in (step, u_all, B, C)))
     y = y.movedim(0, -1)  # (b, k, d, l)
