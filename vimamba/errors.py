@@ -11,7 +11,16 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ['UsageError', 'bad_argument', 'check_integers', 'prepare_output', 'run', 'unknown_name']
+__all__ = [
+    'UsageError',
+    'bad_argument',
+    'check_flags',
+    'check_integers',
+    'check_rates',
+    'prepare_output',
+    'run',
+    'unknown_name',
+]
 
 
 class UsageError(ValueError):
@@ -52,6 +61,30 @@ def check_integers(low: int, **arguments: object) -> None:
     for name, value in arguments.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise bad_argument(name, f'an integer >= {low}', repr(value))
+
+
+def check_flags(**arguments: object) -> None:
+    """Raises the error of the first argument that is neither True nor False.
+
+    >>> check_flags(reverse='no')
+    Traceback (most recent call last):
+    vimamba.errors.UsageError: reverse: expected True or False, got 'no'
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, bool):
+            raise bad_argument(name, 'True or False', repr(value))
+
+
+def check_rates(**arguments: object) -> None:
+    """Raises the error of the first argument that is no number from 0 to below 1.
+
+    >>> check_rates(drop_rate=0.1, drop_path_rate=2)
+    Traceback (most recent call last):
+    vimamba.errors.UsageError: drop_path_rate: expected a number from 0 to below 1, got 2
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
+            raise bad_argument(name, 'a number from 0 to below 1', repr(value))
 
 
 def prepare_output(option: str, path: str | os.PathLike[str], folder: bool = False) -> None:
