@@ -175,6 +175,18 @@ def test_feature_maps(name):
             assert abs(side - pixels / reduction) <= 1
 
 
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('features_only', [False, True])
+def test_an_empty_batch(name, features_only):
+    model = small(name, features_only=features_only)
+    x = images(model.model if features_only else model, 0)
+    out = model(x)
+    last = out[-1] if features_only else out
+    assert last.shape[:2] == (0, model.feature_info.channels()[-1] if features_only else 7)
+    last.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
 @pytest.mark.parametrize('name', [name for name in SMALL if is_video(timm.create_model(name, device='meta'))])
 def test_feature_maps_of_clips_keep_time(name):
     """Maps (b, c, T, H, W) of a clip whose sides all differ: each cell is the token of its time and place."""

@@ -123,7 +123,7 @@ class DirectionalSSM(nn.Module):
         dt, B, C = dense(u, self.x_proj).split(self.splits, -1)
         delta = dense(dt, self.dt_proj)
         # a token is read at another step by each route, and finds there what stands at that place in memory
-        delta, B, C = [t.index_select(1, step.flatten()).view(b, k, l, -1) for t in (delta, B, C)]
+        delta, B, C = [t.index_select(1, step.flatten()).unflatten(1, (k, l)) for t in (delta, B, C)]
         B = B + self.directions[direction].to(B.dtype)
         delta, B, C = [t.transpose(2, 3) for t in (delta, B, C)]  # (b, k, ., l)
         A = -torch.exp(widen(self.A_log)).expand(k, -1, -1)

@@ -151,7 +151,7 @@ class RouteSSM(nn.Module):
         parts = dense(u, self.x_proj.flatten(0, 1)).view(b * l, k, width).transpose(0, 1)
         dt, B, C = parts.split(self.splits, -1)
         delta = torch.bmm(dt, self.dt_proj.transpose(1, 2).to(dt.dtype))  # the bias goes into the softplus, once
-        delta, B, C = [t.view(k, b, l, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, k, ., l)
+        delta, B, C = [t.unflatten(1, (b, l)).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, k, ., l)
         return delta, B.unsqueeze(2), C.unsqueeze(2)
 
 
@@ -188,7 +188,7 @@ class StridedSSM(RouteSSM):
         flat = u.flatten(1, 2)
         dt, B, C = linears(flat, self.x_proj.to(flat.dtype)).split(self.splits, -1)
         delta = torch.bmm(dt, self.dt_proj.transpose(1, 2).to(dt.dtype))
-        delta, B, C = [t.view(step * step, b, rows * columns, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]
+        delta, B, C = [t.unflatten(1, (b, rows * columns)).permute(1, 0, 3, 2) for t in (delta, B, C)]
         steps = [1] * (step * step)
         outputs = scan_each(
             u.permute(1, 0, 3, 2), delta, A, B.unsqueeze(2), C.unsqueeze(2), D, None, bias, None, steps, False
@@ -249,12 +249,12 @@ class RouteSSD(nn.Module):
         k, heads, headdim = self.D.shape
         rows, steps, pads = walk(x, self.scan, [height, width])
         u = F.pad(x.reshape(b, height * width, d), (0, 0, 0, pads))
-        own = dense(u, self.x_proj.flatten(0, 1)).view(b, -1, k, sum(self.splits)).permute(0, 2, 3, 1)
+        own = dense(u, self.x_proj.flatten(0, 1)).unflatten(2, (k, sum(self.splits))).permute(0, 2, 3, 1)
         own = read(own, rows, steps).permute(0, 3, 1, 2)  # (b, l, k, .)
         u = read(u.transpose(1, 2).unsqueeze(1), rows, steps).permute(0, 3, 1, 2)  # (b, l, k, d)
         dt, B, C = own.split(self.splits, -1)
         y = ssd(
-            u.reshape(b, -1, k * heads, headdim),
+            u.reshape(b, u.shape[1], k * heads, headdim),
             dt.flatten(2),
             -torch.exp(widen(self.A_log)).flatten(),
             B,
@@ -263,5 +263,5 @@ class RouteSSD(nn.Module):
             dt_bias=widen(self.dt_bias).flatten(),
             dt_softplus=True,
         )
-        y = unread(y.reshape(b, -1, k, d).permute(0, 2, 3, 1), rows, steps).sum(1).transpose(1, 2)
+        y = unread(y.reshape(b, u.shape[1], k, d).permute(0, 2, 3, 1), rows, steps).sum(1).transpose(1, 2)
         return y[:, : height * width].reshape(b, height, width, d)
