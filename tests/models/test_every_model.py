@@ -177,6 +177,29 @@ def test_feature_maps(name):
 
 @pytest.mark.parametrize('name', SMALL)
 @pytest.mark.parametrize('features_only', [False, True])
+def test_a_wrong_input_is_answered_with_what_is_expected(name, features_only):
+    model = small(name, features_only=features_only)
+    x = images(model.model if features_only else model)
+    axes = 'frames, height, width' if x.ndim == 5 else 'height, width'
+    for wrong in (x[0], x[None]):
+        with pytest.raises(AssertionError, match=rf'expected \(b, channels, {axes}\), got shape \[.*\]$'):
+            model(wrong)
+    with pytest.raises(AssertionError, match=r'of 1 channels: this model takes 3$'):
+        model(x[:, :1])
+
+
+@pytest.mark.parametrize('name', [name for name in SMALL if isinstance(small(name, device='meta'), Backbone)])
+def test_images_of_any_size_from_one_patch(name):
+    model = small(name).eval()
+    sizes = size(model)[:-2]
+    least = model.smallest
+    assert model(torch.randn(2, 3, *sizes, least, 300)).shape == (2, 7)
+    with pytest.raises(AssertionError, match=f'of {least - 1}x300 pixels: this model takes {least}x{least} and more'):
+        model(torch.randn(2, 3, *sizes, least - 1, 300))
+
+
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('features_only', [False, True])
 def test_an_empty_batch(name, features_only):
     model = small(name, features_only=features_only)
     x = images(model.model if features_only else model, 0)
