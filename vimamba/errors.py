@@ -6,6 +6,7 @@ A message is one line: what was wrong, what was expected, what to do.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ __all__ = [
     'bad_argument',
     'check_flags',
     'check_integers',
-    'check_rates',
+    'check_numbers',
     'prepare_output',
     'run',
     'unknown_name',
@@ -75,16 +76,16 @@ def check_flags(**arguments: object) -> None:
             raise bad_argument(name, 'True or False', repr(value))
 
 
-def check_rates(**arguments: object) -> None:
-    """Raises the error of the first argument that is no number from 0 to below 1.
+def check_numbers(low: float, below: float, **arguments: object) -> None:
+    """Raises the error of the first argument that is no number of at least ``low`` and smaller than ``below``.
 
-    >>> check_rates(drop_rate=0.1, drop_path_rate=2)
+    >>> check_numbers(0, 1, drop_rate=0.1, drop_path_rate=2)
     Traceback (most recent call last):
-    vimamba.errors.UsageError: drop_path_rate: expected a number from 0 to below 1, got 2
+    vimamba.errors.UsageError: drop_path_rate: expected a number >= 0 and < 1, got 2
     """
     for name, value in arguments.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
-            raise bad_argument(name, 'a number from 0 to below 1', repr(value))
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < below:
+            raise bad_argument(name, f'a number >= {low}' + f' and < {below}' * (below < math.inf), repr(value))
 
 
 def prepare_output(option: str, path: str | os.PathLike[str], folder: bool = False) -> None:

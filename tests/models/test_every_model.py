@@ -9,8 +9,10 @@ that it learns to read digits.
 import copy
 import csv
 import importlib
+import inspect
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from timm.optim import param_groups_weight_decay
 import vimamba  # noqa: F401  (registers the models)
 from vimamba.engine.config import read_config
 from vimamba.engine.schema import check
+from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import cpu
 from vimamba.models import input_shape
 from vimamba.models.backbone import Backbone, Stage
@@ -100,6 +103,30 @@ def test_published_weights_say_what_their_authors_publish():
 def test_an_unknown_argument_is_refused(name):
     with pytest.raises(TypeError, match='depht'):
         timm.create_model(name, device='meta', depht=3)
+
+
+WRONG = {
+    'drop_path_rate': (2, -1, 'x'),
+    'drop_rate': (1.5,),
+    'layer_scale': (-1, 'x'),
+    'mlp_ratio': (-1,),
+    **dict.fromkeys(('share_routes', 'dynamic_img_size', 'feature_norm', 'gate', 'final_norm', 'causal'), ('yes', 1)),
+    'num_classes': (-3, 'x'),
+    'out_indices': ((), []),
+}
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_a_wrong_option_is_named(name):
+    model = small(name, device='meta')
+    taken = {p for base in type(model).__mro__ for p in inspect.signature(base.__init__).parameters} | {'out_indices'}
+    for option in WRONG.keys() & taken:
+        for value in WRONG[option]:
+            with pytest.raises(UsageError, match=f'^{option}: expected .*, got {re.escape(repr(value))}$'):
+                small(name, device='meta', features_only=option == 'out_indices', **{option: value})
+    for classes in WRONG['num_classes']:
+        with pytest.raises(UsageError, match=r'^num_classes: expected an integer'):
+            model.reset_classifier(classes)
 
 
 @pytest.mark.parametrize('name', SMALL)

@@ -274,6 +274,7 @@ class Vim(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head for ``num_classes``; the pooling stays unless it is given."""
+        check_integers(0, num_classes=num_classes)
         if global_pool is not None:
             self._set_pool(global_pool)
         self.num_classes = num_classes
