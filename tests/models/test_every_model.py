@@ -119,7 +119,7 @@ WRONG = {
 @pytest.mark.parametrize('name', SMALL)
 def test_a_wrong_option_is_named(name):
     model = small(name, device='meta')
-    taken = {p for base in type(model).__mro__ for p in inspect.signature(base.__init__).parameters} | {'out_indices'}
+    taken = {p for base in type(model).__mro__ for p in inspect.signature(base).parameters} | {'out_indices'}
     for option in WRONG.keys() & taken:
         for value in WRONG[option]:
             with pytest.raises(UsageError, match=f'^{option}: expected .*, got {re.escape(repr(value))}$'):

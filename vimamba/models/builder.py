@@ -105,7 +105,7 @@ def build_model(
 
 def _check_options(cls: type[nn.Module], options: Mapping[str, Any]) -> None:
     """Flags, rates and ratios by the annotations of the model, and of the one that it extends."""
-    parameters = {p.name: p for base in cls.__mro__ for p in inspect.signature(base.__init__).parameters.values()}
+    parameters = {p.name: p for base in cls.__mro__ for p in inspect.signature(base).parameters.values()}
     for name, value in options.items():
         kind = parameters[name].annotation if name in parameters else None
         if kind is bool:
