@@ -57,7 +57,7 @@ def selective_scan(
     (d_state), g groups (g divides d; channel c reads B and C of group c // (d / g)). Any strides; channels-last
     memory, i.e. (b, l, d) transposed, is the fast layout and that of the output. b and l may be 0.
     float16, bfloat16 and float32 are computed in float32, with the state in float32, under autocast too; float64 in
-    float64. Differentiable once, in reverse mode; 'reference' any number of times and in forward mode too.
+    float64. Differentiable once, in reverse mode; 'reference' any number of times, in forward mode and by `torch.func`.
 
     Args:
         u: input (b, d, l).
