@@ -58,7 +58,7 @@ def route_scan(
         step_t, u_t, B_t, C_t = at  # (b, k, d), (b, k, d), (b, k, d or 1, n) twice
         h = torch.exp(step_t.unsqueeze(-1) * A) * h + (step_t * u_t).unsqueeze(-1) * B_t
         y = (h * C_t).sum(-1)
-        return h, y.view(b, k, d)  # says b in the loop, where AOTInductor looks for the sizes of what comes out
+        return h, y.view(b, *y.shape[1:])  # says b in the loop, where AOTInductor looks for the sizes of what comes out
 
     last, y = scan(advance, start, tuple(t.movedim(-1, 0).contiguous() for t in (step, u_all, B, C)))
     y = y.movedim(0, -1)  # (b, k, d, l)

@@ -41,7 +41,9 @@ def export_program(module: nn.Module, args: Sequence[Tensor | None], dynamic_sha
     >>> program.module()(*longer).shape
     torch.Size([1, 4, 20])
     """
-    with torch.no_grad(), warnings.catch_warnings():
+    # what Dynamo saw of another layer, such as its number of windows, is no reason to take a size for any
+    sizes = torch._dynamo.config.patch(automatic_dynamic_shapes=False)
+    with torch.no_grad(), warnings.catch_warnings(), sizes:
         warnings.simplefilter('ignore')  # about the innards of torch.export
         torch.compiler.reset()  # Dynamo traces the scan, and would fix sizes that it remembers from other exports
         program = torch.export.export(module, tuple(args), dynamic_shapes=dynamic_shapes)
