@@ -71,6 +71,8 @@ def differentiate(
         if getattr(forward_ad, '_current_level', -1) >= 0 and any(map(_has_tangent, args)):
             raise UsageError(f"{operator._opname}: no forward-mode derivative; backend='reference' of a scan has one")
         trains = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in args)
+        if trains and torch._C._functorch.peek_interpreter_stack() is not None:
+            raise UsageError(f"{operator._opname}: no derivative by torch.func; backend='reference' of a scan has one")
         return function.apply(*args) if trains else plain(*args)
 
     if not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), 'AutogradCPU'):

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from vimamba.errors import bad_argument
 
+from .operator import define
+
 __all__ = ['Order', 'find_steps', 'read', 'route_rows', 'unread', 'walk_along', 'walk_of']
 
 
@@ -64,6 +66,8 @@ def walk_along(order: Order, name: str, x: Tensor) -> tuple[Tensor | None, list[
         raise bad_argument('order', 'a scan order, with an index (k, l)', type(order).__name__)
     if index.ndim == 2 and index.shape[1] != x.shape[-1]:
         raise bad_argument('order', f'one over the {x.shape[-1]} tokens of {name}', f'{index.shape[1]} tokens')
+    if torch.compiler.is_compiling():
+        return _table(index).to(x.device), [1] * len(index)
     rows, steps = walk_of(index)
     return None if rows is None else rows.to(x.device), steps
 
@@ -87,13 +91,26 @@ def _steps(index: Tensor, version: int) -> tuple[int, ...] | None:
 
     The kernels write to the rows that a route reads, and to no others, without looking at them again.
     """
+    _check(index)
+    steps = find_steps(index)
+    return None if steps is None else tuple(steps)
+
+
+def _check(index: Tensor) -> None:
     if index.ndim != 2 or not len(index) or index.dtype not in (torch.int32, torch.int64) or index.is_meta:
         found = f'{tuple(index.shape)} {index.dtype} on {index.device.type}'
         raise bad_argument('order', 'an index (k, l) of integers, k >= 1', found)
     if not (index.sort(1).values == torch.arange(index.shape[1], device=index.device)).all():
         raise bad_argument('order', f'each of the rows 0 ... {index.shape[1] - 1} once in every route', 'other rows')
-    steps = find_steps(index)
-    return None if steps is None else tuple(steps)
+
+
+def _look_up(index: Tensor) -> Tensor:
+    """The table of a graph, whose tracing knows no values: they are looked at whenever the graph runs."""
+    _check(index)
+    return index.to(torch.int32, copy=True)
+
+
+_table = define('route_table', _look_up, lambda index: index.new_empty(index.shape, dtype=torch.int32))
 
 
 def _walk(x: Tensor, rows: Tensor | None, steps: list[int], back: bool) -> Tensor:

@@ -42,13 +42,17 @@ def main() -> int:
         if resize := getattr(model, 'set_input_size', None):
             resize((height, width))
     images = torch.zeros(args.batch or 2, *channels, height, width)
-    program = export_program(model, (images,), None if args.batch else ({0: torch.export.Dim('batch')},))
+    dynamic = None if args.batch else ({0: torch.export.Dim('batch')},)
+    print(f'{args.out}: writing {name} out; large models take minutes', flush=True)
+    program = export_program(model, (images,), dynamic)
     if suffix == '.pt2':
         save_program(program, args.out)
     else:
         notes = {'model': name, 'classes': json.dumps(classes)}
         notes |= {key: json.dumps(data[key]) for key in ('mean', 'std', 'interpolation', 'crop_pct')}
-        export_onnx(program, args.out, input_names=['images'], output_names=['logits'], metadata=notes)
+        export_onnx(
+            program, args.out, input_names=['images'], output_names=['logits'], dynamic_shapes=dynamic, metadata=notes
+        )
     batch = f'{args.batch or "any number of"} {"clips" if channels[1:] else "images"}'
     size = f'{Path(args.out).stat().st_size / 2**20:.1f} MiB'
     shape = ' x '.join(map(str, images.shape[1:]))

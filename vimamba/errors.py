@@ -6,12 +6,22 @@ A message is one line: what was wrong, what was expected, what to do.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ['UsageError', 'bad_argument', 'check_integers', 'prepare_output', 'run', 'unknown_name']
+__all__ = [
+    'UsageError',
+    'bad_argument',
+    'check_flags',
+    'check_integers',
+    'check_numbers',
+    'prepare_output',
+    'run',
+    'unknown_name',
+]
 
 
 class UsageError(ValueError):
@@ -52,6 +62,30 @@ def check_integers(low: int, **arguments: object) -> None:
     for name, value in arguments.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise bad_argument(name, f'an integer >= {low}', repr(value))
+
+
+def check_flags(**arguments: object) -> None:
+    """Raises the error of the first argument that is neither True nor False.
+
+    >>> check_flags(reverse='no')
+    Traceback (most recent call last):
+    vimamba.errors.UsageError: reverse: expected True or False, got 'no'
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, bool):
+            raise bad_argument(name, 'True or False', repr(value))
+
+
+def check_numbers(low: float, below: float, **arguments: object) -> None:
+    """Raises the error of the first argument that is no number of at least ``low`` and smaller than ``below``.
+
+    >>> check_numbers(0, 1, drop_rate=0.1, drop_path_rate=2)
+    Traceback (most recent call last):
+    vimamba.errors.UsageError: drop_path_rate: expected a number >= 0 and < 1, got 2
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < below:
+            raise bad_argument(name, f'a number >= {low}' + f' and < {below}' * (below < math.inf), repr(value))
 
 
 def prepare_output(option: str, path: str | os.PathLike[str], folder: bool = False) -> None:

@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from vimamba.errors import bad_argument
+from vimamba.errors import bad_argument, check_flags
 
 from ..cpu.library import is_built
 from ..flops import conv_flops, register
@@ -42,6 +42,7 @@ def route_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, order
         if not isinstance(t, Tensor):
             raise bad_argument(name, 'a tensor', type(t).__name__)
     _check_tokens(x)
+    check_flags(silu=silu)
     return torch.ops.vimamba.route_conv1d(x, weight, bias, *walk_along(order, 'x', x), silu)
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.errors import UsageError, bad_argument, check_flags, unknown_name
 
 from ..flops import register, scan_flops
 from ..operator import define, differentiate, without_autocast
@@ -57,7 +57,7 @@ def selective_scan(
     (d_state), g groups (g divides d; channel c reads B and C of group c // (d / g)). Any strides; channels-last
     memory, i.e. (b, l, d) transposed, is the fast layout and that of the output. b and l may be 0.
     float16, bfloat16 and float32 are computed in float32, with the state in float32, under autocast too; float64 in
-    float64. Differentiable once, in reverse mode; 'reference' any number of times and in forward mode too.
+    float64. Differentiable once, in reverse mode; 'reference' any number of times, in forward mode and by `torch.func`.
 
     Args:
         u: input (b, d, l).
@@ -92,6 +92,7 @@ def selective_scan(
     if isinstance(C, Tensor) and C.ndim == 3:
         C = C.unsqueeze(1)
     _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    check_flags(delta_softplus=delta_softplus, return_last_state=return_last_state, reverse=reverse)
     D, delta_bias = (None if t is None else t.unsqueeze(0) for t in (D, delta_bias))
     start = None if initial_state is None else initial_state.unsqueeze(1)
     delta, A, B, C = delta.unsqueeze(1), A.unsqueeze(0), B.unsqueeze(1), C.unsqueeze(1)
@@ -144,6 +145,7 @@ def route_scan(
     if isinstance(C, Tensor) and C.ndim == 4:
         C = C.unsqueeze(2)
     _check_tokens(u)
+    check_flags(delta_softplus=delta_softplus, return_last_state=return_last_state)
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *walk_along(order, 'u', u), delta_softplus)
     out, last_state = _run(scan, backend)
     return (out, last_state) if return_last_state else out

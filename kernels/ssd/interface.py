@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
+from vimamba.errors import UsageError, bad_argument, check_flags, check_integers, unknown_name
 
 from ..operator import without_autocast
 from .portable import ssd_chunked, ssd_noncausal
@@ -84,6 +84,7 @@ def ssd(
     if backend not in BACKENDS:
         raise unknown_name('backend', str(backend), BACKENDS)
     check_integers(1, chunk_size=chunk_size)
+    check_flags(dt_softplus=dt_softplus, return_last_state=return_last_state, reverse=reverse, causal=causal)
     _check(x, dt, A, B, C, D, z, dt_bias, initial_state)
     backend = _choose(backend, x, B.shape[-1], causal)
     if backend == 'triton' and getattr(torch.autograd.forward_ad, '_current_level', -1) >= 0:
@@ -107,7 +108,7 @@ def ssd(
         elif not causal:
             out, last = ssd_noncausal(x_, dt_, A.to(wide), B_, C_, start)
         else:
-            out, last = ssd_chunked(x_, dt_, A.to(wide), B_, C_, start, chunk_size)
+            out, last = ssd_chunked(x_, dt_, A.to(wide), B_, C_, start, min(chunk_size, max(x.shape[1], 1)))
         if D is not None:
             out = out + x_ * (D if D.ndim == 2 else D.unsqueeze(-1)).to(wide)
         out = out.flip(1) if reverse else out

@@ -97,18 +97,37 @@ def vim(height, width):
 def test_a_model_at_any_batch(tmp_path):
     model = vim(24, 32)
     program = export_program(model, (torch.zeros(2, 3, 24, 32),), BATCH)
-    export_onnx(program, tmp_path / 'vim.onnx', input_names=['images'], metadata={'classes': 'cat, dog'})
+    names = {'input_names': ['images'], 'dynamic_shapes': BATCH}
+    export_onnx(program, tmp_path / 'vim.onnx', **names, metadata={'classes': 'cat, dog'})
     save_program(program, tmp_path / 'vim.pt2')
     for batch in (1, 5):
         images = torch.randn(batch, 3, 24, 32)
         expected = model(images).detach()
         (logits,) = run(tmp_path / 'vim.onnx', images)
         np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(torch.export.load(tmp_path / 'vim.pt2').module()(images), expected)
+        out = torch.export.load(tmp_path / 'vim.pt2').module()(images)
+        torch.testing.assert_close(out, expected)
+        assert not out.requires_grad
+    assert all(p.requires_grad for p in model.parameters())
     session = onnxruntime.InferenceSession(tmp_path / 'vim.onnx')
     assert session.get_modelmeta().custom_metadata_map['classes'] == 'cat, dog'
     assert session.get_inputs()[0].name == 'images'
+    assert session.get_inputs()[0].shape == ['batch', 3, 24, 32]
+    assert session.get_outputs()[0].shape[0] == 'batch'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['vim.onnx', 'vim.pt2']
+
+
+@pytest.mark.slow
+def test_aotinductor_compiles_a_program_of_any_batch(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model('test_vmamba', depths=(1, 1), embed_dim=16).eval()  # layers of two widths
+    save_program(export_program(model, (torch.zeros(2, 3, 16, 16),), BATCH), tmp_path / 'model.pt2')
+    program = torch.export.load(tmp_path / 'model.pt2')
+    compiled = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / 'compiled.pt2'))
+    run = torch._inductor.aoti_load_package(compiled)
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, 3, 16, 16)
+        torch.testing.assert_close(run(images), model(images).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_program_runs_without_vimamba(tmp_path):

@@ -392,6 +392,28 @@ def test_an_order_that_is_none_is_refused_before_memory_is_read(index):
         route_scan(torch.zeros(2, 6, 6), tokens, torch.zeros(k, 6, 3), tokens[:, :, :3], tokens[:, :, :3], order=order)
 
 
+def test_one_graph_for_any_order():
+    """Whatever order comes, of as many routes, and one that is none is refused whenever the graph runs."""
+    torch.compiler.reset()
+    weight = torch.randn(4, 6, 4)
+
+    def both(order, inputs):
+        out = route_scan(**inputs, delta_softplus=True, order=order)
+        return out, route_conv1d(inputs['z'], weight, order=order)
+
+    compiled = torch.compile(both, fullgraph=True, backend='aot_eager')
+    for name in ('cross', ('hilbert', 'snake', 'zigzag', 'column'), 'cross'):
+        order = create_order(name, (4, 5))
+        inputs = {name: t.float() for name, t in make_inputs(order, shared=True).items()}
+        for out, expected in zip(compiled(order, inputs), both(order, inputs), strict=True):
+            torch.testing.assert_close(out, expected)
+        u = inputs['u'].requires_grad_()
+        want = torch.autograd.grad(both(order, inputs)[0].sum(), u)[0]
+        torch.testing.assert_close(torch.autograd.grad(compiled(order, inputs)[0].sum(), u)[0], want)
+    with pytest.raises(UsageError, match=r'^order: expected each of the rows'):
+        compiled(SimpleNamespace(index=order.index + 1), inputs)
+
+
 def test_a_table_goes_where_the_tokens_are():
     order = create_order('hilbert', (4, 4))
     x, weight = torch.zeros(2, 6, 16, device='meta'), torch.zeros(order.routes, 6, 4, device='meta')

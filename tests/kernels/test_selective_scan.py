@@ -260,6 +260,18 @@ def test_a_forward_mode_derivative_is_refused_not_zero():
     assert tangent.abs().max() > 0
 
 
+def test_torch_func_is_told_which_backend_it_can_differentiate():
+    inputs = {k: v.detach() for k, v in make_inputs(1, 2, 5, 3, 1).items()}
+    u = inputs.pop('u')
+    scan = lambda u, **options: selective_scan(u, **inputs, **options)  # noqa: E731
+    for transform in (torch.func.jacrev, lambda f: torch.func.grad(lambda u: f(u).sum())):
+        with pytest.raises(UsageError, match=r"no derivative by torch\.func; backend='reference'"):
+            transform(scan)(u)
+        slope = transform(lambda u: scan(u, backend='reference'))(u)
+    leaf = u.clone().requires_grad_()
+    torch.testing.assert_close(slope, torch.autograd.grad(scan(leaf).sum(), leaf)[0])
+
+
 def test_repeats_are_bit_equal():
     inputs = make_inputs(2, 16, 50, 8, 2, dtype=torch.float32)
     first = run(inputs, 'auto', delta_softplus=True)
@@ -311,6 +323,9 @@ BAD = {
     'z': [torch.zeros(2, 4, 9), torch.zeros(2, 4, 8, device='meta')],
     'delta_bias': [torch.zeros(3), torch.zeros(4, dtype=torch.complex64)],
     'initial_state': [torch.zeros(2, 4, 2), torch.zeros(4, 3), torch.zeros(2, 4, 3, dtype=torch.int64)],
+    'delta_softplus': ['yes', 1],
+    'return_last_state': [None],
+    'reverse': ['no', torch.tensor(True)],
     'backend': ['tritn', None],
 }
 

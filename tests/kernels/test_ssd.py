@@ -96,6 +96,11 @@ def test_the_non_causal_form_does_not_know_the_order_of_tokens():
     torch.testing.assert_close(ssd(**shuffled, causal=False), ssd(**inputs, causal=False)[:, order])
 
 
+def test_a_chunk_longer_than_the_sequence_is_the_sequence():
+    inputs = make(b=1, l=7)
+    assert torch.equal(ssd(**inputs, chunk_size=10**9), ssd(**inputs, chunk_size=7))
+
+
 @settings(max_examples=25, deadline=None)
 @given(l=st.integers(0, 40), chunk=st.integers(1, 50), without=st.sets(st.sampled_from(OPTIONAL)))
 def test_chunks_do_not_show(l, chunk, without):
@@ -227,3 +232,6 @@ def test_options_are_refused_by_name():
         ssd(**make(), backend='cuda')
     with pytest.raises(UsageError, match='chunk_size: expected an integer >= 1, got 0'):
         ssd(**make(), chunk_size=0)
+    for name in ('dt_softplus', 'return_last_state', 'reverse', 'causal'):
+        with pytest.raises(UsageError, match=f"{name}: expected True or False, got 'no'"):
+            ssd(**make(), **{name: 'no'})

@@ -9,8 +9,10 @@ that it learns to read digits.
 import copy
 import csv
 import importlib
+import inspect
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from timm.optim import param_groups_weight_decay
 import vimamba  # noqa: F401  (registers the models)
 from vimamba.engine.config import read_config
 from vimamba.engine.schema import check
+from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import cpu
 from vimamba.models import input_shape
 from vimamba.models.backbone import Backbone, Stage
@@ -102,6 +105,30 @@ def test_an_unknown_argument_is_refused(name):
         timm.create_model(name, device='meta', depht=3)
 
 
+WRONG = {
+    'drop_path_rate': (2, -1, 'x'),
+    'drop_rate': (1.5,),
+    'layer_scale': (-1, 'x'),
+    'mlp_ratio': (-1,),
+    **dict.fromkeys(('share_routes', 'dynamic_img_size', 'feature_norm', 'gate', 'final_norm', 'causal'), ('yes', 1)),
+    'num_classes': (-3, 'x'),
+    'out_indices': ((), []),
+}
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_a_wrong_option_is_named(name):
+    model = small(name, device='meta')
+    taken = {p for base in type(model).__mro__ for p in inspect.signature(base).parameters} | {'out_indices'}
+    for option in WRONG.keys() & taken:
+        for value in WRONG[option]:
+            with pytest.raises(UsageError, match=f'^{option}: expected .*, got {re.escape(repr(value))}$'):
+                small(name, device='meta', features_only=option == 'out_indices', **{option: value})
+    for classes in WRONG['num_classes']:
+        with pytest.raises(UsageError, match=r'^num_classes: expected an integer'):
+            model.reset_classifier(classes)
+
+
 @pytest.mark.parametrize('name', SMALL)
 @pytest.mark.parametrize(
     'kwargs', [{}, {'in_chans': 1}, {'img_size': (64, 96)}, {'global_pool': 'max'}, {'num_classes': 0}], ids=str
@@ -175,6 +202,41 @@ def test_feature_maps(name):
             assert abs(side - pixels / reduction) <= 1
 
 
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('features_only', [False, True])
+def test_a_wrong_input_is_answered_with_what_is_expected(name, features_only):
+    model = small(name, features_only=features_only)
+    x = images(model.model if features_only else model)
+    axes = 'frames, height, width' if x.ndim == 5 else 'height, width'
+    for wrong in (x[0], x[None]):
+        with pytest.raises(AssertionError, match=rf'expected \(b, channels, {axes}\), got shape \[.*\]$'):
+            model(wrong)
+    with pytest.raises(AssertionError, match=r'of 1 channels: this model takes 3$'):
+        model(x[:, :1])
+
+
+@pytest.mark.parametrize('name', [name for name in SMALL if isinstance(small(name, device='meta'), Backbone)])
+def test_images_of_any_size_from_one_patch(name):
+    model = small(name).eval()
+    sizes = size(model)[:-2]
+    least = model.smallest
+    assert model(torch.randn(2, 3, *sizes, least, 300)).shape == (2, 7)
+    with pytest.raises(AssertionError, match=f'of {least - 1}x300 pixels: this model takes {least}x{least} and more'):
+        model(torch.randn(2, 3, *sizes, least - 1, 300))
+
+
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('features_only', [False, True])
+def test_an_empty_batch(name, features_only):
+    model = small(name, features_only=features_only)
+    x = images(model.model if features_only else model, 0)
+    out = model(x)
+    last = out[-1] if features_only else out
+    assert last.shape[:2] == (0, model.feature_info.channels()[-1] if features_only else 7)
+    last.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
 @pytest.mark.parametrize('name', [name for name in SMALL if is_video(timm.create_model(name, device='meta'))])
 def test_feature_maps_of_clips_keep_time(name):
     """Maps (b, c, T, H, W) of a clip whose sides all differ: each cell is the token of its time and place."""
@@ -212,14 +274,18 @@ def test_compiled_and_portable_kernels_agree(name, monkeypatch):
 
 
 @pytest.mark.parametrize('name', SMALL)
-def test_compiles_as_one_graph_scripts_and_exports(name):
+def test_compiles_as_one_graph_scripts_and_exports(name, tmp_path):
     torch.compiler.reset()
     model = small(name).eval()
     x = images(model)
     with torch.no_grad():
         want = model(x)
         assert relative_l2(torch.compile(model, fullgraph=True, backend='aot_eager')(x), want) < 1e-5
-        assert relative_l2(torch.jit.script(model)(x), want) < 1e-5
+        torch.jit.script(model).save(tmp_path / 'script.pt')
+        script = torch.jit.load(tmp_path / 'script.pt')
+        assert relative_l2(script(x), want) < 1e-5
+        if not model.pretrained_cfg.get('fixed_input_size'):
+            assert relative_l2(script(x[..., 8:, :]), model(x[..., 8:, :])) < 1e-5
         assert relative_l2(torch.export.export(model, (x,)).module()(x), want) < 1e-5
 
 

@@ -32,7 +32,7 @@ def test_parameter_counts_are_the_published_ones(name):
 def test_blocks_alternate_between_axes_and_ways():
     model = timm.create_model('mamba_nd_2d_small', device='meta')
     scans = [module.scan for module in model.modules() if isinstance(module, MapMamba1)]
-    assert scans == [('raster',), ('raster_reversed',), ('column',), ('column_reversed',)] * 6
+    assert scans == [['raster'], ['raster_reversed'], ['column'], ['column_reversed']] * 6
     assert [info['reduction'] for info in model.feature_info] == [8] * 10 + [16] * 14
 
 

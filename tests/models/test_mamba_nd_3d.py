@@ -75,8 +75,8 @@ def test_parameters_as_the_authors_count_them():
 def test_blocks_read_rows_columns_and_time():
     model = timm.create_model('mamba_nd_3d_small', device='meta')
     scans = [module.scan for module in model.modules() if isinstance(module, MapMamba1)]
-    axes = [('raster',), ('raster_reversed',), ('column',), ('column_reversed',)]
-    assert scans == [*axes, ('temporal_columns',), ('temporal_columns_reversed',)] * 6
+    axes = [['raster'], ['raster_reversed'], ['column'], ['column_reversed']]
+    assert scans == [*axes, ['temporal_columns'], ['temporal_columns_reversed']] * 6
 
 
 @pytest.mark.parametrize('scan', ['raster', 'column_reversed', 'temporal_columns', ('tube2', 'column')], ids=str)

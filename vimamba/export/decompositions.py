@@ -21,6 +21,7 @@ def decompositions() -> dict[Any, Any]:
         **torch.export.default_decompositions(),
         ops.route_scan.default: route_scan,
         ops.route_conv1d.default: route_conv1d,
+        ops.route_table.default: lambda index: index.to(torch.int32),
     }
 
 
@@ -41,7 +42,7 @@ def route_scan(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``torch.ops.vimamba.route_scan`` for inference, of any length, as a `torch._higher_order_ops.scan`."""
-    (k, d, n), g = A.shape, B.shape[2]
+    b, (k, d, n), g = u.shape[0], A.shape, B.shape[2]
     wide = torch.promote_types(u.dtype, torch.float32)
     u_all = (u.unsqueeze(1) if u.ndim == 3 else u).to(wide)
     u_all, step, B, C = (read(t.to(wide), rows, steps) for t in (u_all, delta, B, C))
@@ -56,7 +57,8 @@ def route_scan(
     def advance(h: Tensor, at: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         step_t, u_t, B_t, C_t = at  # (b, k, d), (b, k, d), (b, k, d or 1, n) twice
         h = torch.exp(step_t.unsqueeze(-1) * A) * h + (step_t * u_t).unsqueeze(-1) * B_t
-        return h, (h * C_t).sum(-1)
+        y = (h * C_t).sum(-1)
+        return h, y.view(b, *y.shape[1:])  # says b in the loop, where AOTInductor looks for the sizes of what comes out
 
     last, y = scan(advance, start, tuple(t.movedim(-1, 0).contiguous() for t in (step, u_all, B, C)))
     y = y.movedim(0, -1)  # (b, k, d, l)

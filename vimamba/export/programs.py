@@ -41,11 +41,17 @@ def export_program(module: nn.Module, args: Sequence[Tensor | None], dynamic_sha
     >>> program.module()(*longer).shape
     torch.Size([1, 4, 20])
     """
-    with torch.no_grad(), warnings.catch_warnings():
+    # what Dynamo saw of another layer, such as its number of windows, is no reason to take a size for any
+    sizes = torch._dynamo.config.patch(automatic_dynamic_shapes=False)
+    with torch.no_grad(), warnings.catch_warnings(), sizes:
         warnings.simplefilter('ignore')  # about the innards of torch.export
         torch.compiler.reset()  # Dynamo traces the scan, and would fix sizes that it remembers from other exports
         program = torch.export.export(module, tuple(args), dynamic_shapes=dynamic_shapes)
-        return program.run_decompositions(decompositions())
+        program = program.run_decompositions(decompositions())
+    for name, value in program.state_dict.items():
+        if isinstance(value, nn.Parameter):
+            program.state_dict[name] = nn.Parameter(value.detach(), requires_grad=False)
+    return program
 
 
 def save_program(program: ExportedProgram, path: str | Path) -> None:
@@ -59,6 +65,7 @@ def export_onnx(
     *,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    dynamic_shapes: Any = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a program as an ONNX file, whole or not at all; a scan is ONNX's Scan.
@@ -68,6 +75,7 @@ def export_onnx(
         path: the file; weights above 2 GB do not fit into one and are refused by onnx.
         input_names: instead of the names of the arguments.
         output_names: instead of generated ones.
+        dynamic_shapes: those of the program, for the names of its dimensions.
         metadata: entries of the file's ``metadata_props``.
 
     Raises:
@@ -80,7 +88,8 @@ def export_onnx(
         raise UsageError(f'ONNX files need onnx and onnxscript ({error}): pip install vimamba[export]') from None
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        exported = torch.onnx.export(program, input_names=input_names, output_names=output_names, verbose=False)
+        names = {'input_names': input_names, 'output_names': output_names, 'dynamic_shapes': dynamic_shapes}
+        exported = torch.onnx.export(program, **names, verbose=False)
     assert exported is not None
     model = exported.model_proto
     for key, value in (metadata or {}).items():

@@ -19,7 +19,7 @@ class ClipToMap(nn.Module):
     """Clips as convolutions take them, to a map: (b, c, t, h, w) -> (b, t, h, w, c), contiguous.
 
     Raises:
-        AssertionError: the input is no clip, or one whose frames are no multiple of ``tubelet_size``.
+        AssertionError: the frames are no multiple of ``tubelet_size``.
     """
 
     def __init__(self, tubelet_size: int = 1):

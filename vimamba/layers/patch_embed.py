@@ -13,6 +13,20 @@ from vimamba.errors import bad_argument, check_integers
 
 
 @register_notrace_function
+def check_images(x: Tensor, in_chans: int, smallest: int, sides: int = 2) -> None:
+    """Images (b, in_chans, height, width), or with three sides clips, of at least ``smallest`` pixels a side."""
+    what = 'clip' if sides == 3 else 'images'
+    axes = 'frames, height, width' if sides == 3 else 'height, width'
+    torch._assert(x.ndim == sides + 2, f'{what}: expected (b, channels, {axes}), got shape {list(x.shape)}')
+    channels, height, width = x.shape[1], x.shape[-2], x.shape[-1]
+    torch._assert(channels == in_chans, f'{what} of {channels} channels: this model takes {in_chans}')
+    torch._assert(
+        height >= smallest and width >= smallest,
+        f'{what} of {height}x{width} pixels: this model takes {smallest}x{smallest} and more; resize them',
+    )
+
+
+@register_notrace_function
 def check_img_size(height: int, width: int, img_size: tuple[int, int]) -> None:
     torch._assert(
         height == img_size[0] and width == img_size[1],
@@ -33,7 +47,6 @@ def _missing(side: int, patch: int, stride: int) -> int:
 
 @register_notrace_function
 def check_clip(x: Tensor, num_frames: int, tubelet_size: int) -> None:
-    torch._assert(x.ndim == 5, f'clip: expected (b, channels, frames, height, width), got shape {list(x.shape)}')
     frames = x.shape[2]
     torch._assert(
         num_frames in (0, frames),
@@ -86,6 +99,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         check_integers(1, patch_size=patch_size, stride=stride, in_chans=in_chans, embed_dim=dim)
         self.patch_size, self.stride, self.strict_img_size, self.pad = patch_size, stride, strict_img_size, pad
+        self.in_chans, self.smallest = in_chans, 1 if pad or strict_img_size else patch_size
         self.proj = self._projection(in_chans, dim, device=device, dtype=dtype)
         self.set_input_size(img_size)
 
@@ -113,6 +127,7 @@ class PatchEmbed(nn.Module):
         return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
 
     def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_chans, self.smallest)
         if self.strict_img_size:
             check_img_size(x.shape[2], x.shape[3], self.img_size)
         if self.pad:
@@ -164,6 +179,7 @@ class TubeletEmbed(PatchEmbed):
         return (frames[0] // self.tubelet_size, *grid) if frames else grid
 
     def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_chans, self.smallest, 3)
         fixed = self.strict_img_size and self.time_embed is not None
         check_clip(x, self.num_frames if fixed else 0, self.tubelet_size)
         if self.strict_img_size:

@@ -16,7 +16,7 @@ from vimamba.scans.hybrid import Scan
 
 from .init import init_A_log, init_dt
 from .scan import scan
-from .walk import as_scan, concrete, count_routes, walk
+from .walk import as_scan, concrete, count_routes, for_scripts, walk
 
 __all__ = ['DirectionalSSM', 'find_directions']
 
@@ -50,6 +50,18 @@ def _laid(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Te
 def _constants(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     step, direction = _laid(scan, height, width, device)
     return torch.ops.aten.lift_fresh_copy(step), torch.ops.aten.lift_fresh_copy(direction)
+
+
+def find_steps(x: Tensor, scan: list[str], height: int, width: int) -> tuple[Tensor, Tensor]:
+    """At which step each route reads a token of the map, and how it came there: (k, l) each, where x is."""
+    if torch.jit.is_scripting():
+        return torch.ops.vimamba.find_steps(x, scan, height, width)
+    else:
+        place = tuple(scan), concrete(height), concrete(width), x.device
+        return _constants(*place) if torch.compiler.is_dynamo_compiling() else _laid(*place)
+
+
+for_scripts('find_steps(Tensor x, str[] scan, int height, int width) -> (Tensor, Tensor)', find_steps)
 
 
 @register_notrace_module
@@ -102,23 +114,16 @@ class DirectionalSSM(nn.Module):
         nn.init.ones_(self.D)
         nn.init.trunc_normal_(self.directions, std=0.02)
 
-    @torch.jit.ignore
-    def lay(self, height: int, width: int, x: Tensor) -> tuple[Tensor | None, list[int], Tensor, Tensor]:
-        """The routes as the operators take them; the step (k, l) of every token, and how the route came there."""
-        rows, steps, _ = walk(self.scan, (height, width), x.device)
-        place = self.scan, concrete(height), concrete(width), x.device
-        step, direction = (_constants if torch.compiler.is_dynamo_compiling() else _laid)(*place)
-        return rows, steps, step, direction
-
     def forward(self, x: Tensor) -> Tensor:
         b, height, width, d = x.shape
         k, l = self.routes, height * width
-        rows, steps, step, direction = self.lay(height, width, x)
+        rows, steps, _ = walk(x, self.scan, [height, width])
+        step, direction = find_steps(x, self.scan, height, width)
         u = x.reshape(b, l, d)
         dt, B, C = dense(u, self.x_proj).split(self.splits, -1)
         delta = dense(dt, self.dt_proj)
         # a token is read at another step by each route, and finds there what stands at that place in memory
-        delta, B, C = [t.index_select(1, step.flatten()).view(b, k, l, -1) for t in (delta, B, C)]
+        delta, B, C = [t.index_select(1, step.flatten()).unflatten(1, (k, l)) for t in (delta, B, C)]
         B = B + self.directions[direction].to(B.dtype)
         delta, B, C = [t.transpose(2, 3) for t in (delta, B, C)]  # (b, k, ., l)
         A = -torch.exp(widen(self.A_log)).expand(k, -1, -1)

@@ -17,7 +17,7 @@ from vimamba.layers.norm import widen
 
 from .init import init_A_log, init_dt
 from .scan import scan, scan_each
-from .walk import as_scan, count_routes, walk
+from .walk import as_scan, count_routes, for_scripts, walk
 
 __all__ = ['GridMixer', 'RouteSSD', 'RouteSSM', 'StridedSSM']
 
@@ -128,13 +128,9 @@ class RouteSSM(nn.Module):
         init_A_log(self.A_log)
         nn.init.ones_(self.D)
 
-    @torch.jit.ignore
-    def walk(self, height: int, width: int, x: Tensor) -> tuple[Tensor | None, list[int], int]:
-        return walk(self.scan, (height, width), x.device)
-
     def forward(self, x: Tensor) -> Tensor:
         b, height, width, d = x.shape
-        rows, steps, pads = self.walk(height, width, x)
+        rows, steps, pads = walk(x, self.scan, [height, width])
         u = x.reshape(b, height * width, d)
         if pads:
             u = F.pad(u, (0, 0, 0, pads))
@@ -155,7 +151,7 @@ class RouteSSM(nn.Module):
         parts = dense(u, self.x_proj.flatten(0, 1)).view(b * l, k, width).transpose(0, 1)
         dt, B, C = parts.split(self.splits, -1)
         delta = torch.bmm(dt, self.dt_proj.transpose(1, 2).to(dt.dtype))  # the bias goes into the softplus, once
-        delta, B, C = [t.view(k, b, l, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, k, ., l)
+        delta, B, C = [t.unflatten(1, (b, l)).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, k, ., l)
         return delta, B.unsqueeze(2), C.unsqueeze(2)
 
 
@@ -192,7 +188,7 @@ class StridedSSM(RouteSSM):
         flat = u.flatten(1, 2)
         dt, B, C = linears(flat, self.x_proj.to(flat.dtype)).split(self.splits, -1)
         delta = torch.bmm(dt, self.dt_proj.transpose(1, 2).to(dt.dtype))
-        delta, B, C = [t.view(step * step, b, rows * columns, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]
+        delta, B, C = [t.unflatten(1, (b, rows * columns)).permute(1, 0, 3, 2) for t in (delta, B, C)]
         steps = [1] * (step * step)
         outputs = scan_each(
             u.permute(1, 0, 3, 2), delta, A, B.unsqueeze(2), C.unsqueeze(2), D, None, bias, None, steps, False
@@ -247,25 +243,42 @@ class RouteSSD(nn.Module):
         nn.init.zeros_(self.A_log)
         nn.init.ones_(self.D)
 
-    @torch.jit.ignore
     def forward(self, x: Tensor) -> Tensor:
-        b, height, width, d = x.shape
-        k, heads, headdim = self.D.shape
-        rows, steps, pads = walk(self.scan, (height, width), x.device)
-        u = F.pad(x.reshape(b, height * width, d), (0, 0, 0, pads))
-        own = dense(u, self.x_proj.flatten(0, 1)).view(b, -1, k, sum(self.splits)).permute(0, 2, 3, 1)
-        own = read(own, rows, steps).permute(0, 3, 1, 2)  # (b, l, k, .)
-        u = read(u.transpose(1, 2).unsqueeze(1), rows, steps).permute(0, 3, 1, 2)  # (b, l, k, d)
-        dt, B, C = own.split(self.splits, -1)
-        y = ssd(
-            u.reshape(b, -1, k * heads, headdim),
-            dt.flatten(2),
-            -torch.exp(widen(self.A_log)).flatten(),
-            B,
-            C,
-            widen(self.D).flatten(0, 1),
-            dt_bias=widen(self.dt_bias).flatten(),
-            dt_softplus=True,
-        )
-        y = unread(y.reshape(b, -1, k, d).permute(0, 2, 3, 1), rows, steps).sum(1).transpose(1, 2)
-        return y[:, : height * width].reshape(b, height, width, d)
+        if torch.jit.is_scripting():
+            return torch.ops.vimamba.scan_heads(
+                x, self.x_proj, self.dt_bias, self.A_log, self.D, self.scan, self.splits
+            )
+        else:
+            return scan_heads(x, self.x_proj, self.dt_bias, self.A_log, self.D, self.scan, self.splits)
+
+
+def scan_heads(
+    x: Tensor, x_proj: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, scan: list[str], splits: list[int]
+) -> Tensor:
+    """What `RouteSSD` computes."""
+    b, height, width, d = x.shape
+    k, heads, headdim = D.shape
+    rows, steps, pads = walk(x, scan, [height, width])
+    u = F.pad(x.reshape(b, height * width, d), (0, 0, 0, pads))
+    own = dense(u, x_proj.flatten(0, 1)).unflatten(2, (k, sum(splits))).permute(0, 2, 3, 1)
+    own = read(own, rows, steps).permute(0, 3, 1, 2)  # (b, l, k, .)
+    u = read(u.transpose(1, 2).unsqueeze(1), rows, steps).permute(0, 3, 1, 2)  # (b, l, k, d)
+    dt, B, C = own.split(splits, -1)
+    y = ssd(
+        u.reshape(b, u.shape[1], k * heads, headdim),
+        dt.flatten(2),
+        -torch.exp(widen(A_log)).flatten(),
+        B,
+        C,
+        widen(D).flatten(0, 1),
+        dt_bias=widen(dt_bias).flatten(),
+        dt_softplus=True,
+    )
+    y = unread(y.reshape(b, u.shape[1], k, d).permute(0, 2, 3, 1), rows, steps).sum(1).transpose(1, 2)
+    return y[:, : height * width].reshape(b, height, width, d)
+
+
+for_scripts(
+    'scan_heads(Tensor x, Tensor x_proj, Tensor dt_bias, Tensor A_log, Tensor D, str[] scan, int[] splits) -> Tensor',
+    scan_heads,
+)

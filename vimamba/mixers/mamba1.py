@@ -169,12 +169,12 @@ class Mamba1(Walker):
         for route in self.routes:
             A_log.append(route.A_log)
         A = -torch.exp(widen(torch.stack(A_log)))  # (k, d, n)
-        b, p, _, l = u.shape
-        k = A.shape[0]  # p sets of projections: k, or 1 that all routes share
-        flat = u.permute(1, 0, 3, 2).reshape(p, b * l, -1)
+        b, _, _, l = u.shape
+        k = A.shape[0]  # sets of projections p: k, or 1 that all routes share
+        flat = u.permute(1, 0, 3, 2).flatten(1, 2)
         dt, B, C = linears(flat, x_proj.to(flat.dtype)).split(self.splits, -1)
         delta = torch.bmm(dt, dt_proj)  # without the bias, which goes into the softplus, once
-        delta, B, C = [t.view(p, b, l, -1).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, p, ., l)
+        delta, B, C = [t.unflatten(1, (b, l)).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, p, ., l)
         if self.share_routes:
             u = u.squeeze(1)
             delta, B, C = [t.expand(-1, k, -1, -1) for t in (delta, B, C)]
@@ -222,11 +222,6 @@ class MapMamba1(Mamba1):
         self.scan = as_scan(scan, sides)
         super().__init__(d_model, create_order(self.scan, (1,) * sides), **options)
 
-    @torch.jit.ignore
-    def walk(self, grid: list[int], x: Tensor) -> tuple[Tensor | None, list[int], int]:
-        """The routes over a map as the operators take them, and how many pads they read."""
-        return walk(self.scan, grid, x.device)
-
     def forward(self, x: Tensor) -> Tensor:
-        rows, steps, pads = self.walk(x.shape[1:-1], x)
+        rows, steps, pads = walk(x, self.scan, x.shape[1:-1])
         return self.mix(x.flatten(1, -2), rows, steps, pads).view(x.shape)

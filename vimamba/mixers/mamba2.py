@@ -12,7 +12,7 @@ from vimamba.layers.norm import RMSNorm, widen
 from vimamba.scans import ScanOrder
 
 from .init import init_dt_bias
-from .walk import Walker
+from .walk import Walker, for_scripts
 
 
 class HeadRoute(nn.Module):
@@ -97,36 +97,54 @@ class Mamba2(Walker):
         x = self.in_proj(x)
         if self.pads:
             x = F.pad(x, (0, 0, 0, self.pads))
-        own: list[list[Tensor]] = []
+        own: list[Tensor] = []
         for route in self.routes:
             bias = route.conv1d.bias
             assert bias is not None
-            own.append([route.conv1d.weight, bias, route.dt_bias, route.A_log, route.D])
-        z, y = self.scan(x, own)
+            own += [route.conv1d.weight, bias, route.dt_bias, route.A_log, route.D]
+        if torch.jit.is_scripting():
+            z, y = torch.ops.vimamba.run_heads(x, own, self.rows, self.steps, self.splits, self.d_state, self.headdim)
+        else:
+            z, y = run_heads(x, own, self.rows, self.steps, self.splits, self.d_state, self.headdim)
         y = (y * self.scale * F.silu(widen(z)))[:, :tokens]
         return self.out_proj(self.norm(y))
 
-    @torch.jit.ignore
-    def scan(self, projected: Tensor, parameters: list[list[Tensor]]) -> tuple[Tensor, Tensor]:
-        """The gate and the sum over the routes, (b, l, d_inner) each, from in_proj and each route's parameters."""
-        z, x, *own = projected.split(self.splits, -1)
-        total = torch.zeros_like(z)
-        for k, (weight, bias, dt_bias, A_log, D) in enumerate(parameters):
-            rows, steps = None if self.rows is None else self.rows[k : k + 1], self.steps[k : k + 1]
-            xbc = torch.cat((x, own[k]), -1).transpose(1, 2)
-            xbc = torch.ops.vimamba.route_conv1d(xbc, weight.transpose(0, 1), bias.unsqueeze(0), rows, steps, True)
-            dt = own[len(parameters) + k].transpose(1, 2).unsqueeze(1)
-            xbc, dt = (read(t, rows, steps)[:, 0].transpose(1, 2) for t in (xbc, dt))  # (b, l, .) in scan order
-            u, B, C = xbc.split([x.shape[-1], self.d_state, self.d_state], -1)
-            y = ssd(
-                u.unflatten(-1, (-1, self.headdim)),
-                dt,
-                -torch.exp(widen(A_log)),
-                B.unsqueeze(2),
-                C.unsqueeze(2),
-                widen(D),
-                dt_bias=widen(dt_bias),
-                dt_softplus=True,
-            )
-            total = total + unread(y.flatten(2).transpose(1, 2).unsqueeze(1), rows, steps)[:, 0].transpose(1, 2)
-        return z, total
+
+def run_heads(
+    projected: Tensor,
+    parameters: list[Tensor],
+    rows: Tensor | None,
+    steps: list[int],
+    splits: list[int],
+    d_state: int,
+    headdim: int,
+) -> tuple[Tensor, Tensor]:
+    """The gate and the sum over the routes, (b, l, d_inner) each, from in_proj and five parameters of each route."""
+    z, x, *own = projected.split(splits, -1)
+    total = torch.zeros_like(z)
+    for k, (weight, bias, dt_bias, A_log, D) in enumerate(zip(*[iter(parameters)] * 5)):
+        row, step = None if rows is None else rows[k : k + 1], steps[k : k + 1]
+        xbc = torch.cat((x, own[k]), -1).transpose(1, 2)
+        xbc = torch.ops.vimamba.route_conv1d(xbc, weight.transpose(0, 1), bias.unsqueeze(0), row, step, True)
+        dt = own[len(steps) + k].transpose(1, 2).unsqueeze(1)
+        xbc, dt = (read(t, row, step)[:, 0].transpose(1, 2) for t in (xbc, dt))  # (b, l, .) in scan order
+        u, B, C = xbc.split([x.shape[-1], d_state, d_state], -1)
+        y = ssd(
+            u.unflatten(-1, (-1, headdim)),
+            dt,
+            -torch.exp(widen(A_log)),
+            B.unsqueeze(2),
+            C.unsqueeze(2),
+            widen(D),
+            dt_bias=widen(dt_bias),
+            dt_softplus=True,
+        )
+        total = total + unread(y.flatten(2).transpose(1, 2).unsqueeze(1), row, step)[:, 0].transpose(1, 2)
+    return z, total
+
+
+for_scripts(
+    'run_heads(Tensor projected, Tensor[] parameters, Tensor? rows, int[] steps, int[] splits, int d_state, '
+    'int headdim) -> (Tensor, Tensor)',
+    run_heads,
+)

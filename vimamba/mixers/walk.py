@@ -5,6 +5,7 @@ A map has the sides (h, w), of an image, or (t, h, w), of a clip.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from vimamba.scans import Grid, ScanOrder, create_order
 from vimamba.scans.base import plainly
 from vimamba.scans.hybrid import Scan
 
-__all__ = ['Scan', 'Walker', 'as_scan', 'concrete', 'count_routes', 'walk']
+__all__ = ['Scan', 'Walker', 'as_scan', 'concrete', 'count_routes', 'for_scripts', 'walk']
 
 
 class Walker(nn.Module):
@@ -47,14 +48,13 @@ class Walker(nn.Module):
         return self
 
 
-def as_scan(scan: str | Sequence[str], sides: int = 2) -> Scan:
-    """The name of a scan order, or the names of several, checked for maps of so many sides."""
-    scan = scan if isinstance(scan, str) else tuple(scan)
+def as_scan(scan: str | Sequence[str], sides: int = 2) -> list[str]:
+    """The names of a scan order or of several, checked for maps of so many sides."""
     create_order(scan, (2,) * sides)
-    return scan
+    return [scan] if isinstance(scan, str) else list(scan)
 
 
-def count_routes(scan: Scan) -> int:
+def count_routes(scan: Sequence[str]) -> int:
     return create_order(scan, (2, 2)).routes
 
 
@@ -63,12 +63,26 @@ def concrete(size: int) -> int:
     return len(range(size))
 
 
-def walk(scan: Scan, grid: Sequence[int], device: torch.device) -> tuple[Tensor | None, list[int], int]:
-    """The routes over a map of these sides: (rows, steps) as the operators take them, and how many pads they read."""
-    grid = tuple([concrete(side) for side in grid])
-    if not torch.compiler.is_dynamo_compiling():
-        return *_walk(scan, grid, device), _pads(scan, grid)
-    return _rows(scan, grid, device) if _has_rows(scan, grid) else None, list(_steps(scan, grid)), _pads(scan, grid)
+def walk(x: Tensor, scan: list[str], grid: list[int]) -> tuple[Tensor | None, list[int], int]:
+    """The routes over a map of these sides: (rows, steps) as the operators take them, where x is, and the pads read."""
+    if torch.jit.is_scripting():
+        return torch.ops.vimamba.walk(x, scan, grid)
+    else:
+        own, sides = tuple(scan), tuple([concrete(side) for side in grid])
+        if not torch.compiler.is_dynamo_compiling():
+            return *_walk(own, sides, x.device), _pads(own, sides)
+        rows = _rows(own, sides, x.device) if _has_rows(own, sides) else None
+        return rows, list(_steps(own, sides)), _pads(own, sides)
+
+
+def for_scripts(schema: str, function: Callable[..., Any]) -> None:
+    """``function`` as an operator of torch, which is how a file of TorchScript can call it."""
+    _library.define(schema)
+    _library.impl(schema.split('(')[0], function, 'CompositeImplicitAutograd')
+
+
+_library = torch.library.Library('vimamba', 'FRAGMENT')
+for_scripts('walk(Tensor x, str[] scan, int[] grid) -> (Tensor?, int[], int)', walk)
 
 
 @lru_cache(maxsize=128)

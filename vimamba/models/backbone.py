@@ -14,6 +14,7 @@ from torch.jit import Final
 from torch.utils.checkpoint import checkpoint
 
 from vimamba.errors import bad_argument, check_integers
+from vimamba.layers.patch_embed import check_images
 
 from .builder import record_input_size
 
@@ -97,6 +98,8 @@ class Backbone(nn.Module):
             for i, (width, reduction) in enumerate(zip(widths, reductions))
         ]
         self.num_features = widths[-1]
+        first = next(module for module in stem.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d)))
+        self.sides, self.smallest = len(first.kernel_size), max(1, first.kernel_size[-1] - 2 * int(first.padding[-1]))
         self.stem = stem
         self.layers = nn.ModuleList(layers)
         eps = getattr(norm, 'eps', 1e-5)
@@ -150,6 +153,7 @@ class Backbone(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head for ``num_classes``; the pooling stays unless it is given."""
+        check_integers(0, num_classes=num_classes)
         if global_pool is not None:
             _check_pool(global_pool)
             self.pooled = global_pool != ''
@@ -161,6 +165,7 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The normalised last map: (b, in_chans, H, W) -> (b, h, w, num_features)."""
+        check_images(x, self.in_chans, self.smallest, self.sides)
         x = self.stem(x)
         for layer in self.layers:
             if self.grad_checkpointing and not torch.jit.is_scripting():
@@ -203,6 +208,7 @@ class Backbone(nn.Module):
         if output_fmt not in ('NCHW', 'NHWC'):
             raise bad_argument('output_fmt', "'NCHW' or 'NHWC'", repr(output_fmt))
         chosen, last = feature_take_indices(len(self.layers), indices)
+        check_images(x, self.in_chans, self.smallest, self.sides)
         x = self.stem(x)
         maps = []
         for i, layer in enumerate(self.layers[: last + 1] if stop_early else self.layers):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,7 +18,7 @@ from timm.models._hub import download_cached_file
 from torch import Tensor, nn
 
 from vimamba.checkpoint import load_checkpoint, model_weights
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, bad_argument, check_flags, check_numbers
 from vimamba.layers.linear import use_linear
 
 
@@ -44,8 +46,9 @@ def build_model(
     that may not be used commercially say so, once. ``feature_indices`` are what timm's ``out_indices`` are by default.
 
     Raises:
-        UsageError: the file is damaged, would execute something, or does not fit the model.
+        UsageError: the file is damaged, would execute something, or does not fit the model; or an option is none.
     """
+    _check_options(cls, kwargs)
     given, overlay = kwargs.pop('pretrained_cfg', None), dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
     source = variant
     if pretrained:
@@ -98,6 +101,19 @@ def build_model(
         raise _misfit(source, variant, faults[0].strip(), len(faults)) from error
     model.pretrained_cfg.pop('state_dict', None)  # do not keep a second copy of the weights
     return use_linear(model)
+
+
+def _check_options(cls: type[nn.Module], options: Mapping[str, Any]) -> None:
+    """Flags, rates and ratios by the annotations of the model, and of the one that it extends."""
+    parameters = {p.name: p for base in cls.__mro__ for p in inspect.signature(base).parameters.values()}
+    for name, value in options.items():
+        kind = parameters[name].annotation if name in parameters else None
+        if kind is bool:
+            check_flags(**{name: value})
+        elif kind is float or (kind == float | None and value is not None):
+            check_numbers(0, 1 if name.endswith('_rate') else math.inf, **{name: value})
+    if options.get('out_indices') in ((), []):
+        raise bad_argument('out_indices', 'one layer or more', repr(options['out_indices']))
 
 
 def input_shape(model: nn.Module) -> tuple[int, ...]:

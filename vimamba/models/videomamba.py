@@ -20,7 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 from vimamba.errors import UsageError, bad_argument, check_integers
 from vimamba.layers import resize_pos_embed, widen
-from vimamba.layers.patch_embed import PatchEmbed, TubeletEmbed, check_clip, check_frames, resize_time_embed
+from vimamba.layers.patch_embed import (
+    PatchEmbed,
+    TubeletEmbed,
+    check_clip,
+    check_frames,
+    check_images,
+    resize_time_embed,
+)
 from vimamba.mixers.mamba1 import MambaState
 
 from . import vim, vim_checkpoint
@@ -166,6 +173,7 @@ class VideoMamba(vim.Vim):
 
     @torch.jit.ignore
     def _forward_chunks(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_chans, 1, 3)
         check_clip(x, 0, self.tubelet_size)
         layers: tuple[MambaState | None, ...] = (None,) * len(self.blocks)
         one, tokens = self.pos_embed.new_ones(x.shape[0], 1, 1), []

@@ -274,6 +274,7 @@ class Vim(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head for ``num_classes``; the pooling stays unless it is given."""
+        check_integers(0, num_classes=num_classes)
         if global_pool is not None:
             self._set_pool(global_pool)
         self.num_classes = num_classes
@@ -287,7 +288,7 @@ class Vim(nn.Module):
 
     def _embed(self, x: Tensor) -> Tensor:
         """Patches, class tokens and positions: (b, in_chans, H, W) -> (b, l, embed_dim), at least float32."""
-        height, width = x.shape[2], x.shape[3]
+        height, width = x.shape[-2], x.shape[-1]
         x = self.patch_embed(x)
         cls_token = self.cls_token
         if cls_token is not None:
@@ -358,8 +359,9 @@ class Vim(nn.Module):
         if output_fmt not in ('NCHW', 'NLC'):
             raise bad_argument('output_fmt', "'NCHW' or 'NLC'", repr(output_fmt))
         chosen, last = feature_take_indices(len(self.blocks), indices)
-        grid = self.patch_embed.dynamic_feat_size(tuple(x.shape[2:]))
+        sides = tuple(x.shape[2:])
         x = self._embed(x)
+        grid = self.patch_embed.dynamic_feat_size(sides)
         outputs = []
         for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
             x, added = checkpoint(block.both, x, use_reentrant=False) if self.grad_checkpointing else block.both(x)
