@@ -70,7 +70,7 @@ def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
         contact_sheet(said.found, args.picture, frames=8 if said.what == 'video' else 0)
     elif args.picture and said.found:
         images, outputs, names = zip(*((r.image, r.output, Path(r.path).name) for r in said.found[:SHOWN]))
-        picture(said.task, images, None, outputs, said.classes, names).save(args.picture)
+        picture(said.task, images, None, outputs, said.classes, names, threshold=0).save(args.picture)  # all found
     return said.broken
 
 

@@ -44,3 +44,18 @@ def test_halves_say_which_is_true_and_tiles_say_of_which_file():
     assert (truth != prediction).any()
     assert np.array_equal(both[strip:], named[strip:])
     assert (named[:strip, :256] != truth).any()
+
+
+def test_a_picture_of_predictions_says_from_which_score_on_it_draws():
+    low = objects([0], [0.3])
+
+    def drawn(**options):
+        return np.asarray(picture('detection', [GREY], [low], [low], CLASSES, **options))
+
+    default, lower = drawn(), drawn(threshold=0.2)
+    strip = default.shape[0] - 256
+    assert (default[strip:, 256:] == default[strip, 256]).all()  # nothing
+    assert not (lower[strip:, 256:] == lower[strip, 256]).all()
+    assert not np.array_equal(default[:strip, 256:], lower[:strip, 256:])  # another figure in the caption
+    plain = np.asarray(picture('segmentation', [GREY], *[[torch.full((256, 256), 255)]] * 2, CLASSES))
+    assert not np.array_equal(default[:strip, 256:], plain[:strip, 256:])

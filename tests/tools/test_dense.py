@@ -17,6 +17,7 @@ from tests.runs import complete, complete_distributed, differences, last, record
 from tests.tasks.settings import TINY, settings
 from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.train import train
+from vimamba.insight.samples import picture
 from vimamba.tasks import TASKS
 from vimamba.tasks.predict_dense import load_dense, predict_dense
 from vimamba.tasks.predict_files import SHOWN, predict_files
@@ -104,7 +105,7 @@ def test_predictions_of_files(run, tmp_path):
     Image.fromarray(np.full((50, 70), 40_000, np.uint16)).save(tmp_path / 'b.png')
     (tmp_path / 'c.png').write_bytes(b'no image')
     done = tool('predict', tmp_path, '--checkpoint', base / 'run/last.pth', '--json', tmp_path / 'o.json', '--picture',
-                tmp_path / 'o.jpg', '--threshold', 0.0)  # fmt: skip
+                tmp_path / 'o.png', '--threshold', 0.0)  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert 'c.png: not an image' in done.stderr
     result = json.loads((tmp_path / 'o.json').read_text())
@@ -116,8 +117,11 @@ def test_predictions_of_files(run, tmp_path):
                 assert 0 <= found['score'] <= 1
         else:
             assert sum(row['shares'].values()) == pytest.approx(1)
-    with Image.open(tmp_path / 'o.jpg') as picture:
-        picture.verify()
+    drawn = np.asarray(Image.open(tmp_path / 'o.png'))
+    sure = predict_files([f'{tmp_path}/a.png', f'{tmp_path}/b.png'], checkpoint=base / 'run/last.pth', threshold=1.0)
+    images, outputs, names = zip(*((r.image, r.output, Path(r.path).name) for r in sure.found))
+    expected = np.asarray(picture(task, images, None, outputs, sure.classes, names))
+    assert np.array_equal(drawn, expected) == (task == 'segmentation')  # no score of this detector is 1
 
 
 def test_json_holds_the_masks_of_objects_as_coco_reads_them(run, tmp_path):

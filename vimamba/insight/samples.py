@@ -29,6 +29,7 @@ def picture(
     outputs: Sequence[Any] | None,
     classes: Sequence[str],
     names: Sequence[str] | None = None,
+    threshold: float = 0.5,
 ) -> Image.Image:
     """Images with their labels, or with their truth and their prediction side by side, as a line above them says.
 
@@ -38,6 +39,7 @@ def picture(
         targets, outputs: of each, as the task has them; either may be None, to be left out.
         classes: their names.
         names: of the images, to stand above them.
+        threshold: the least score of an object that is drawn.
 
     Raises:
         UsageError: there is no image, or no such task.
@@ -51,10 +53,11 @@ def picture(
         plot_predictions(torch.stack(list(images)), labels, best.tolist(), scores.tolist(), classes, file)
         return Image.open(file).convert('RGB')
     said_of = [column for column in (targets, outputs) if column is not None]
-    captions = ['truth', 'prediction'] if len(said_of) == 2 else ['']
+    prediction = f'prediction, scores from {100 * threshold:g} %' if task == 'detection' else 'prediction'
+    captions = ['truth', prediction] if len(said_of) == 2 else ['']
     tiles = []
     for name, image, *row in zip(names or [''] * len(images), images, *said_of):
-        halves = [draw(task, image, said, classes) for said in row]
+        halves = [draw(task, image, said, classes, threshold) for said in row]
         lines = [f'{name}  {caption}'.strip() for caption in captions]
         tiles.append(torch.cat([_captioned(half, line) for half, line in zip(halves, lines)], dim=2))
     height, width = (max(tile.shape[side] for tile in tiles) for side in (1, 2))
@@ -66,10 +69,10 @@ def picture(
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 
-def draw(task: str, image: Tensor, said: Any, classes: Sequence[str]) -> Tensor:
+def draw(task: str, image: Tensor, said: Any, classes: Sequence[str], threshold: float = 0.5) -> Tensor:
     """An image (C, H, W) in 0..1 under a target or an output of a task: (3, H', W') uint8."""
     if task == 'detection':
-        return draw_objects(image, said, classes)
+        return draw_objects(image, said, classes, threshold)
     if task == 'segmentation':
         return draw_map(image, said['mask'] if isinstance(said, dict) else said, classes)
     label = int(said) if torch.as_tensor(said).ndim == 0 else int(said.argmax())
