@@ -1,10 +1,14 @@
-"""What a tool asks of its process: memory that is freed stays, so that a second use of it costs no page faults."""
+"""What a tool does with its process: memory that is freed stays, so that a second use of it costs no page faults; what
+cannot be written is told in one line.
+"""
 
 import resource
 import subprocess
 import sys
 
 import pytest
+
+from vimamba.errors import UsageError, prepare_output
 
 PROGRAM = """
 import resource, sys
@@ -25,3 +29,44 @@ def test_freed_memory_is_used_again():
     done = subprocess.run([sys.executable, '-c', PROGRAM], capture_output=True, text=True, check=True)
     pages = 6 * (16 << 20) // resource.getpagesize()
     assert int(done.stdout) < pages / 2
+
+
+def tool(body, **keywords):
+    """A tool that does this."""
+    code = f'from vimamba.errors import run\ndef main():\n    {body}\nrun(main)'
+    return subprocess.run([sys.executable, '-c', code], stderr=subprocess.PIPE, text=True, **keywords)
+
+
+@pytest.mark.parametrize(
+    ('body', 'said'),
+    [
+        ("print('much')", 'error: the output cannot be written: No space left on device\n'),
+        (
+            "open('/dev/full', 'wb', buffering=0).write(b'much')",
+            'error: the output cannot be written: No space left on device\n',
+        ),
+        ("open('/proc/none.json', 'w')", 'error: /proc/none.json: No such file or directory\n'),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_line(body, said):
+    with open('/dev/full', 'w') as full:
+        done = tool(body, stdout=full)
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_an_error_of_the_program_is_no_such_line():
+    done = tool("raise OSError('of a library')")
+    assert done.returncode == 1
+    assert done.stderr.startswith('Traceback')
+
+
+def test_outputs_are_tried_before_the_work_and_left_as_they_are(tmp_path):
+    (there := tmp_path / 'there.json').write_text('old')
+    prepare_output('--json', there)
+    prepare_output('--json', tmp_path / 'new/file.json')
+    prepare_output('--maps', tmp_path / 'maps', folder=True)
+    assert there.read_text() == 'old'
+    assert {path.name for path in tmp_path.rglob('*')} == {'there.json', 'new', 'maps'}
+    for path, folder in (('/proc/file.json', False), ('/proc', True), (tmp_path, False), (there / 'below', True)):
+        with pytest.raises(UsageError, match=rf'^--out {path}: .+: choose another place$'):
+            prepare_output('--out', path, folder=folder)

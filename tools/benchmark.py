@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
-from vimamba.errors import UsageError, check_integers, prepare_output, run, unknown_name
+from vimamba.errors import UsageError, bad_argument, check_integers, prepare_output, run, unknown_name
 from vimamba.process import keep_memory
 
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -43,6 +43,8 @@ def main() -> int:
         elif option not in OPTIONS[args.what]:
             raise UsageError(f'--{option} has no effect on {args.what}: leave it out')
     check_integers(1, **{'--batch': args.batch, '--threads': args.threads, '--repeats': args.repeats})
+    if args.threads > (cores := os.cpu_count() or 1):
+        raise bad_argument('--threads', f'at most {cores}, the cores of this machine', args.threads)
     check_integers(16, **{'--sizes': min(args.sizes)})
     check_integers(1, **{'--frames': min(args.frames)})
     if args.append is not None:

@@ -36,6 +36,7 @@ def test_a_mistake_is_told_before_the_work(tmp_path):
     for arguments, said in (
         ([*SCAN, '--append', other], f'{other} is no results file of these columns'),
         ([*SCAN, '--training'], '--training has no effect on scan'),
+        ([*SCAN, '--threads', 100_000], '--threads: expected at most'),
         (['models', '--cases', 'videomamba_tiny_patch16_224_f8'], 'videomamba_tiny_patch16_224_f8 takes clips'),
     ):
         done = benchmark(*arguments)
