@@ -28,14 +28,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = '') ->
 
     >>> unknown_name('scan order', 'hilbrt', ['raster', 'hilbert'])
     UsageError("unknown scan order 'hilbrt': did you mean 'hilbert'? known: hilbert, raster")
+    >>> print(unknown_name('case', 'batch', ['one', 'two, batch 8']))
+    unknown case 'batch': did you mean 'two, batch 8'? known: 'one', 'two, batch 8'
     """
     names = sorted(known)
     longer = sorted((known for known in names if name and known.startswith(name)), key=len)
     near = longer[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f'did you mean {near[0]!r}? ' if near else ''
     listed = difflib.get_close_matches(name, names, n=12, cutoff=0.0) if len(names) > 20 else names
+    quoted = [repr(name) for name in listed] if any(',' in name for name in listed) else listed
     more = f', ... ({len(names)} in all)' if len(names) > len(listed) else ''
-    return UsageError(f'{where}unknown {kind} {name!r}: {hint}known: {", ".join(sorted(listed))}{more}')
+    return UsageError(f'{where}unknown {kind} {name!r}: {hint}known: {", ".join(sorted(quoted))}{more}')
 
 
 def bad_argument(name: str, expected: str, got: object, hint: str = '') -> UsageError:
