@@ -32,12 +32,12 @@ def main() -> int:
     add('--json', metavar='FILE', help='write the result there; - for the terminal, instead of a table')
     add('--maps', metavar='FOLDER', help="write each image's map of classes there, as NAME.png (segmentation)")
     add('--picture', metavar='FILE.png', help='draw the files with what was found (the first 48)')
-    add('--threshold', type=float, default=0.5, help='least score of a box (default: %(default)s)')
+    add('--threshold', type=float, help='least score of a box (default: 0.5)')
     add('--device', default='auto', help='auto, cpu, cuda, mps (default: a GPU where there is one)')
     add('--batch-size', type=int, default=32, help='images, or frames of clips, at a time (default: %(default)s)')
     args = parser.parse_args()
-    if args.stream and (args.files or args.picture or args.views or args.maps):
-        raise UsageError('--stream: takes one video, no other file, no --picture, --maps and --views')
+    if args.stream and (args.files or args.picture or args.views or args.maps or args.threshold is not None):
+        raise UsageError('--stream: takes one video, no other file, no --picture, --maps, --views and --threshold')
     if args.picture is not None and Path(args.picture).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
         raise UsageError(f'--picture {args.picture}: expected a file name that ends in .png, .jpg or .webp')
     check_integers(1, **{'--topk': args.topk, '--every': args.every, '--batch-size': args.batch_size})

@@ -41,6 +41,8 @@ def find_device(name: str) -> Any:
         raise unknown_name('--device', name, known)
     if name == 'auto':
         return torch.accelerator.current_accelerator(check_available=True) or torch.device('cpu')
+    if name.startswith('mps') and not torch.backends.mps.is_available():
+        raise UsageError(f'--device {name}: this machine has none; --device cpu always works')
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -78,7 +78,7 @@ def test_a_checkpoint_of_another_task_is_one_line(tmp_path, checkpoint, task):
     save_checkpoint(content, checkpoint)
     done = export(tmp_path / 'model.onnx', '--checkpoint', checkpoint)
     assert done.returncode == 2
-    assert done.stderr.startswith(f'error: {checkpoint}: a checkpoint of {task}; expected a classifier')
+    assert done.stderr.startswith(f'error: {checkpoint}: a checkpoint of {task}; expected a classifier\n')
     assert done.stderr.count('\n') == 1
 
 

@@ -193,7 +193,7 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
     if name not in (None, author):
         raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
     if (trained := task_of(state)) not in ('classification', 'video'):
-        raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier (--stream: a causal one of videos)')
+        raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier')
     config, classes = state['config'], list(state['classes'])
     settings = SimpleNamespace(
         model=SimpleNamespace(**config['model']), data=SimpleNamespace(**config['data']), at=lambda key: ''
