@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from vimamba.errors import UsageError, prepare_output
+from vimamba.process import import_code
 
 PROGRAM = """
 import resource, sys
@@ -70,3 +71,24 @@ def test_outputs_are_tried_before_the_work_and_left_as_they_are(tmp_path):
     for path, folder in (('/proc/file.json', False), ('/proc', True), (tmp_path, False), (there / 'below', True)):
         with pytest.raises(UsageError, match=rf'^--out {path}: .+: choose another place$'):
             prepare_output('--out', path, folder=folder)
+
+
+def test_code_of_the_user_is_imported_and_takes_no_name_of_another(tmp_path, monkeypatch):
+    (tmp_path / 'spirals.py').write_text('import sys\nassert sys.modules[__name__].__file__ == __file__\n')
+    (tmp_path / 'broken.py').write_text('import no_such_library\n')
+    (tmp_path / 'json.py').write_text('')
+    for path in ([], [str(tmp_path)]):  # where Python finds the file itself, too
+        monkeypatch.setattr(sys, 'path', [*sys.path, *path])
+        monkeypatch.delitem(sys.modules, 'spirals', raising=False)
+        import_code([str(tmp_path / 'spirals.py')])
+        assert sys.modules['spirals'].__file__ == str(tmp_path / 'spirals.py')
+    monkeypatch.delitem(sys.modules, 'spirals')
+    import_code(['spirals'])
+    for name in (str(tmp_path / 'broken.py'), 'broken'):
+        with pytest.raises(ModuleNotFoundError, match='no_such_library'):
+            import_code([name])
+        sys.modules.pop('broken', None)
+    for name, said in (('json.py', 'that of another'), ('none.py', 'no such file'), ('none', 'no such module')):
+        with pytest.raises(UsageError, match=rf'^--import .*{name}: .*{said}'):
+            import_code([name if name == 'none' else str(tmp_path / name)])
+    monkeypatch.delitem(sys.modules, 'spirals')

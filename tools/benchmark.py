@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without i
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, bad_argument, check_integers, prepare_output, run, unknown_name
-from vimamba.process import keep_memory
+from vimamba.process import find_device, keep_memory
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 OPTIONS = {'scan': (), 'models': ('sizes', 'batch', 'training'), 'clips': ('sizes', 'frames', 'training')}
@@ -31,10 +31,8 @@ def main() -> int:
     parser.add_argument('--sizes', nargs='+', type=int, metavar='PIXELS', help='of models and clips (default: 224)')
     parser.add_argument('--frames', nargs='+', type=int, help='of clips (default: 8 16 32 64)')
     parser.add_argument('--batch', type=int, help='images, of models (default: 1)')
-    parser.add_argument(
-        '--training', action='store_true', default=None, help='models and clips: training steps, not inference'
-    )
-    parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
+    parser.add_argument('--training', action='store_true', default=None, help='training steps, not inference')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default: %(default)s')
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of the tokens; autocast, of models')
     parser.add_argument('--threads', type=int, default=1, help='on the CPU (default: %(default)s, by CPU time)')
     parser.add_argument('--repeats', type=int, default=21, help='of each measurement (default: %(default)s)')
@@ -59,11 +57,7 @@ def main() -> int:
     from vimamba.insight import benchmark, clip_cost
 
     torch.set_num_threads(args.threads)
-    if args.device not in ('cpu', 'cuda'):
-        raise unknown_name('--device', args.device, ('cpu', 'cuda'))
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UsageError('--device cuda: there is none; --device cpu always works')
-    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    device, dtype = find_device(args.device), getattr(torch, args.dtype)
     models = [*timm.list_models(), *([clip_cost.JOINT] if args.what == 'clips' else [])]
     known = list(benchmark.SCANS) if args.what == 'scan' else models
     for name in args.cases or ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,15 +100,17 @@ def predict_files(
         results = predict_dense.predict_dense(dense, paths, device, 0.5 if threshold is None else threshold)
         files_of_maps = _files_of_maps(maps, paths) if maps else {}
     found, broken = list[Any](), list[BrokenImage]()
-    for result in results:
-        if isinstance(result, BrokenImage):
-            broken.append(result)
-            continue
-        if result.path in files_of_maps:
-            Image.fromarray(result.output.numpy()).save(files_of_maps[result.path])
-        if isinstance(result, predict_dense.DensePrediction) and len(found) >= SHOWN:
-            result = result.without_pixels()
-        found.append(result)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
+        for result in results:
+            if isinstance(result, BrokenImage):
+                broken.append(result)
+                continue
+            if result.path in files_of_maps:
+                Image.fromarray(result.output.numpy()).save(files_of_maps[result.path])
+            if isinstance(result, predict_dense.DensePrediction) and len(found) >= SHOWN:
+                result = result.without_pixels()
+            found.append(result)
     return Answers(task, str(name), found, broken, what, classes)
 
 
