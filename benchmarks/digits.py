@@ -1,8 +1,8 @@
 """Digits: a nano Vim beside a ViT of its size and an RBF-SVM. Appends one row a run to benchmarks/digits.csv.
 
+    python benchmarks/digits.py --jobs 2         # both of these, two runs side by side, one thread each, on two cores
     python benchmarks/digits.py seeds            # three seeds on the fixed split, as `make demo` trains
     python benchmarks/digits.py folds            # 5-fold cross-validation: Vim, ViT and SVM on the same folds
-    python benchmarks/digits.py seeds --jobs 2   # two runs side by side, one thread each
 
 The test part of a split chooses nothing: the weights that are tested are those of the last epoch, and the SVM's C and
 gamma are chosen on the validation part.
@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from vimamba.checkpoint import load_checkpoint  # noqa: E402
 from vimamba.data import create_dataset  # noqa: E402
+from vimamba.errors import check_integers, run  # noqa: E402
 
 RESULTS = ROOT / 'benchmarks' / 'digits.csv'
 FIELDS = ('date', 'protocol', 'model', 'seed', 'fold', 'params', 'test_images', 'top1', 'train_seconds', 'threads',
@@ -81,25 +82,32 @@ def svm(fold: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('protocol', choices=('seeds', 'folds'))
+    parser.add_argument('protocol', nargs='?', choices=('seeds', 'folds'), help='by default both')
     parser.add_argument('--models', nargs='+', choices=('svm', *CONFIGS), default=['svm', *CONFIGS], help='for folds')
     parser.add_argument('--jobs', type=int, default=1, help='runs side by side; each has cores / jobs threads')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'runs' / 'benchmark')
     args = parser.parse_args()
+    check_integers(1, **{'--jobs': args.jobs})
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    shared = {'date': time.strftime('%Y-%m-%d'), 'protocol': args.protocol, 'threads': threads, 'cpu': cpu_name(),
+    shared = {'date': time.strftime('%Y-%m-%d'), 'threads': threads, 'cpu': cpu_name(),
               'torch': torch.__version__, 'python': platform.python_version(), 'commit': commit()}  # fmt: skip
-    if args.protocol == 'seeds':
-        runs = [('vim_nano', seed, None) for seed in range(3)]
-    else:
-        runs = [(model, 0, fold) for model in args.models for fold in range(5)]
+    runs: list[tuple[str, str, int, int | None]] = []
+    if args.protocol != 'folds':
+        runs += [('seeds', 'vim_nano', seed, None) for seed in range(3)]
+    if args.protocol != 'seeds':
+        runs += [('folds', model, 0, fold) for model in args.models for fold in range(5)]
 
-    def measure(run: tuple[str, int, int | None]) -> dict:
-        model, seed, fold = run
-        work = args.work_dir / f'{args.protocol}_{model}_{seed}_{fold}'
+    def measure(protocol: str, model: str, seed: int, fold: int | None) -> None:
+        work = args.work_dir / f'{protocol}_{model}_{seed}_{fold}'
         got = svm(fold or 0) if model == 'svm' else neural(model, seed, fold, work, threads)
         measured = {'test_images': got['images'], 'top1': f'{got["top1"]:.4f}', 'train_seconds': got['train_seconds']}
-        which = {'model': model, 'seed': seed, 'fold': '' if fold is None else fold, 'params': got['params']}
+        which = {
+            'protocol': protocol,
+            'model': model,
+            'seed': seed,
+            'fold': '' if fold is None else fold,
+            'params': got['params'],
+        }
         row = {**shared, **which, **measured}
         new = not RESULTS.exists()
         with open(RESULTS, 'a', newline='') as file:
@@ -108,11 +116,10 @@ def main() -> None:
                 writer.writeheader()
             writer.writerow(row)
         print(row, flush=True)
-        return row
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(measure, runs))
+        list(pool.map(measure, *zip(*runs)))
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

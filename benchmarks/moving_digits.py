@@ -3,11 +3,11 @@
 python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/moving_digits
 python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/moving_digits_shuffled \
     --cfg-options data.time=shuffled
-python benchmarks/moving_digits.py runs/moving_digits runs/moving_digits_shuffled
+python benchmarks/moving_digits.py
 """
 
+import argparse
 import csv
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -21,17 +21,18 @@ from vimamba.data import create_loader
 from vimamba.data.moving_digits import MovingDigits, opposite
 from vimamba.engine.config import read_config
 from vimamba.engine.schema import check
+from vimamba.errors import UsageError, run
 from vimamba.tasks import VideoTask
 
 ROOT = Path(__file__).parents[1]
 
 
-def scores(run: Path, time: str) -> tuple[torch.Tensor, torch.Tensor]:
+def scores(folder: Path, time: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the last weights of a run: (clips, 80), and the classes (clips,)."""
-    config = check(read_config(run / 'config.json', [f'data.time={time}']))
+    config = check(read_config(folder / 'config.json', [f'data.time={time}']))
     dataset = VideoTask.dataset(config, 'test', training=False)
-    task, state = VideoTask.build(config, dataset.classes, with_weights=False), load_checkpoint(run / 'last.pth')
-    load_weights(task.model, model_weights(state, run), run, config.model.name)
+    task, state = VideoTask.build(config, dataset.classes, with_weights=False), load_checkpoint(folder / 'last.pth')
+    load_weights(task.model, model_weights(state, folder), folder, config.model.name)
     task.eval()
     with torch.no_grad():
         parts = [(task(clips), targets) for clips, targets in create_loader(dataset, 50, training=False, seed=0)]
@@ -58,7 +59,15 @@ def centroid() -> float:
 
 
 def main() -> None:
-    ordered, shuffled = map(Path, sys.argv[1:3])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ('moving_digits', 'moving_digits_shuffled'):
+        parser.add_argument(
+            name, nargs='?', type=Path, default=ROOT / 'runs' / name, help='a run (default: %(default)s)'
+        )
+    ordered, shuffled = vars(parser.parse_args()).values()
+    for folder in (ordered, shuffled):
+        if not (folder / 'summary.txt').exists():
+            raise UsageError(f'{folder}: no run that has ended: --help says how to train it')
     figures: dict[str, float] = {}
     logits, targets = scores(ordered, 'forward')
     figures['top1'] = 100 * (logits.argmax(1) == targets).double().mean().item()
@@ -84,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -1,17 +1,19 @@
 """Takes the figures of `make detection`, `instances`, `segmentation` and `detection-flat` into scenes.csv.
 
-python benchmarks/scenes.py [runs]
+The rows of those of them that have not been run stay as they are.
 """
 
+import argparse
 import csv
 import json
 import re
-import sys
 from datetime import date
 from pathlib import Path
 
 import torch
 from digits import commit, cpu_name
+
+from vimamba.errors import UsageError, run
 
 ROOT = Path(__file__).parents[1]
 TARGETS = ('detection', 'instances', 'segmentation', 'detection-flat')
@@ -50,14 +52,23 @@ def row(folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    runs = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / 'runs')
-    rows = [row(runs / target) for target in TARGETS if (runs / target / 'test.json').exists()]
-    with open(ROOT / 'benchmarks/scenes.csv', 'w', newline='') as file:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('runs', nargs='?', type=Path, default=ROOT / 'runs', help='the folder that `make` trains into')
+    parser.add_argument('--results', type=Path, default=ROOT / 'benchmarks/scenes.csv', metavar='FILE.csv')
+    args = parser.parse_args()
+    found = {target: row(args.runs / target) for target in TARGETS if (args.runs / target / 'test.json').exists()}
+    if not found:
+        raise UsageError(f'{args.runs}: none of the runs {", ".join(TARGETS)} in it: `make detection` makes the first')
+    if args.results.exists():
+        with open(args.results, newline='') as file:
+            found = {there['target']: there for there in csv.DictReader(file)} | found
+    rows = [found[target] for target in TARGETS if target in found]
+    with open(args.results, 'w', newline='') as file:
         writer = csv.DictWriter(file, rows[0], lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-    print(f'{len(rows)} runs in benchmarks/scenes.csv')
+    print(f'{len(rows)} runs in {args.results}')
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

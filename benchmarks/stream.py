@@ -1,8 +1,6 @@
-"""Peak memory and speed of a causal model on 256 frames as they come, decoding included, into stream.csv.
+"""Peak memory and speed of a causal model on 256 frames as they come, decoding included, into stream.csv."""
 
-python benchmarks/stream.py
-"""
-
+import argparse
 import csv
 import sys
 import tempfile
@@ -55,6 +53,7 @@ def whole(checkpoint: str, path: str) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, path = f'{folder}/model.pth', f'{folder}/video.mp4'

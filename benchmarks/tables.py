@@ -224,20 +224,14 @@ def by_case(results: list[dict[str, str]], direction: str) -> dict[str, dict[str
 
 def scans() -> str:
     results, body = measured('scan'), []
+    names = ('cpu', 'portable', 'state-spaces loop')
     trained = by_case(results, 'forward + backward')
     for case, forward in by_case(results, 'forward').items():
         cells = [case]
         for times in (forward, trained[case]):
-            cells += [
-                f'{times[name]:.3g}' if name in times else '' for name in ('cpu', 'portable', 'state-spaces loop')
-            ]
+            cells += [f'{times[name]:.3g}' if name in times else '' for name in names]
         body.append(cells)
-    kinds = ['compiled', 'PyTorch', 'reference loop']
-    header = [
-        'scans of one layer, ms',
-        *(f'{kind}, forward' for kind in kinds),
-        *(f'{kind}, + backward' for kind in kinds),
-    ]
+    header = ['scans of one layer, ms', *(f'{name}, {what}' for what in ('forward', '+ backward') for name in names)]
     return f'{markdown(header, body)}\n\n{machine(results)}' if results else markdown(header, body)
 
 

@@ -185,9 +185,8 @@ def last(folder):
 def records(folder):
     """``log.jsonl`` without times and memory."""
     lines = (Path(folder) / 'log.jsonl').read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k not in ('images_per_second', 'memory_mib')} for line in lines
-    ]
+    measured = ('images_per_second', 'videos_per_second', 'memory_mib')
+    return [{k: v for k, v in json.loads(line).items() if k not in measured} for line in lines]
 
 
 def save_for_ever(path):

@@ -3,6 +3,9 @@
 python tools/benchmark.py scan
 python tools/benchmark.py models --sizes 224 512 1024
 python tools/benchmark.py clips --frames 8 16 32 64 [--training]
+
+The scans of a layer are computed by the backends cpu (compiled), portable (plain PyTorch) and triton, and by the loop
+over steps that ported code falls back to: the state-spaces loop does what the reference in that package does.
 """
 
 import argparse
@@ -13,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
-from vimamba.errors import UsageError, check_integers, prepare_output, run, unknown_name
-from vimamba.process import keep_memory
+from vimamba.errors import UsageError, bad_argument, check_integers, prepare_output, run, unknown_name
+from vimamba.process import find_device, keep_memory
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 OPTIONS = {'scan': (), 'models': ('sizes', 'batch', 'training'), 'clips': ('sizes', 'frames', 'training')}
@@ -28,10 +31,8 @@ def main() -> int:
     parser.add_argument('--sizes', nargs='+', type=int, metavar='PIXELS', help='of models and clips (default: 224)')
     parser.add_argument('--frames', nargs='+', type=int, help='of clips (default: 8 16 32 64)')
     parser.add_argument('--batch', type=int, help='images, of models (default: 1)')
-    parser.add_argument(
-        '--training', action='store_true', default=None, help='models and clips: training steps, not inference'
-    )
-    parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
+    parser.add_argument('--training', action='store_true', default=None, help='training steps, not inference')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default: %(default)s')
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of the tokens; autocast, of models')
     parser.add_argument('--threads', type=int, default=1, help='on the CPU (default: %(default)s, by CPU time)')
     parser.add_argument('--repeats', type=int, default=21, help='of each measurement (default: %(default)s)')
@@ -43,6 +44,8 @@ def main() -> int:
         elif option not in OPTIONS[args.what]:
             raise UsageError(f'--{option} has no effect on {args.what}: leave it out')
     check_integers(1, **{'--batch': args.batch, '--threads': args.threads, '--repeats': args.repeats})
+    if args.threads > (cores := os.cpu_count() or 1):
+        raise bad_argument('--threads', f'at most {cores}, the cores of this machine', args.threads)
     check_integers(16, **{'--sizes': min(args.sizes)})
     check_integers(1, **{'--frames': min(args.frames)})
     if args.append is not None:
@@ -54,11 +57,7 @@ def main() -> int:
     from vimamba.insight import benchmark, clip_cost
 
     torch.set_num_threads(args.threads)
-    if args.device not in ('cpu', 'cuda'):
-        raise unknown_name('--device', args.device, ('cpu', 'cuda'))
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UsageError('--device cuda: there is none; --device cpu always works')
-    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    device, dtype = find_device(args.device), getattr(torch, args.dtype)
     models = [*timm.list_models(), *([clip_cost.JOINT] if args.what == 'clips' else [])]
     known = list(benchmark.SCANS) if args.what == 'scan' else models
     for name in args.cases or ():
@@ -79,16 +78,15 @@ def main() -> int:
         benchmark.append([], Path(args.append))  # before the work: is it one of ours?
     where = benchmark.environment(device)
     print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'date'))
-    numbers = '{:>10} {:>9} {:>9} {:>6} {:>9} {:>6}'.format
-    head = numbers('median ms', 'p20', 'p80', 'batch', 'per s', 'MiB')
-    print(f'{"case":<26} {"direction":<19} {"implementation":<28} {head}')
+    with_memory = args.what == 'clips' or (args.what == 'models' and args.device == 'cuda')
+    line = '{:<26} {:<19} {:>10} {:>9} {:>9} {:>6} {:>9}' + ' {:>6}' * with_memory
+    print(line.format('case', 'direction', 'median ms', 'p20', 'p80', 'batch', 'inputs/s', 'MiB'), ' implementation')
     rows = []
     for row in results:
         rows.append({**where, **row})
-        columns = [row[f'{name}_ms'] for name in ('median', 'p20', 'p80')]
+        columns = [row[name] for name in ('case', 'direction', 'median_ms', 'p20_ms', 'p80_ms', 'batch')]
         rate = f'{1e3 * row["batch"] / float(row["median_ms"]):.4g}'
-        said = numbers(*columns, row['batch'], rate, row.get('memory_mib', ''))
-        print(f'{row["case"]:<26} {row["direction"]:<19} {row["implementation"]:<28} {said}', flush=True)
+        print(line.format(*columns, rate, row.get('memory_mib')), f' {row["implementation"]}', flush=True)
     if args.append:
         benchmark.append(rows, Path(args.append))
         print(f'{len(rows)} rows added to {args.append}')

@@ -8,6 +8,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 
 from vimamba.errors import UsageError, bad_argument, prepare_output, run
+from vimamba.process import add_import, import_code
 
 
 def main() -> int:
@@ -19,6 +20,7 @@ def main() -> int:
     parser.add_argument('--epoch', type=int, default=0, help='whose augmentation to show (default: %(default)s)')
     parser.add_argument('--plain', action='store_true', help='without augmentation')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='such as augment.hflip=0.5')
+    add_import(parser)
     args = parser.parse_args()
 
     from vimamba.data import create_loader
@@ -32,6 +34,7 @@ def main() -> int:
     if Path(args.out).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
         raise UsageError(f'--out {args.out}: expected a file name that ends in .png, .jpg or .webp')
     prepare_output('--out', args.out)
+    import_code(args.imports)
     config = schema.check(read_config(args.config, args.cfg_options))
     task: Any = TASKS[config.task.name]
     task.check(config)

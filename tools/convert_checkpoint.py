@@ -35,7 +35,12 @@ def main() -> int:
 
     from vimamba.models.convert import convert_checkpoint
 
-    report = convert_checkpoint(args.source, args.model, args.target, **options)
+    try:
+        report = convert_checkpoint(args.source, args.model, args.target, **options)
+    except TypeError as error:
+        if not options:
+            raise
+        raise UsageError(f'--option {" ".join(args.option)}: {args.model} does not take it ({error})') from error
     for what, keys in report.items():
         print(f'{what}: {len(keys)}')
         if not args.quiet:

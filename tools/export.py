@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without i
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, check_integers, prepare_output, run
+from vimamba.process import add_import, import_code
 
 
 def main() -> int:
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument('--checkpoint', metavar='FILE', help='weights; without it, those published for the model')
     parser.add_argument('--img-size', nargs=2, type=int, metavar=('H', 'W'), help='instead of the one of training')
     parser.add_argument('--batch', type=int, metavar='N', help='always so many images, instead of any number')
+    add_import(parser)
     args = parser.parse_args()
     suffix = Path(args.out).suffix
     if suffix not in ('.onnx', '.pt2'):
@@ -28,6 +30,7 @@ def main() -> int:
     if args.batch is not None:
         check_integers(1, **{'--batch': args.batch})
     prepare_output('FILE', args.out)
+    import_code(args.imports)
 
     import torch
 

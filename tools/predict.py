@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without i
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, check_integers, prepare_output, run
-from vimamba.process import find_device, keep_memory
+from vimamba.process import add_import, find_device, import_code, keep_memory
 
 
 def main() -> int:
@@ -32,20 +31,20 @@ def main() -> int:
     add('--json', metavar='FILE', help='write the result there; - for the terminal, instead of a table')
     add('--maps', metavar='FOLDER', help="write each image's map of classes there, as NAME.png (segmentation)")
     add('--picture', metavar='FILE.png', help='draw the files with what was found (the first 48)')
-    add('--threshold', type=float, default=0.5, help='least score of a box (default: %(default)s)')
+    add('--threshold', type=float, help='least score of a box (default: 0.5)')
     add('--device', default='auto', help='auto, cpu, cuda, mps (default: a GPU where there is one)')
     add('--batch-size', type=int, default=32, help='images, or frames of clips, at a time (default: %(default)s)')
+    add_import(parser)
     args = parser.parse_args()
-    if args.stream and (args.files or args.picture or args.views or args.maps):
-        raise UsageError('--stream: takes one video, no other file, no --picture, --maps and --views')
+    if args.stream and (args.files or args.picture or args.views or args.maps or args.threshold is not None):
+        raise UsageError('--stream: takes one video, no other file, no --picture, --maps, --views and --threshold')
     if args.picture is not None and Path(args.picture).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
         raise UsageError(f'--picture {args.picture}: expected a file name that ends in .png, .jpg or .webp')
     check_integers(1, **{'--topk': args.topk, '--every': args.every, '--batch-size': args.batch_size})
-    for option in ('json', 'picture'):
+    for option in ('json', 'picture', 'maps'):
         if getattr(args, option) not in (None, '-'):
-            prepare_output(f'--{option}', getattr(args, option))
-    if args.maps is not None:
-        prepare_output('--maps', args.maps, folder=True)
+            prepare_output(f'--{option}', getattr(args, option), folder=option == 'maps')
+    import_code(args.imports)
     broken = (stream_file if args.stream else label_files)(args, find_device(args.device))
     for error in broken:
         print(f'error: {error}', file=sys.stderr)
@@ -53,13 +52,10 @@ def main() -> int:
 
 
 def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
-    from PIL import Image
-
     from vimamba.insight.contact_sheet import contact_sheet
     from vimamba.insight.samples import picture
     from vimamba.tasks.predict_files import SHOWN, predict_files
 
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
     options = {key: getattr(args, key) for key in ('topk', 'batch_size', 'threshold', 'views', 'maps')}
     said = predict_files(args.files, args.model, args.checkpoint, device=device, **options)
     if args.json != '-' and said.found:
@@ -70,7 +66,7 @@ def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
         contact_sheet(said.found, args.picture, frames=8 if said.what == 'video' else 0)
     elif args.picture and said.found:
         images, outputs, names = zip(*((r.image, r.output, Path(r.path).name) for r in said.found[:SHOWN]))
-        picture(said.task, images, None, outputs, said.classes, names).save(args.picture)
+        picture(said.task, images, None, outputs, said.classes, names, threshold=0).save(args.picture)  # all found
     return said.broken
 
 

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without i
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, run
-from vimamba.process import keep_memory
+from vimamba.process import add_import, import_code, keep_memory
 
 
 def main() -> int:
@@ -21,9 +21,11 @@ def main() -> int:
     parser.add_argument('--json', metavar='FILE', help='write all numbers there')
     parser.add_argument('--out-dir', help='write confusion.png and predictions.png there')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='such as data.workers=0')
+    add_import(parser)
     args = parser.parse_args()
     if not find_spec('mmengine'):
         raise UsageError('evaluation needs mmengine, which is not installed: pip install vimamba[train]')
+    import_code(args.imports)
     from vimamba.engine.evaluation import evaluate_checkpoint
     from vimamba.insight import plots
     from vimamba.insight.samples import picture

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without i
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
 
 from vimamba.errors import UsageError, run
-from vimamba.process import keep_memory
+from vimamba.process import add_import, import_code, keep_memory
 
 
 def main() -> int:
@@ -26,6 +26,7 @@ def main() -> int:
     again.add_argument('--overwrite', action='store_true', help='start anew in a work dir that holds a run')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='such as optim.lr=1e-3')
     parser.add_argument('--help-config', action='store_true', help='list every key of a configuration')
+    add_import(parser)
     args = parser.parse_args()
     if args.help_config:
         from vimamba.engine.schema import describe
@@ -40,6 +41,7 @@ def main() -> int:
         parser.error('a configuration file is needed')
     if not find_spec('mmengine'):
         raise UsageError('training needs mmengine, which is not installed: pip install vimamba[train]')
+    import_code(args.imports)
     from vimamba.engine.train import train
     from vimamba.insight.plots import plot_curves
     from vimamba.insight.samples import picture

@@ -6,9 +6,11 @@ A message is one line: what was wrong, what was expected, what to do.
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -24,6 +26,9 @@ __all__ = [
 ]
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a write, which does not name its file
+
+
 class UsageError(ValueError):
     """A mistake in an argument, a configuration or a file; the message says how to mend it."""
 
@@ -33,14 +38,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = '') ->
 
     >>> unknown_name('scan order', 'hilbrt', ['raster', 'hilbert'])
     UsageError("unknown scan order 'hilbrt': did you mean 'hilbert'? known: hilbert, raster")
+    >>> print(unknown_name('case', 'batch', ['one', 'two, batch 8']))
+    unknown case 'batch': did you mean 'two, batch 8'? known: 'one', 'two, batch 8'
     """
     names = sorted(known)
     longer = sorted((known for known in names if name and known.startswith(name)), key=len)
     near = longer[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f'did you mean {near[0]!r}? ' if near else ''
     listed = difflib.get_close_matches(name, names, n=12, cutoff=0.0) if len(names) > 20 else names
+    quoted = [repr(name) for name in listed] if any(',' in name for name in listed) else listed
     more = f', ... ({len(names)} in all)' if len(names) > len(listed) else ''
-    return UsageError(f'{where}unknown {kind} {name!r}: {hint}known: {", ".join(sorted(listed))}{more}')
+    return UsageError(f'{where}unknown {kind} {name!r}: {hint}known: {", ".join(sorted(quoted))}{more}')
 
 
 def bad_argument(name: str, expected: str, got: object, hint: str = '') -> UsageError:
@@ -99,21 +107,33 @@ def prepare_output(option: str, path: str | os.PathLike[str], folder: bool = Fal
         (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
         if not folder and (path.is_dir() or not str(path).strip('.')):
             raise IsADirectoryError(None, 'is a folder')
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PermissionError(None, 'cannot be written')
+        if path.exists() and not folder:
+            if not os.access(path, os.W_OK):
+                raise PermissionError(None, 'cannot be written')
+        else:  # only trying tells, of /proc, say
+            with tempfile.TemporaryFile(dir=path if folder else path.parent):
+                pass
     except OSError as error:
         raise UsageError(f'{option} {path}: {error.strerror}: choose another place') from error
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command-line tool: a `UsageError` becomes one line on stderr and exit code 2."""
+    """Runs a command-line tool: a `UsageError` or a file that fails becomes one line on stderr, exit code 2."""
     try:
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except UsageError as error:
         print(f'error: {error}', file=sys.stderr)
         code = 2
+    except OSError as error:
+        if error.filename is None and error.errno not in _FULL:
+            raise
+        print(f'error: {error.filename or "the output cannot be written"}: {error.strerror}', file=sys.stderr)
+        code = 2
+    try:
+        sys.stdout.flush()
+    except OSError:  # that is known already: the end of Python would tell of it, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
+import importlib
+import importlib.util
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['find_device', 'keep_memory']
+__all__ = ['add_import', 'find_device', 'import_code', 'keep_memory']
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -41,8 +46,42 @@ def find_device(name: str) -> Any:
         raise unknown_name('--device', name, known)
     if name == 'auto':
         return torch.accelerator.current_accelerator(check_available=True) or torch.device('cpu')
+    if name.startswith('mps') and not torch.backends.mps.is_available():
+        raise UsageError(f'--device {name}: this machine has none; --device cpu always works')
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f'--device {name}: {str(error).splitlines()[0]}; --device cpu always works') from error
     return torch.device(name)
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """The option of the tools whose values `import_code` takes, as ``imports``."""
+    text = 'code of your own to be run first, which registers scan orders or models; may be given again'
+    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE_OR_FILE.py', help=text)
+
+
+def import_code(names: Iterable[str]) -> None:
+    """Imports modules, or files that end in ``.py`` as modules of their names.
+
+    Raises:
+        UsageError: there is none, or another module has the name of the file; what the code raises is left as it is.
+    """
+    for name in names:
+        path = Path(name).resolve()
+        module = path.stem if name.endswith('.py') else name
+        if module == name:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f'{module}.'.startswith(f'{error.name}.'):  # what the code itself imports
+                    raise
+                raise UsageError(f'--import {name}: no such module; a file ends in .py') from None
+        elif not path.is_file():
+            raise UsageError(f'--import {name}: no such file')
+        elif not module.isidentifier() or ((there := importlib.util.find_spec(module)) and there.origin != str(path)):
+            raise UsageError(f'--import {name}: no name for a module, or that of another: choose another')
+        else:
+            spec: Any = importlib.util.spec_from_file_location(module, path)
+            sys.modules[module] = importlib.util.module_from_spec(spec)  # where timm looks for the module of a model
+            spec.loader.exec_module(sys.modules[module])

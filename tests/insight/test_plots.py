@@ -78,10 +78,19 @@ def test_confusion_shows_mistakes_in_red_and_nothing_red_without_any(tmp_path):
     assert reddish(wrong) > 1000
 
 
-@pytest.mark.parametrize('n', [1, 2, 30, 31, 200])
+@pytest.mark.parametrize('n', [1, 2, 30, 31, 80, 101, 200])
 def test_confusion_of_any_number_of_classes(n, tmp_path):
     plot_confusion(np.eye(n, dtype=int), [f'class {i}' for i in range(n)], tmp_path / 'a.png')
     assert min(pixels(tmp_path / 'a.png').shape[:2]) > 300
+
+
+def test_confusion_names_eighty_classes(tmp_path):
+    """Of other names, the picture differs beside the matrix."""
+    left = []
+    for name in ('a', 'b'):
+        plot_confusion(np.eye(80, dtype=int), [f'{name} {i}' for i in range(80)], tmp_path / 'a.png')
+        left.append(pixels(tmp_path / 'a.png')[:, :150])
+    assert (left[0] != left[1]).any(-1).sum() > 80
 
 
 def test_confusion_of_nothing_is_drawn(tmp_path):

@@ -1,10 +1,12 @@
-"""Promises: what is found stands out, the best on top; a picture says of which file it is and which half is true."""
+"""Promises: what is found stands out, the best on top; a class looks the same wherever it is; a picture says of which
+file it is, which half is true and what its colours mean.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from vimamba.insight.samples import draw_objects, picture
+from vimamba.insight.samples import draw_map, draw_objects, picture
 
 CLASSES = [f'class {i}' for i in range(20)]
 GREY = torch.full((3, 256, 256), 0.35)
@@ -44,3 +46,59 @@ def test_halves_say_which_is_true_and_tiles_say_of_which_file():
     assert (truth != prediction).any()
     assert np.array_equal(both[strip:], named[strip:])
     assert (named[:strip, :256] != truth).any()
+
+
+def test_a_picture_of_predictions_says_from_which_score_on_it_draws():
+    low = objects([0], [0.3])
+
+    def drawn(**options):
+        return np.asarray(picture('detection', [GREY], [low], [low], CLASSES, **options))
+
+    default, lower = drawn(), drawn(threshold=0.2)
+    strip = default.shape[0] - 256
+    assert (default[strip:, 256:] == default[strip, 256]).all()  # nothing
+    assert not (lower[strip:, 256:] == lower[strip, 256]).all()
+    assert not np.array_equal(default[:strip, 256:], lower[:strip, 256:])  # another figure in the caption
+    plain = np.asarray(picture('segmentation', [GREY], *[[torch.full((256, 256), 255)]] * 2, CLASSES))
+    assert not np.array_equal(default[:strip, 256:], plain[:strip, 256:])
+
+
+def test_a_class_of_a_map_has_one_colour_whatever_is_below():
+    image = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(0))
+    image[:, :, :128] *= torch.tensor([0.2, 1.0, 0.2])[:, None, None]
+    labels = torch.full((256, 256), 2)
+    labels[:64], labels[64:128] = 1, 255
+    drawn = draw_map(image, labels, ['background', 'road', 'background'])
+    assert torch.equal(drawn[:, 64:], (image[:, 64:] * 255).round().to(torch.uint8))  # the background and no class
+    road = drawn[:, :64].int()
+    edge, inside = road[:, 63], road[:, 8:56].flatten(1)
+    assert (edge == edge[:, :1]).all()
+    chroma = inside - inside.float().mean(0)
+    assert (chroma - chroma[:, :1]).abs().max() <= 2  # only its brightness is that of the image
+    assert inside.float().mean(0).std() > 5
+
+
+def test_a_legend_names_the_classes_of_a_map():
+    classes = ['background', 'road', 'car', 'tree']
+    labels = torch.zeros(256, 256, dtype=torch.long)
+    labels[:64] = 1
+
+    def legend(truth, prediction):
+        whole = np.asarray(picture('segmentation', [GREY], [{'mask': truth}], [prediction], classes))
+        return whole[whole.shape[0] - 24 :].reshape(-1, 3)
+
+    def has(pixels, label):
+        alone = draw_map(GREY, torch.where(labels == 1, label, 0), classes)[:, 63, 0].numpy()
+        return (pixels == alone).all(1).any()
+
+    one, both = legend(labels, labels), legend(labels, 2 * labels)
+    assert [has(one, label) for label in (1, 2, 3)] == [True, False, False]
+    assert [has(both, label) for label in (1, 2, 3)] == [True, True, False]
+
+
+def test_the_frames_of_small_clips_are_enlarged_and_nothing_is_written_on_them():
+    strip = torch.rand(3, 32, 256, generator=torch.Generator().manual_seed(0))
+    drawn = np.asarray(picture('video', [strip], [torch.tensor(3)], None, CLASSES))
+    expected = (strip * 255).round().to(torch.uint8).repeat_interleave(3, 1).repeat_interleave(3, 2)
+    assert np.array_equal(drawn[-96:], expected.permute(1, 2, 0).numpy())
+    assert (drawn[:-96] < 100).any()  # the name, above

@@ -156,6 +156,10 @@ def test_the_command_line_draws_4x6_unless_told(capsys):
     ('arguments', 'message'),
     [
         (['crss', '4x6'], "unknown scan order 'crss': did you mean 'cross'?"),
+        (
+            ['axes', '3x3'],
+            "'axes' is a schedule, of an order for each layer: draw one of column, column_reversed, raster,",
+        ),
         (['cross', '4by6'], "grid: expected sizes joined by x, such as 4x6, got '4by6'"),
         (['cross', '0x6'], "grid: expected (H, W), sizes >= 1, for scan order 'cross', got (0, 6)"),
         (['cross', '4'], "grid: expected (H, W), sizes >= 1, for scan order 'cross', got (4,)"),

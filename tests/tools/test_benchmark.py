@@ -30,12 +30,31 @@ def test_rows_are_added_to_a_file_of_such_rows(tmp_path):
 
 
 @pytest.mark.slow
+def test_columns_are_below_their_names_however_long_a_name():
+    model = 'deit_small_distilled_patch16_224'
+    done = benchmark('models', '--cases', 'test_vit', model, '--sizes', 32, '--repeats', 1)
+    assert done.returncode == 0, done.stderr
+    _, head, *rows = done.stdout.splitlines()
+    assert head.split() == ['case', 'direction', 'median', 'ms', 'p20', 'p80', 'batch', 'inputs/s', 'implementation']
+    assert {line[head.index('implementation') :].partition(',')[0] for line in rows} == {'test_vit', model}
+    for line in rows:  # numbers end where their column's name does
+        assert [line[head.index(name) + len(name) :][:1] for name in ('median ms', 'p80', 'inputs/s')] == [' '] * 3
+        rate = line[: head.index(' implementation')].split()[-1]
+        assert float(rate) == pytest.approx(1e3 / float(line.split()[3]), rel=1e-3)
+
+
+@pytest.mark.slow
 def test_a_mistake_is_told_before_the_work(tmp_path):
     other = tmp_path / 'other.csv'
     other.write_text('name,price\n')
     for arguments, said in (
         ([*SCAN, '--append', other], f'{other} is no results file of these columns'),
         ([*SCAN, '--training'], '--training has no effect on scan'),
+        ([*SCAN, '--threads', 100_000], '--threads: expected at most'),
+        (
+            ['scan', '--cases', 'vim'],
+            "unknown case 'vim': did you mean 'vim_tiny 224'? known: 'vim_small 224', 'vim_tiny",
+        ),
         (['models', '--cases', 'videomamba_tiny_patch16_224_f8'], 'videomamba_tiny_patch16_224_f8 takes clips'),
     ):
         done = benchmark(*arguments)

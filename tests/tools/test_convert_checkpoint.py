@@ -51,6 +51,10 @@ def test_the_converted_file_is_the_same_model(tmp_path, official):
         (('vim_tiny', 'a.safetensors'), "unknown model 'vim_tiny': did you mean 'vim_tiny_patch16_224'"),
         (('vim_tiny_patch16_224', 'a.pth'), 'ends in .safetensors'),
         (('vim_tiny_patch16_224', 'a.safetensors', '--option', 'depth'), 'expected KEY=VALUE'),
+        (
+            ('vim_tiny_patch16_224', 'a.safetensors', '--option', 'foo=1'),
+            '--option foo=1: vim_tiny_patch16_224 does not',
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_and_leaves_nothing(tmp_path, official, arguments, message):

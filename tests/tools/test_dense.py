@@ -17,6 +17,7 @@ from tests.runs import complete, complete_distributed, differences, last, record
 from tests.tasks.settings import TINY, settings
 from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.train import train
+from vimamba.insight.samples import picture
 from vimamba.tasks import TASKS
 from vimamba.tasks.predict_dense import load_dense, predict_dense
 from vimamba.tasks.predict_files import SHOWN, predict_files
@@ -104,7 +105,7 @@ def test_predictions_of_files(run, tmp_path):
     Image.fromarray(np.full((50, 70), 40_000, np.uint16)).save(tmp_path / 'b.png')
     (tmp_path / 'c.png').write_bytes(b'no image')
     done = tool('predict', tmp_path, '--checkpoint', base / 'run/last.pth', '--json', tmp_path / 'o.json', '--picture',
-                tmp_path / 'o.jpg', '--threshold', 0.0)  # fmt: skip
+                tmp_path / 'o.png', *(['--threshold', 0.0] if task == 'detection' else []))  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert 'c.png: not an image' in done.stderr
     result = json.loads((tmp_path / 'o.json').read_text())
@@ -116,8 +117,12 @@ def test_predictions_of_files(run, tmp_path):
                 assert 0 <= found['score'] <= 1
         else:
             assert sum(row['shares'].values()) == pytest.approx(1)
-    with Image.open(tmp_path / 'o.jpg') as picture:
-        picture.verify()
+    drawn = np.asarray(Image.open(tmp_path / 'o.png'))
+    threshold = 1.0 if task == 'detection' else None
+    sure = predict_files([f'{tmp_path}/{name}.png' for name in 'ab'], None, base / 'run/last.pth', threshold=threshold)
+    images, outputs, names = zip(*((r.image, r.output, Path(r.path).name) for r in sure.found))
+    expected = np.asarray(picture(task, images, None, outputs, sure.classes, names))
+    assert np.array_equal(drawn, expected) == (task == 'segmentation')  # no score of this detector is 1
 
 
 def test_json_holds_the_masks_of_objects_as_coco_reads_them(run, tmp_path):
@@ -189,11 +194,14 @@ def test_what_has_no_effect_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize('threshold', ['1.5', '-0.1', 'nan'])
 def test_a_threshold_that_is_no_score_is_refused(run, tmp_path, threshold):
-    _, base, _, _ = run
+    task, base, _, _ = run
     Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
     done = tool('predict', tmp_path, '--checkpoint', base / 'run/last.pth', f'--threshold={threshold}')
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [f'error: --threshold: expected a score in 0..1, got {float(threshold)}']
+    said = f'--threshold: expected a score in 0..1, got {float(threshold)}'
+    if task == 'segmentation':
+        said = f'{base}/run/last.pth: a model of segmentation, which finds no boxes: leave --threshold out'
+    assert done.stderr.splitlines() == [f'error: {said}']
 
 
 def test_evaluation_names_a_broken_image_and_stops(run, tmp_path):

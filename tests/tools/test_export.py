@@ -78,7 +78,7 @@ def test_a_checkpoint_of_another_task_is_one_line(tmp_path, checkpoint, task):
     save_checkpoint(content, checkpoint)
     done = export(tmp_path / 'model.onnx', '--checkpoint', checkpoint)
     assert done.returncode == 2
-    assert done.stderr.startswith(f'error: {checkpoint}: a checkpoint of {task}; expected a classifier')
+    assert done.stderr.startswith(f'error: {checkpoint}: a checkpoint of {task}; expected a classifier\n')
     assert done.stderr.count('\n') == 1
 
 
@@ -87,6 +87,8 @@ def test_a_checkpoint_of_another_task_is_one_line(tmp_path, checkpoint, task):
     [
         (['model.tflite', '--model', 'vim_nano_patch4_32'], 'expected a file name that ends in .onnx or .pt2'),
         (['model.onnx', '--model', 'vim_nan'], "unknown model 'vim_nan': did you mean 'vim_nano_patch4_32'?"),
+        (['model.onnx', '--model', 'vim_nan', '--import', 'gone.py'], '--import gone.py: no such file'),
+        (['model.onnx', '--model', 'vim_nan', '--import', 'gone.code'], '--import gone.code: no such module'),
         (['model.onnx', '--batch', '0'], '--batch: expected an integer >= 1, got 0'),
         (['model.onnx', '--checkpoint', 'gone.pth'], 'gone.pth'),
     ],

@@ -175,8 +175,12 @@ def mistakes(checkpoint, images):
         ((*with_ours, '--model', 'resnet18'), "written by 'vim_nano_patch4_32', not 'resnet18': leave --model out"),
         ((*with_ours, '--picture', 'labels.pdf'), '--picture labels.pdf: expected a file name that ends in .png'),
         ((*with_ours, '--device', 'cdua'), "unknown --device 'cdua': did you mean 'cuda'? known: auto, cpu, cuda, mps"),
+        ((*with_ours, '--threshold', '0.5'), 'a model of classification, which finds no boxes: leave --threshold out'),
+        (('--checkpoint', checkpoint), 'no images given: name files or folders of them'),
         ((*with_ours, '--topk', '0'), '--topk: expected an integer >= 1, got 0'),
         ((*with_ours, '--json', folder), f'--json {folder}: is a folder: choose another place'),
+        ((*with_ours, '--json', '/proc/out.json'), '--json /proc/out.json: No such file or directory: choose another'),
+        ((*with_ours, '--json', '/dev/full'), 'the output cannot be written: No space left on device'),
         ((*with_ours, '--picture', '/proc/none/out.png'), '--picture /proc/none/out.png: No such file or directory'),
     ]
 
@@ -187,6 +191,12 @@ def test_a_mistake_ends_in_one_line_that_says_what_to_do(tool, checkpoint, image
         assert (code, err.count('\n')) == (2, 1), (arguments, err)
         assert err.startswith('error: ')
         assert message in err
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason='it is there')
+def test_a_device_that_is_not_there_is_told_in_a_short_line(tool, checkpoint, images):
+    code, _, err = tool(images[0], '--checkpoint', checkpoint, '--device', 'mps')
+    assert (code, err) == (2, 'error: --device mps: this machine has none; --device cpu always works\n')
 
 
 @pytest.mark.parametrize(

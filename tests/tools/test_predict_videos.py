@@ -261,7 +261,11 @@ def test_a_stream_that_cannot_be_is_one_line(tool, tmp_path):
         (('--stream', file, '--checkpoint', backward), 2, 'was trained on frames backward: they come forward'),
         (('--stream', file, '--model', CAUSAL), 2, 'has no published weights: give --checkpoint FILE'),
         (('--stream', file, '--checkpoint', causal, file), 2, '--stream: takes one video'),
-        (('--stream', file, '--checkpoint', causal, '--views', 2, 1), 2, 'no --picture, --maps and --views'),
+        (
+            ('--stream', file, '--checkpoint', causal, '--views', 2, 1),
+            2,
+            'no --picture, --maps, --views and --threshold',
+        ),
         (
             (file, '--checkpoint', clips, '--views', 0, 3),
             2,

@@ -110,7 +110,12 @@ def test_every_layout_trains_and_is_evaluated_over_views(tmp_path, make, capsys)
     [validated] = [r for r in records(tmp_path / 'run') if r['kind'] == 'val']
     result = json.loads(out.read_text())
     assert result['images'] == validated['images'] == sum(map(sum, result['confusion']))
-    assert f'{data["name"]}/val, {result["images"]} videos' in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f'{data["name"]}/val, {result["images"]} videos' in output
+    assert 'class  videos  accuracy' in re.sub(' +', '  ', output)
+    log = (tmp_path / 'run/train.log').read_text()
+    assert ' videos/s ' in log
+    assert 'images' not in log + output
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,14 @@ def find_files(paths: Iterable[str | os.PathLike[str]], extensions: Sequence[str
         UsageError: if a path does not exist, a folder cannot be read, or nothing is found.
     """
     found: list[Path] = []
-    for path in (given := list(map(Path, paths))):
+    if not (given := list(map(Path, paths))):
+        raise UsageError(f'no {kind} given: name files or folders of them')
+    for path in given:
         if not path.exists():
             raise UsageError(f'{path}: no such file or folder')
         found += sorted(map(Path, files_below(path, extensions))) if path.is_dir() else [path]
     if not found:
-        listed = ', '.join(map(str, given)) or 'no path given'
-        raise UsageError(f'no {kind} found in {listed}: looked for {" ".join(extensions)}')
+        raise UsageError(f'no {kind} found in {", ".join(map(str, given))}: looked for {" ".join(extensions)}')
     return list(dict.fromkeys(map(str, found)))
 
 

@@ -60,10 +60,13 @@ class LogHook(Hook):
         state: of the run.
         folder: of the run.
         draw: makes the picture of a few validation images that TensorBoard shows.
+        what: the samples are, 'images' or 'videos'.
     """
 
-    def __init__(self, state: TrainingState, folder: Path, draw: Callable[..., Any] | None = None) -> None:
-        self.state, self.folder, self.draw = state, folder, draw
+    def __init__(
+        self, state: TrainingState, folder: Path, draw: Callable[..., Any] | None = None, what: str = 'images'
+    ) -> None:
+        self.state, self.folder, self.draw, self.what = state, folder, draw, what
         self.writer: Any = None
 
     def before_train(self, runner: Any) -> None:
@@ -115,14 +118,14 @@ class LogHook(Hook):
             **means,
             'lr': rate,
             'grad_norm': state.update.grad_norm,
-            'images_per_second': round(speed, 1),
+            f'{self.what}_per_second': round(speed, 1),
             'memory_mib': peak_memory(state.device),
         }
         losses = '  '.join(f'{name} {value:.4f}' for name, value in means.items())
         logger.info(
             f'epoch {state.epoch + 1:>{len(str(runner.max_epochs))}}/{runner.max_epochs}'
             f'  step {state.position:>{len(str(state.steps_per_epoch))}}/{state.steps_per_epoch}'
-            f'  {losses}  lr {rate:.2e}  {speed:.0f} images/s  {record["memory_mib"]} MiB  eta {clock(left)}'
+            f'  {losses}  lr {rate:.2e}  {speed:.0f} {self.what}/s  {record["memory_mib"]} MiB  eta {clock(left)}'
         )
         self._write(record)
 

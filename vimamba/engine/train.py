@@ -101,7 +101,7 @@ def train(
         hooks = [
             ScheduleHook(state, create_schedule(update.optimizer, config, steps)),
             EmaHook(state),
-            LogHook(state, folder, draw),
+            LogHook(state, folder, draw, train_loader.dataset.what),
             saving,
         ]
         runner = Runner(

@@ -97,7 +97,7 @@ def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], o
 
 
 def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLike[str]) -> None:
-    """A confusion matrix: right answers in blue, mistakes in red on a scale of their own, counts up to 30 classes.
+    """A confusion matrix: right answers in blue, mistakes in red on a scale of their own; names up to 100 classes.
 
     Args:
         matrix: (classes, classes) counts, rows the true class, columns the predicted one.
@@ -110,7 +110,7 @@ def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLi
         raise bad_argument('matrix', f'shape {(n, n)}, one row and column per class', f'shape {counts.shape}')
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     right = np.eye(n, dtype=bool)
-    side = min(10.0, 2.2 + 0.42 * n) if n <= 30 else 8.0
+    side = min(10.0, 2.2 + 0.42 * n) if n <= 100 else 8.0
     with _figure(out_png, (side, side), grid=False) as (_, axes):
         hits = counts[right].sum()
         worst = max(share[~right].max(initial=0), 1e-9)
@@ -121,19 +121,22 @@ def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLi
         axes.set(xlabel='predicted', ylabel='true')
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        if n > 30:
+        if n > 100:
             return
         names = [_short(name, 16) for name in classes]
-        turned = max(map(len, names)) > 3
-        axes.set_xticks(range(n), names, rotation=45 if turned else 0, ha='right' if turned else 'center')
-        axes.set_yticks(range(n), names)
+        turned = 0 if max(map(len, names)) <= 3 and n <= 30 else 45 if n <= 30 else 90
+        size = min(9.0, 450 / n)  # points; a cell has about 550 / n of them
+        axes.set_xticks(range(n), names, rotation=turned, ha='right' if turned == 45 else 'center', fontsize=size)
+        axes.set_yticks(range(n), names, fontsize=size)
+        if n > 30:
+            return
         axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
         axes.grid(which='minor', color='white', linewidth=1.5)
         axes.tick_params(which='minor', length=0)
         for i, j in zip(*np.nonzero(counts)):
             colour = 'white' if share[i, j] > (0.5 if i == j else 0.6 * worst) else 'black'
-            axes.text(j, i, counts[i, j], ha='center', va='center', color=colour, fontsize=8)
+            axes.text(j, i, _count(int(counts[i, j])), ha='center', va='center', color=colour, fontsize=8)
 
 
 def plot_predictions(
@@ -230,6 +233,17 @@ def _short(name: str, length: int) -> str:
     """
     name = name.split(', ')[0]
     return name if len(name) <= length else f'{name[: length - 1]}…'
+
+
+def _count(number: int) -> str:
+    """In four characters, up to a thousand million.
+
+    >>> _count(9999), _count(12_345), _count(999_499), _count(1_234_567), _count(49_600_000)
+    ('9999', '12k', '999k', '1.2M', '50M')
+    """
+    if number < 10_000:
+        return str(number)
+    return f'{number / 1e3:.0f}k' if number < 999_500 else f'{number / 1e6:.{int(number < 9_950_000)}f}M'
 
 
 @contextmanager

@@ -19,7 +19,10 @@ from vimamba.insight.plots import plot_predictions
 __all__ = ['draw', 'draw_map', 'draw_objects', 'picture']
 
 _SIDE = 256  # pixels that the longer side of an image is drawn with, at least
-_NAMED = 0.005  # share of an image from which a class is named on a map
+_STRIP = 96, 1536  # pixels that the shorter side has, at least, if the longer one has not more than these
+_NAMED = 0.001  # share of an image from which a class of a map is named
+_BACKGROUND = 'background'
+_WIDTH = 2400  # pixels of a picture of several columns, at most
 
 
 def picture(
@@ -29,6 +32,7 @@ def picture(
     outputs: Sequence[Any] | None,
     classes: Sequence[str],
     names: Sequence[str] | None = None,
+    threshold: float = 0.5,
 ) -> Image.Image:
     """Images with their labels, or with their truth and their prediction side by side, as a line above them says.
 
@@ -38,6 +42,7 @@ def picture(
         targets, outputs: of each, as the task has them; either may be None, to be left out.
         classes: their names.
         names: of the images, to stand above them.
+        threshold: the least score of an object that is drawn.
 
     Raises:
         UsageError: there is no image, or no such task.
@@ -51,30 +56,38 @@ def picture(
         plot_predictions(torch.stack(list(images)), labels, best.tolist(), scores.tolist(), classes, file)
         return Image.open(file).convert('RGB')
     said_of = [column for column in (targets, outputs) if column is not None]
-    captions = ['truth', 'prediction'] if len(said_of) == 2 else ['']
+    prediction = f'prediction, scores from {100 * threshold:g} %' if task == 'detection' else 'prediction'
+    captions = ['truth', prediction] if len(said_of) == 2 else ['']
     tiles = []
     for name, image, *row in zip(names or [''] * len(images), images, *said_of):
-        halves = [draw(task, image, said, classes) for said in row]
+        halves = [draw(task, image, said, classes, threshold) for said in row]
         lines = [f'{name}  {caption}'.strip() for caption in captions]
-        tiles.append(torch.cat([_captioned(half, line) for half, line in zip(halves, lines)], dim=2))
+        tile = torch.cat([_captioned(half, line) for half, line in zip(halves, lines)], dim=2)
+        if task == 'segmentation':
+            tile = torch.cat([tile, _legend(row, classes, tile.shape[2])], dim=1)
+        tiles.append(tile)
     height, width = (max(tile.shape[side] for tile in tiles) for side in (1, 2))
     canvas = torch.full((len(tiles), 3, height, width), 255, dtype=torch.uint8)
     for blank, tile in zip(canvas, tiles):
         blank[:, : tile.shape[1], : tile.shape[2]] = tile
-    columns = 1 if len(tiles) < 4 else 2 if len(tiles) < 12 else 3
+    columns = max(1, min(1 if len(tiles) < 4 else 2 if len(tiles) < 12 else 3, _WIDTH // width))
     grid = make_grid(canvas, columns, padding=6, pad_value=255)
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 
-def draw(task: str, image: Tensor, said: Any, classes: Sequence[str]) -> Tensor:
+def draw(task: str, image: Tensor, said: Any, classes: Sequence[str], threshold: float = 0.5) -> Tensor:
     """An image (C, H, W) in 0..1 under a target or an output of a task: (3, H', W') uint8."""
     if task == 'detection':
-        return draw_objects(image, said, classes)
+        return draw_objects(image, said, classes, threshold)
     if task == 'segmentation':
-        return draw_map(image, said['mask'] if isinstance(said, dict) else said, classes)
+        return draw_map(image, _labels(said), classes)
     label = int(said) if torch.as_tensor(said).ndim == 0 else int(said.argmax())
-    pixels, _ = _enlarged(image)
-    return _named(pixels, torch.zeros(1, 4), [classes[label]], [_bright(label)])
+    return _captioned(_enlarged(image)[0], classes[label])
+
+
+def _labels(said: Any) -> Tensor:
+    """The map of classes in a target or an output: (H, W) int64."""
+    return torch.as_tensor(said['mask'] if isinstance(said, dict) else said).long()
 
 
 def draw_objects(image: Tensor, objects: dict[str, Any], classes: Sequence[str], threshold: float = 0.5) -> Tensor:
@@ -111,27 +124,53 @@ def draw_objects(image: Tensor, objects: dict[str, Any], classes: Sequence[str],
 
 
 def draw_map(image: Tensor, classes_of_pixels: Tensor, classes: Sequence[str]) -> Tensor:
-    """An image (C, H, W) in 0..1 under a map of classes (H, W), 255 left bare: (3, H', W') uint8."""
+    """An image (C, H, W) in 0..1 under a map of classes (H, W): (3, H', W') uint8.
+
+    A class is a wash of its colour over grey, so that it looks the same everywhere, in an opaque outline; what is
+    called background, and 255, stays as it is.
+    """
     pixels, _ = _enlarged(image)
     labels = torch.as_tensor(classes_of_pixels)[None, None].float()
-    labels = torch.nn.functional.interpolate(labels, pixels.shape[1:], mode='nearest')[0, 0].long()
-    present = [int(label) for label in labels.unique() if label != 255]
-    if not present:
-        return pixels
-    masks = torch.stack([labels == label for label in present])
-    drawn = draw_segmentation_masks(pixels, masks, alpha=0.6, colors=[_colour(label) for label in present])
-    named = [(label, mask) for label, mask in zip(present, masks) if mask.float().mean() > _NAMED]
-    corners = torch.tensor(
-        [[*torch.nonzero(mask)[0].flip(0).tolist()] * 2 for _, mask in named]
-    )  # the first pixel, x y
-    return _named(drawn, corners, [classes[label] for label, _ in named], [_colour(label) for label, _ in named])
+    labels = torch.nn.functional.interpolate(labels, pixels.shape[1:], mode='nearest')[0]  # (1, H', W')
+    colours = torch.tensor([_bright(label) for label in range(256)]).T[:, labels[0].long()]  # (3, H', W')
+    grey = pixels.float().mean(0)
+    washed = (0.6 * colours + 0.4 * (64 + 0.75 * grey)).to(torch.uint8)
+    width = 2 * max(1, pixels.shape[1] // 250) + 1
+    highest, lowest = (
+        sign * torch.nn.functional.max_pool2d(sign * labels, width, stride=1, padding=width // 2) for sign in (1, -1)
+    )
+    drawn = torch.where(highest == lowest, washed, colours.to(torch.uint8))
+    bare = [255, *(label for label, name in enumerate(classes) if name == _BACKGROUND)]
+    return torch.where(torch.isin(labels.long(), torch.tensor(bare)), pixels, drawn)
+
+
+def _legend(maps: Sequence[Any], classes: Sequence[str], width: int) -> Tensor:
+    """The names of the classes in maps on plates of their colours, in lines of so many pixels: (3, H, width) uint8."""
+    shares = [torch.bincount(m.flatten(), minlength=256) / m.numel() for m in map(_labels, maps)]
+    largest = torch.stack(shares).amax(0)
+    present = [i for i, name in enumerate(classes) if largest[i] > _NAMED and name != _BACKGROUND]
+    font = ImageFont.load_default(12)
+    places, left, top = [], 2, 3
+    for label in present:
+        wide = int(font.getlength(classes[label])) + 10
+        if left > 2 and left + wide > width:
+            left, top = 2, top + 19
+        places.append((left, top, left + wide - 3, top + 16))
+        left += wide
+    canvas = Image.new('RGB', (width, top + 19 if present else 1), 'white')
+    draw = ImageDraw.Draw(canvas)
+    for label, place in zip(present, places):
+        draw.rectangle(place, fill=_bright(label))
+        draw.text((place[0] + 3, place[1] + 1), classes[label], _ink(_bright(label)), font)
+    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
 
 
 def _enlarged(image: Tensor) -> tuple[Tensor, int]:
     """(3, H, W) uint8 with whole pixels repeated where the image is small, and how often."""
     grey = image[:1].expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
     pixels = (grey.clamp(0, 1) * 255).round().to(torch.uint8)
-    factor = max(1, _SIDE // max(pixels.shape[1:]))
+    short, long = sorted(pixels.shape[1:])
+    factor = max(1, _SIDE // long, min(_STRIP[0] // short, _STRIP[1] // long))
     return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2), factor
 
 
@@ -142,7 +181,7 @@ def _named(pixels: Tensor, boxes: Tensor, names: Sequence[str], colours: Sequenc
     for (left, top, _, _), name, colour in zip(boxes.tolist(), names, colours):
         place = draw.textbbox((left + 2, max(0, top)), name, font)
         draw.rectangle((place[0] - 2, place[1] - 1, place[2] + 2, place[3] + 1), fill=colour)
-        draw.text((left + 2, max(0, top)), name, 'white' if np.dot(colour, (0.3, 0.6, 0.1)) < 128 else 'black', font)
+        draw.text((left + 2, max(0, top)), name, _ink(colour), font)
     return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
 
 
@@ -158,17 +197,10 @@ def _captioned(pixels: Tensor, text: str) -> Tensor:
 
 
 def _bright(label: int) -> tuple[int, ...]:
-    """The colour of a class of objects, which stands out from a picture: hues a golden ratio apart."""
+    """The colour of a class, which stands out from a picture: hues a golden ratio apart."""
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 1))
 
 
-def _colour(label: int) -> tuple[int, int, int]:
-    """The colour of a class: those of Pascal VOC, the bits of the number spread over the channels; class 0 is grey."""
-    red = green = blue = 0
-    number = label
-    for shift in range(7, -1, -1):
-        red |= (number & 1) << shift
-        green |= (number >> 1 & 1) << shift
-        blue |= (number >> 2 & 1) << shift
-        number >>= 3
-    return (red, green, blue) if label else (90, 90, 90)
+def _ink(colour: Sequence[int]) -> str:
+    """What can be read on a colour."""
+    return 'white' if np.dot(colour, (0.3, 0.6, 0.1)) < 128 else 'black'

@@ -187,6 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, build in sorted(ORDERS.items()):
             print(f'{name:{indent}}{(build.__doc__ or "").partition(chr(10))[0]}')
         return 0
+    if args.order in scans.SCHEDULES:
+        orders = sorted({name for layer in scans.SCHEDULES[args.order] for name in layer})
+        raise UsageError(f'{args.order!r} is a schedule, of an order for each layer: draw one of {", ".join(orders)}')
     order = scans.create_order(args.order, _parse_grid(args.grid))
     print(picture(order, width=shutil.get_terminal_size().columns))
     if args.png:

@@ -35,6 +35,7 @@ class ClassificationMetric:
 
     Args:
         classes: their names.
+        what: is classified, for the table.
 
     Attributes:
         state: 'confusion' (classes, classes) int64, rows the true class; 'top5' () int64; 'loss' () float64.
@@ -46,8 +47,8 @@ class ClassificationMetric:
     (66.7, [[1, 0, 0], [0, 1, 1], [0, 0, 0]])
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes, num_classes = list(classes), len(classes)
+    def __init__(self, classes: Sequence[str], what: str = 'images') -> None:
+        self.classes, num_classes, self.what = list(classes), len(classes), what
         self.records: list[Any] = []
         self.state = {
             'confusion': torch.zeros(num_classes, num_classes, dtype=torch.int64),
@@ -91,7 +92,7 @@ class ClassificationMetric:
             rows = sorted(rows, key=lambda row: row[1])[:10]
             lines.append('the ten worst classes:')
         width = max(5, *(min(len(name), 30) for name, _, _ in rows))
-        lines.append(f'{"class":<{width}} {"images":>7} {"accuracy":>9}')
+        lines.append(f'{"class":<{width}} {self.what:>7} {"accuracy":>9}')
         lines += [f'{name[:30]:<{width}} {images:>7} {accuracy:>9.2f}' for name, accuracy, images in rows]
         return '\n'.join(lines)
 
@@ -107,6 +108,7 @@ class ClassificationTask(nn.Module):
     """
 
     lists = False  # batches are tensors
+    what = 'images'  # for the table
     best = 'top1'  # the metric that decides which checkpoint is the best; higher is better
 
     def __init__(
@@ -149,7 +151,7 @@ class ClassificationTask(nn.Module):
         return int(output.argmax()) != int(target)
 
     def metric(self) -> ClassificationMetric:
-        return ClassificationMetric(self.classes)
+        return ClassificationMetric(self.classes, self.what)
 
     @classmethod
     def check(cls, config: Settings) -> None:

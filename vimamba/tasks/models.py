@@ -19,10 +19,12 @@ from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, wri
 from vimamba.data import create_dataset
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['Settings', 'build_model', 'checkpointed', 'configured_dataset', 'create', 'fitted_weights',
+__all__ = ['OWN', 'Settings', 'build_model', 'checkpointed', 'configured_dataset', 'create', 'fitted_weights',
            'located_in_data', 'mean_and_std', 'try_size']  # fmt: skip
 
 logger = logging.getLogger('vimamba')
+
+OWN = 'one of your own is known after --import FILE.py'
 
 _NOT_OF_THE_MODEL = {  # timm's factory takes these, and some of them load files
     *('cache_dir', 'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict'),
@@ -133,7 +135,7 @@ def create(config: Settings, pretrained: bool = False, sized: bool = True, **arg
     settings, where = config.model, config.at('model.name')
     name = settings.name
     if not timm.is_model(name.split('.')[0]):
-        raise unknown_name('model', name, timm.list_models(), where)
+        raise UsageError(f'{unknown_name("model", name, timm.list_models(), where)}; {OWN}')
     for argument in _NOT_OF_THE_MODEL & settings.options.keys():
         hint = 'weights come from model.pretrained or model.checkpoint'
         raise UsageError(f'{config.at(f"model.{argument}")}model.{argument}: not an argument of a model; {hint}')
@@ -152,6 +154,7 @@ def create(config: Settings, pretrained: bool = False, sized: bool = True, **arg
             where = config.at(f'model.{argument}')
         fetched = pretrained and not settings.checkpoint
         hint = '; check the network, or set model.pretrained=False and model.checkpoint=FILE' if fetched else ''
+        hint = f'; {OWN}' if line.startswith('unknown scan order') else hint
         raise UsageError(f'{where}model {name!r} cannot be built: {line}{hint}') from error
     wrong = unexpected[1]
     if wrong == 'img_size':  # a model for any size: the transforms alone need to know

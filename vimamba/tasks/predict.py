@@ -22,7 +22,7 @@ from vimamba.errors import UsageError, bad_argument, unknown_name
 from vimamba.models import input_shape
 
 from .classification import ClassificationTask
-from .models import build_model, fitted_weights
+from .models import OWN, build_model, fitted_weights
 from .predict_dense import task_of
 from .video import VideoTask
 
@@ -193,7 +193,7 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
     if name not in (None, author):
         raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
     if (trained := task_of(state)) not in ('classification', 'video'):
-        raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier (--stream: a causal one of videos)')
+        raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier')
     config, classes = state['config'], list(state['classes'])
     settings = SimpleNamespace(
         model=SimpleNamespace(**config['model']), data=SimpleNamespace(**config['data']), at=lambda key: ''
@@ -205,7 +205,8 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
         classifier = _classifier(author, model, classes, data, config['data'].get('options', {}))
     except (AttributeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f'{path}: its model cannot be built as the file says ({reason}); use another copy') from error
+        hint = '' if OWN in reason else '; use another copy'
+        raise UsageError(f'{path}: its model cannot be built as the file says ({reason}){hint}') from error
     load_weights(model, model_weights(state, path), path, author, author)
     return classifier
 

@@ -19,6 +19,7 @@ from vimamba.errors import UsageError, bad_argument
 from .coco_metric import run_lengths
 from .dense import DenseTask
 from .detection import DetectionTask
+from .models import OWN
 from .segmentation import SegmentationTask
 
 __all__ = ['DensePrediction', 'load_dense', 'predict_dense', 'table', 'task_of']
@@ -65,7 +66,8 @@ def load_dense(state: dict[str, Any], path: str | Path) -> Any:
         task = _TASKS[task_of(state)].build(settings, list(state['classes']), with_weights=False)
     except (AttributeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f'{path}: its model cannot be built as the file says ({reason}); use another copy') from error
+        hint = '' if OWN in reason else '; use another copy'
+        raise UsageError(f'{path}: its model cannot be built as the file says ({reason}){hint}') from error
     author = written_by(state)
     load_weights(task.model, model_weights(state, path), path, author, author)
     task.channels = settings.model.in_chans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ def predict_files(
     *,
     topk: int = 5,
     views: tuple[int, int] | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     batch_size: int = 32,
     device: torch.device | str = 'cpu',
     maps: str | Path | None = None,
@@ -66,18 +67,20 @@ def predict_files(
         name, checkpoint: as of `predict.load_classifier`.
         topk, batch_size: as of `predict.predict`.
         views: (in time, in space) of a video, as of `predict.Classifier.with_views`.
-        threshold: the least score of an object.
+        threshold: the least score of an object, by default 0.5.
         device: where the model runs.
         maps: a folder for the map of each image, NAME.png with the number of the class in each pixel.
 
     Raises:
-        UsageError: a file that does not exist, no such model, weights that do not fit, maps of a model that makes
-            none, or of two images of one name.
+        UsageError: a file that does not exist, no such model, weights that do not fit, maps or a threshold of a model
+            that makes none, or maps of two images of one name.
     """
     state = load_checkpoint(checkpoint) if checkpoint else {}
     task, what = predict_dense.task_of(state), 'image'
     if maps and task != 'segmentation':
         raise UsageError(f'{checkpoint or name}: a model of {task}, which makes no maps: leave --maps out')
+    if threshold is not None and task != 'detection':
+        raise UsageError(f'{checkpoint or name}: a model of {task}, which finds no boxes: leave --threshold out')
     files_of_maps: dict[str, Path] = {}
     if task in ('classification', 'video'):
         classifier = predict.load_classifier(name, checkpoint)
@@ -94,18 +97,20 @@ def predict_files(
             raise UsageError(f'{checkpoint}: a checkpoint of {task}, of which there are no views: leave --views out')
         dense, paths = predict_dense.load_dense(state, str(checkpoint)), find_images(files)
         name, classes = author, dense.classes
-        results = predict_dense.predict_dense(dense, paths, device, threshold)
+        results = predict_dense.predict_dense(dense, paths, device, 0.5 if threshold is None else threshold)
         files_of_maps = _files_of_maps(maps, paths) if maps else {}
     found, broken = list[Any](), list[BrokenImage]()
-    for result in results:
-        if isinstance(result, BrokenImage):
-            broken.append(result)
-            continue
-        if result.path in files_of_maps:
-            Image.fromarray(result.output.numpy()).save(files_of_maps[result.path])
-        if isinstance(result, predict_dense.DensePrediction) and len(found) >= SHOWN:
-            result = result.without_pixels()
-        found.append(result)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
+        for result in results:
+            if isinstance(result, BrokenImage):
+                broken.append(result)
+                continue
+            if result.path in files_of_maps:
+                Image.fromarray(result.output.numpy()).save(files_of_maps[result.path])
+            if isinstance(result, predict_dense.DensePrediction) and len(found) >= SHOWN:
+                result = result.without_pixels()
+            found.append(result)
     return Answers(task, str(name), found, broken, what, classes)
 
 

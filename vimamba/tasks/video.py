@@ -26,6 +26,8 @@ class VideoTask(ClassificationTask):
     Views (B, V, 3, T, H, W) are those of `vimamba.data.clips.Clips` and `ClipTransform`: in time and in space.
     """
 
+    what = 'videos'
+
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
         """As of `ClassificationTask`; of several views the logarithm of their mean probabilities (B, classes).
 
