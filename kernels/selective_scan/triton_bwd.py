@@ -146,7 +146,6 @@ def scan_backward_kernel(
             dz_acc_m = dz_acc
             if dz_acc is not None:
                 dz_acc_m = at_block(dz_acc + item, begin, channels, ORDER, INDEX)
-        keeps = ()
         xs = ()
         raw = ()
         dts = ()
@@ -159,7 +158,6 @@ def scan_backward_kernel(
             own = True
             if not EVEN_L:
                 own = begin + SIGN * t >= block * T
-            keep = live & own
             x = load_channels(at_step(u_m, far[t], t, su_l // PER, ORDER, SIGN, INDEX), live, True, 0.0)
             dt = load_channels(at_step(d_m, far[t], t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf'))
             if BLOCK <= 64:
@@ -173,7 +171,6 @@ def scan_backward_kernel(
                 dy = slant * gate
                 slants += (slant + dy - dy * open_,)
                 ys += (skip * x,)
-            keeps += (keep,)
             xs += (x,)
             dts += (dt,)
             dys += (dy,)
@@ -267,6 +264,10 @@ def scan_backward_kernel(
         if ddelta_acc is not None:
             ddelta_acc_m = at_block(ddelta_acc + item_k, begin, channels, ORDER, INDEX)
         for t in tl.static_range(T):
+            own = True
+            if not EVEN_L:  # asked again, of other numbers: predicates are few, and kept ones are paid for with spills
+                own = block * T <= length - T + (t if SIGN > 0 else T - 1 - t)
+            keep = live & own
             x = xs[t]
             dt = dts[t]
             dy = dys[t]
@@ -275,20 +276,17 @@ def scan_backward_kernel(
                 if dz_acc is not None:
                     to_acc = at_step(dz_acc_m, far[t], t, channels, ORDER, SIGN, INDEX)
                 grad_z = slants[t] * ys[t] + so_far(to_acc, live, more)
-                deliver(at_step(dz_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_z, keeps[t], final)
+                deliver(at_step(dz_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_z, keep, final)
             to_acc = du_acc_m
             if du_acc is not None:
                 to_acc = at_step(du_acc_m, far[t], t, channels, ORDER, SIGN, INDEX)
             grad_u = skip * dy + so_far(to_acc, live, more_u) + dt * inners[t]
-            deliver(at_step(du_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_u, keeps[t], final_u)
+            deliver(at_step(du_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_u, keep, final_u)
             grad_d = x * inners[t] + slopes[t] * LN2
             if BLOCK <= 64:
                 arg = raw[t]
             else:  # no registers to keep it
-                own = True
-                if not EVEN_L:
-                    own = begin + SIGN * t >= block * T
-                    arg = argument(load_channels(at_step(d_m, far[t], t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')), shift)
+                arg = argument(load_channels(at_step(d_m, far[t], t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')), shift)
             grad_d = grad_d * step_slope(arg, SOFTPLUS)
             dD += dy * x
             dbias += grad_d
@@ -297,7 +295,7 @@ def scan_backward_kernel(
                 to_acc = at_step(ddelta_acc_m, far[t], t, channels, ORDER, SIGN, INDEX)
             grad_d += so_far(to_acc, live, more_turns)
             deliver(
-                at_step(ddelta_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_d, keeps[t], final_turn
+                at_step(ddelta_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_d, keep, final_turn
             )
     if end is not None:
         spot = end + at + n0 * ss_n + c * ss_d

@@ -164,6 +164,7 @@ CASES = {
     'half_precision': dict(b=1, d=32, l=6, n=8, dtype=torch.float16),
     'two_channels_a_thread': dict(b=1, d=64, l=6, n=16, channels_of_a_program=64),
     'one_state': dict(b=1, d=128, l=9, n=1, channels_of_a_program=128),
+    'one_state_whole_blocks': dict(b=1, d=128, l=8, n=1, dtype=torch.bfloat16, channels_of_a_program=128),
     'whole_blocks': dict(b=1, d=8, l=8, n=3),
     'states_not_a_power_of_two': dict(b=1, d=8, l=5, n=5),
     'more_states_than_registers': dict(b=1, d=4, l=5, n=18),
