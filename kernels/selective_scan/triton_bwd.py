@@ -46,9 +46,9 @@ from .triton_fwd import route_scan_fwd
 __all__ = ['route_scan_bwd']
 
 
-def registers(block: int, n: int, order: str) -> int:
-    """Most of a thread: three warps to a scheduler where one channel and n > 4 fit them; left to itself it spills."""
-    return 168 if block == 32 and n > 4 and order == 'rows' else 255
+def registers(block: int, n: int, order: str, size: int) -> int:
+    """Most of a thread: three warps to a scheduler where one 16-bit channel and n > 4 fit them."""
+    return 168 if block == 32 and n > 4 and order == 'rows' and size == 2 else 255
 
 
 @triton.jit(do_not_specialize=PLAIN_INTS)
@@ -160,7 +160,7 @@ def scan_backward_kernel(
                 own = begin + SIGN * t >= block * T
             x = load_channels(at_step(u_m, far[t], t, su_l // PER, ORDER, SIGN, INDEX), live, True, 0.0)
             dt = load_channels(at_step(d_m, far[t], t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf'))
-            if BLOCK <= 64:
+            if BLOCK <= 32:
                 raw += (argument(dt, shift),)
             dt = step_size(dt, shift, SOFTPLUS, delta.dtype.element_ty == tl.float32) * LN2
             dy = load_channels(at_step(g_m, far[t], t, sg_l // PER, ORDER, SIGN, INDEX), live, own, 0.0)
@@ -283,10 +283,13 @@ def scan_backward_kernel(
             grad_u = skip * dy + so_far(to_acc, live, more_u) + dt * inners[t]
             deliver(at_step(du_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_u, keep, final_u)
             grad_d = x * inners[t] + slopes[t] * LN2
-            if BLOCK <= 64:
+            if BLOCK <= 32:
                 arg = raw[t]
             else:  # no registers to keep it
-                arg = argument(load_channels(at_step(d_m, far[t], t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')), shift)
+                arg = argument(
+                    load_channels(at_step(d_m, far[t], t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')),
+                    shift,
+                )
             grad_d = grad_d * step_slope(arg, SOFTPLUS)
             dD += dy * x
             dbias += grad_d
@@ -294,9 +297,7 @@ def scan_backward_kernel(
             if ddelta_acc is not None:
                 to_acc = at_step(ddelta_acc_m, far[t], t, channels, ORDER, SIGN, INDEX)
             grad_d += so_far(to_acc, live, more_turns)
-            deliver(
-                at_step(ddelta_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_d, keep, final_turn
-            )
+            deliver(at_step(ddelta_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_d, keep, final_turn)
     if end is not None:
         spot = end + at + n0 * ss_n + c * ss_d
         for n in tl.static_range(N):
@@ -368,7 +369,8 @@ def route_scan_bwd(
     dD, dbias = 0, 0
     common = dict(
         channels=s.d, n_total=s.n, INDEX=index_type(s, u, delta, B, C, z, grad_out), BLOCK=how.block, T=how.steps,
-        SOFTPLUS=delta_softplus, WORDS=words(s, how.block, u, delta, z, grad_out), EVEN_D=s.d // s.groups % how.block == 0, EVEN_L=s.l % how.steps == 0,
+        SOFTPLUS=delta_softplus, WORDS=words(s, how.block, u, delta, z, grad_out),
+        EVEN_D=s.d // s.groups % how.block == 0, EVEN_L=s.l % how.steps == 0,
         num_warps=1, **OPTIONS,
     )  # fmt: skip
     tokenwise = dict(u=u, d=delta, B=B, C=C, z=z, g=grad_out)
@@ -403,7 +405,8 @@ def route_scan_bwd(
             last_turn = n0 + n == s.n
             for k, walk in enumerate(walks):
                 scan_backward_kernel[(s.b * blocks * chunks,)](
-                    u, delta, A, B[..., n0:, :], C[..., n0:, :], D if n0 == 0 else None, z, delta_bias, walk.rows, states, grad_out,
+                    u, delta, A, B[..., n0:, :], C[..., n0:, :], D if n0 == 0 else None, z, delta_bias,
+                    walk.rows, states, grad_out,
                     start, end, du, du_acc, ddelta, ddelta_acc, dz, dz_acc, partial, partial_bc,
                     s.b, s.k, s.groups, s.l, n0, chunk, chunks, k, walk.width, walk.inverse,
                     *strides(u)[:-1], *delta.stride()[:-1], *B.stride()[:-1], *C.stride()[:-1], *z_strides,
@@ -411,7 +414,7 @@ def route_scan_bwd(
                     n0 > 0 or k > 0, last_turn and k == s.k - 1, n0 > 0, last_turn,
                     N=n, HELD=held, PACK=together if held % together == 0 else 1, SHARED=shared,
                     ORDER=walk.order, SIGN=walk.sign, **steps, **common,
-                    maxnreg=registers(how.block, s.n, walk.order),
+                    maxnreg=registers(how.block, s.n, walk.order, u.element_size()),
                 )  # fmt: skip
             totals = partial.sum(0)
             dA[:, n0 : n0 + n] = totals[:, :n]

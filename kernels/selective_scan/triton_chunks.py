@@ -30,7 +30,7 @@ def carry_kernel(
     routes, channels, n_total, chunks, codes,
     FLIP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """State at the start of every chunk from what each chunk adds: h <- exp(A sum of d_t) h + end, chunk by chunk; decay has that sum in base 2."""
+    """State at the start of every chunk from what each adds: h <- exp(A sum of d_t) h + end (decay: sum in base 2)."""
     blocks = (channels + BLOCK - 1) // BLOCK
     pid = tl.program_id(0).to(tl.int64)
     c = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
@@ -117,8 +117,12 @@ def adjoint_kernel(
             own = True
             if not EVEN_L:
                 own = begin + SIGN * t >= block * T
-            keep = live & own
-            dt = step_size(load_channels(at_step(d_m, row, t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')), shift, SOFTPLUS, delta.dtype.element_ty == tl.float32)
+            dt = step_size(
+                load_channels(at_step(d_m, row, t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')),
+                shift,
+                SOFTPLUS,
+                delta.dtype.element_ty == tl.float32,
+            )
             dy = load_channels(at_step(g_m, row, t, sg_l // PER, ORDER, SIGN, INDEX), live, own, 0.0)
             if z is not None:
                 gate = load_channels(at_step(z_m, row, t, sz_l // PER, ORDER, SIGN, INDEX), live, True, 0.0)

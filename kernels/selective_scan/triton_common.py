@@ -27,8 +27,8 @@ LN2 = tl.constexpr(0.6931471805599453)
 def softplus(x, EXACT: tl.constexpr):
     """log2(1 + 2^x) = max(x, 0) + log2(1 + w) with w = 2^-|x|.
 
-    log2(1 + w) / w on [0, 1] is a polynomial, so that a small w keeps its digits, which log2(1 + w) has lost: lg2.approx
-    may be off by 2^-22 there, 2 % of a step size of 1e-5. The relative error of the polynomial bounds that of the step
+    log2(1 + w) / w on [0, 1] is a polynomial, so that small w keeps its digits, which log2(1 + w) has lost (lg2.approx
+    may be off by 2^-22 there, 2 % of a step size of 1e-5). The relative error of the polynomial bounds that of the step
     size, whatever x is: degree 7, 3.3e-7 in float32, if EXACT; degree 6, 1.4e-6, for 16-bit deltas. A step size acts
     through d_t B_t u_t, where u and B are rounded by up to 2^-12 (float16) or 2^-9 (bfloat16), 170 and 1400 times more,
     and through exp(d_t A), which it moves by less than half of its own relative error.
@@ -54,7 +54,7 @@ def softplus(x, EXACT: tl.constexpr):
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + 2^-x) by the inverse square root, squared: a division takes three more instructions, for other divisors."""
+    """1 / (1 + 2^-x) by the inverse square root, squared: a division takes three instructions more."""
     root = tl.rsqrt(1.0 + tl.exp2(-x))
     return root * root
 
@@ -112,7 +112,7 @@ def step_slope(argument, SOFTPLUS: tl.constexpr):
 def block_start(block, length, T: tl.constexpr, SIGN: tl.constexpr):
     """Position of the first step of a block that is walked forth or (SIGN -1) back.
 
-    The last block is moved back onto positions that there are; its steps before block * T are another's, and do nothing.
+    The last block is moved back onto positions that there are; its steps before block * T are another's and do nothing.
     """
     position = tl.minimum(block * T, length - T)
     if SIGN < 0:
@@ -124,7 +124,7 @@ def block_start(block, length, T: tl.constexpr, SIGN: tl.constexpr):
 def token_at(position, rows, width, inverse, length, ORDER: tl.constexpr):
     """Token at a position of a route: in memory order, down the columns of a grid, or by a table.
 
-    inverse is 2^32 / height, rounded up, so that position // height is a product (`Routes.walk` sees to its being exact).
+    inverse is 2^32 / height, rounded up, so that position // height is a product (exact: see `Routes`).
     """
     if ORDER == 'columns':
         token = position * width + tl.umulhi(position, inverse) * (1 - length)
@@ -153,7 +153,9 @@ def at_block(ptr, start, stride: tl.constexpr, ORDER: tl.constexpr, INDEX: tl.co
 
 
 @triton.jit
-def at_step(ptr, token, t: tl.constexpr, stride: tl.constexpr, ORDER: tl.constexpr, SIGN: tl.constexpr, INDEX: tl.constexpr):
+def at_step(
+    ptr, token, t: tl.constexpr, stride: tl.constexpr, ORDER: tl.constexpr, SIGN: tl.constexpr, INDEX: tl.constexpr
+):
     """Step t of a block: a constant away in a load, or at its token."""
     if ORDER == 'rows':
         ptr += SIGN * t * stride
@@ -272,10 +274,12 @@ class Routes:
         if self.table is None and length >= STEPS:
             if width == 1:
                 return Walk('rows', sign)
-            if height * width == length and 2 < height < 2**32 / length:
+            if height * width == length and 2 < height < 2**32 / length:  # inverse < 2^31; its error times l < 2^32
                 return Walk('columns', sign, None, width, triton.cdiv(2**32, height))
         rows = route_rows(step, length, device).int() if self.table is None else self.table[k]
-        before = max(STEPS - length, 0)  # positions that a block longer than l is moved back to: tokens, but not its own
+        before = max(
+            STEPS - length, 0
+        )  # positions that a block longer than l is moved back to: tokens, but not its own
         return Walk('table', 1, torch.nn.functional.pad(rows, (before, 0))[before:])
 
 

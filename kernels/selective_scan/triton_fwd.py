@@ -122,7 +122,12 @@ def scan_kernel(
                 own = begin + SIGN * t >= block * T
             keep = live & own
             x = load_channels(at_step(u_m, row, t, su_l // PER, ORDER, SIGN, INDEX), live, True, 0.0)
-            dt = step_size(load_channels(at_step(d_m, row, t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')), shift, SOFTPLUS, delta.dtype.element_ty == tl.float32)
+            dt = step_size(
+                load_channels(at_step(d_m, row, t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')),
+                shift,
+                SOFTPLUS,
+                delta.dtype.element_ty == tl.float32,
+            )
             dx = dt * x
             Bt = load_states(at_step(B_m, row, t, sB_l, ORDER, SIGN, INDEX), sB_n, N, PACK)
             if N > 4:  # in natural units: of all channels, or of all states, whatever is less

@@ -6,7 +6,6 @@ import torch
 import triton
 from torch import Tensor
 
-from ..routes import route_rows
 from .scan import Scan
 from .triton_bwd import route_scan_bwd
 from .triton_common import STEPS, Routes
