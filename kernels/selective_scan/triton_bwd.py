@@ -78,6 +78,7 @@ def scan_backward_kernel(
     blocks = groups * ((channels // groups + BLOCK - 1) // BLOCK)
     channel_block = tl.program_id(0).to(tl.int64) % blocks
     PER: tl.constexpr = 2 if WORDS else 1  # channels at a pointer
+    KEEP_DELTA: tl.constexpr = (32 if N > 4 else 64) >= BLOCK  # where there are registers
     k = route.to(tl.int64)
     SUMS: tl.constexpr = (N + HELD - 1) // HELD * HELD  # of dB, and of dC, of a token
     lane = tl.arange(0, 32)
@@ -160,7 +161,7 @@ def scan_backward_kernel(
                 own = begin + SIGN * t >= block * T
             x = load_channels(at_step(u_m, far[t], t, su_l // PER, ORDER, SIGN, INDEX), live, True, 0.0)
             dt = load_channels(at_step(d_m, far[t], t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf'))
-            if BLOCK <= 32:
+            if KEEP_DELTA:
                 raw += (argument(dt, shift),)
             dt = step_size(dt, shift, SOFTPLUS, delta.dtype.element_ty == tl.float32) * LN2
             dy = load_channels(at_step(g_m, far[t], t, sg_l // PER, ORDER, SIGN, INDEX), live, own, 0.0)
@@ -283,7 +284,7 @@ def scan_backward_kernel(
             grad_u = skip * dy + so_far(to_acc, live, more_u) + dt * inners[t]
             deliver(at_step(du_m, far[t], t, channels, ORDER, SIGN, INDEX), to_acc, grad_u, keep, final_u)
             grad_d = x * inners[t] + slopes[t] * LN2
-            if BLOCK <= 32:
+            if KEEP_DELTA:
                 arg = raw[t]
             else:  # no registers to keep it
                 arg = argument(
