@@ -12,14 +12,15 @@ from .triton_common import (
     OPTIONS,
     PLAIN_INTS,
     at_block,
+    at_channels,
     at_step,
-    block_token,
-    first_row,
+    block_start,
+    load_channels,
     load_states,
     locate,
-    next_row,
     sigmoid,
-    softplus,
+    step_size,
+    tokens_of,
 )
 
 
@@ -29,7 +30,7 @@ def carry_kernel(
     routes, channels, n_total, chunks, codes,
     FLIP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """State at the start of every chunk from what each chunk adds: h <- exp(A sum of d_t) h + end, chunk by chunk."""
+    """State at the start of every chunk from what each adds: h <- exp(A sum of d_t) h + end (decay: sum in base 2)."""
     blocks = (channels + BLOCK - 1) // BLOCK
     pid = tl.program_id(0).to(tl.int64)
     c = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
@@ -37,8 +38,8 @@ def carry_kernel(
     n = pid // blocks % n_total
     bk = pid // blocks // n_total
     k = bk % routes
-    backwards = ((codes >> (2 * k)) & 1) ^ FLIP
-    a = tl.load(A + (k * n_total + n) * channels + c, mask=live, other=0.0) * LOG2E
+    backwards = ((codes >> k) & 1) ^ FLIP
+    a = tl.load(A + (k * n_total + n) * channels + c, mask=live, other=0.0)
     h = tl.full([BLOCK], 0.0, tl.float32)
     if first is not None:
         h = tl.load(first + (bk * channels + c) * n_total + n, mask=live, other=0.0).to(tl.float32)
@@ -68,82 +69,70 @@ def carry(A: Tensor, end: Tensor, decay: Tensor, first: Tensor | None, codes: in
 @triton.jit(do_not_specialize=PLAIN_INTS)
 def adjoint_kernel(
     delta, A, C, z, bias, rows, gout, end, decay,
-    batch, routes, groups, length, n0, chunk, chunks, route0, codes, width,
+    batch, routes, groups, length, n0, chunk, chunks, route, width, inverse,
     sd_b, sd_k, sd_d, sC_b, sC_k, sC_g, sC_n, sz_b, sz_d, sg_b, sg_d,
     sd_l: tl.constexpr, sC_l: tl.constexpr, sz_l: tl.constexpr, sg_l: tl.constexpr,
     channels: tl.constexpr, n_total: tl.constexpr,
     INDEX: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, T: tl.constexpr, PACK: tl.constexpr,
-    ORDER: tl.constexpr, SOFTPLUS: tl.constexpr, EVEN_D: tl.constexpr, EVEN_L: tl.constexpr,
+    ORDER: tl.constexpr, SIGN: tl.constexpr, SOFTPLUS: tl.constexpr, WORDS: tl.constexpr,
+    EVEN_D: tl.constexpr, EVEN_L: tl.constexpr,
 ):  # fmt: skip
     """What a chunk alone hands back to the one before it, a_t e_t at its first step, and the sum of its step sizes.
 
-    It walks against its route: a route that goes forth is walked by blocks from its end.
+    It walks by SIGN, which is against its route.
     """
-    b, j, slot, g, c, live = locate(batch, channels, groups, chunks, BLOCK, EVEN_D)
-    wide = c.to(tl.int64)
-    k = (route0 + slot).to(tl.int64)
-    code = codes >> (2 * k)
-    sign = (code & 1).to(tl.int32) * 2 - 1
-    STRAIGHT: tl.constexpr = ORDER == 'forth' or ORDER == 'back'
-    WALK: tl.constexpr = ('back' if ORDER == 'forth' else 'forth') if STRAIGHT else ORDER
-    if STRAIGHT:
-        sign = 1 if WALK == 'forth' else -1
-    step = tl.where((code & 2) != 0, width, 1)
-    table = rows
-    if ORDER == 'table':
-        table = rows + k * length
+    b, j, g, c, pair, live = locate(batch, channels, groups, BLOCK, EVEN_D)
+    PER: tl.constexpr = 2 if WORDS else 1  # channels at a pointer
+    k = route.to(tl.int64)
     stored = (length + T - 1) // T
     first_block = j * (chunk // T)
     last_block = tl.minimum(first_block + chunk // T, stored) - 1
-    position = tl.where(sign > 0, first_block * T, last_block * T + T - 1)
-    row = position
-    if not STRAIGHT:
-        row = first_row(position, step, length, table, ORDER)
-    kd = k * channels + c
     a = ()
     e = ()
     for n in tl.static_range(N):
-        a += (tl.load(A + (k * n_total + n0 + n) * channels + c, mask=live, other=0.0) * LOG2E,)
+        a += (tl.load(A + (k * n_total + n0 + n) * channels + c, mask=live, other=0.0),)
         e += (tl.full([BLOCK], 0.0, tl.float32),)
     shift = tl.full([BLOCK], 0.0, tl.float32)
     if bias is not None:
-        shift = tl.load(bias + kd, mask=live, other=0.0)
+        shift = tl.load(bias + k * channels + c, mask=live, other=0.0) * LOG2E
     total = tl.full([BLOCK], 0.0, tl.float32)
-    d_k = delta + b * sd_b + k * sd_k + wide * sd_d
-    C_k = C + b * sC_b + k * sC_k + g * sC_g + n0.to(tl.int64) * sC_n
-    g_k = gout + b * sg_b + wide * sg_d
+    d_k = at_channels(delta, b * sd_b + k * sd_k, c, pair, sd_d, WORDS)
+    C_k = C + b * sC_b + k * sC_k + g * sC_g
+    g_k = at_channels(gout, b * sg_b, c, pair, sg_d, WORDS)
+    if z is not None:
+        z_k = at_channels(z, b * sz_b, c, pair, sz_d, WORDS)
     for m in range(last_block - first_block + 1):
-        block = tl.where(sign > 0, first_block + m, last_block - m)
-        token = block_token(block, length, T, WALK)
-        d_m = at_block(d_k, token, sd_l, WALK, INDEX)
-        C_m = at_block(C_k, token, sC_l, WALK, INDEX)
-        g_m = at_block(g_k, token, sg_l, WALK, INDEX)
+        block = first_block + m
+        if SIGN < 0:
+            block = last_block - m
+        begin = block_start(block, length, T, SIGN)
+        tokens = tokens_of(begin, rows, width, inverse, length, ORDER, T, SIGN)
+        d_m = at_block(d_k, begin, sd_l // PER, ORDER, INDEX)
+        C_m = at_block(C_k, begin, sC_l, ORDER, INDEX)
+        g_m = at_block(g_k, begin, sg_l // PER, ORDER, INDEX)
         if z is not None:
-            z_m = at_block(z + b * sz_b + wide * sz_d, token, sz_l, WALK, INDEX)
+            z_m = at_block(z_k, begin, sz_l // PER, ORDER, INDEX)
         for t in tl.static_range(T):
-            keep = live
-            dt = tl.load(at_step(d_m, row, t, sd_l, WALK, INDEX), mask=live, other=0.0).to(tl.float32) + shift
-            if SOFTPLUS:
-                dt = softplus(dt)
+            row = tokens[t]
+            own = True
             if not EVEN_L:
-                own = position + sign * t < length
-                if STRAIGHT:
-                    own = token + sign * t >= block * T
-                dt = tl.where(own, dt, 0.0)
-                keep = live & own
-            dy = tl.load(at_step(g_m, row, t, sg_l, WALK, INDEX), mask=keep, other=0.0).to(tl.float32)
+                own = begin + SIGN * t >= block * T
+            dt = step_size(
+                load_channels(at_step(d_m, row, t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')),
+                shift,
+                SOFTPLUS,
+                delta.dtype.element_ty == tl.float32,
+            )
+            dy = load_channels(at_step(g_m, row, t, sg_l // PER, ORDER, SIGN, INDEX), live, own, 0.0)
             if z is not None:
-                gate = tl.load(at_step(z_m, row, t, sz_l, WALK, INDEX), mask=live, other=0.0).to(tl.float32)
-                dy = dy * gate * sigmoid(gate)
-            Ct = load_states(at_step(C_m, row, t, sC_l, WALK, INDEX), sC_n, N, PACK)
+                gate = load_channels(at_step(z_m, row, t, sz_l // PER, ORDER, SIGN, INDEX), live, True, 0.0)
+                dy = dy * gate * sigmoid(gate * LOG2E)
+            Ct = load_states(at_step(C_m, row, t, sC_l, ORDER, SIGN, INDEX), sC_n, N, PACK)
             before = ()
             for n in tl.static_range(N):
                 before += (tl.exp2(dt * a[n]) * (dy * Ct[n] + e[n]),)
             e = before
             total += dt
-            if not STRAIGHT:
-                row = next_row(row, position + sign * t, step, length, sign, table, ORDER)
-        position += sign * T
     at = ((b * routes + k) * chunks + j) * n_total * channels + c
     for n in tl.static_range(N):
         tl.store(end + at + (n0 + n) * channels, e[n], mask=live)

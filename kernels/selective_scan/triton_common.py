@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from vimamba.kernels.routes import route_rows
+
 OPTIONS = {'enable_fp_fusion': True}  # a * h + b as one FMA; said here because Triton 3.10 changes its default
 WARPS = 1536  # about three to each of the 528 schedulers of an H200
 # sizes that differ from call to call: not worth a compilation each
-PLAIN_INTS = ['batch', 'chunks', 'codes', 'groups', 'n0', 'route0', 'route_step', 'routes', 'width']
+PLAIN_INTS = ['batch', 'chunks', 'codes', 'groups', 'inverse', 'n0', 'route', 'routes', 'width']
 STEPS = 4  # between two stored states: as many as the backward pass has registers for
 STATES = 16  # of d_state, held in registers at a time; more are done in turn
 
@@ -20,93 +24,143 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def exp(x):
-    return tl.exp2(x * LOG2E)
+def softplus(x, EXACT: tl.constexpr):
+    """log2(1 + 2^x) = max(x, 0) + log2(1 + w) with w = 2^-|x|.
 
-
-@triton.jit
-def softplus(x):
-    """log(1 + e^x) = max(x, 0) + log1p(w) with w = e^-|x|; above 20 it is x, exactly, in float32.
-
-    log1p(w) / w on [0, 1] is a polynomial of degree 7, off by at most 3e-7: shorter than a logarithm, and right for
-    small w, where log(1 + w) has lost its digits.
+    log2(1 + w) / w on [0, 1] is a polynomial, so that small w keeps its digits, which log2(1 + w) has lost (lg2.approx
+    may be off by 2^-22 there, 2 % of a step size of 1e-5). The relative error of the polynomial bounds that of the step
+    size, whatever x is: degree 7, 3.3e-7 in float32, if EXACT; degree 6, 1.4e-6, for 16-bit deltas. A step size acts
+    through d_t B_t u_t, where u and B are rounded by up to 2^-12 (float16) or 2^-9 (bfloat16), 170 and 1400 times more,
+    and through exp(d_t A), which it moves by less than half of its own relative error.
     """
-    w = exp(-tl.abs(x))
-    p = w * -0.008539096 + 0.04408924
-    p = p * w - 0.10768117
-    p = p * w + 0.17745204
-    p = p * w - 0.2449545
-    p = p * w + 0.33275478
-    p = p * w - 0.49997405
-    p = p * w + 0.9999998
+    w = tl.exp2(-tl.abs(x))
+    if EXACT:
+        p = w * -0.0123194763 + 0.0636079013
+        p = p * w - 0.155351877
+        p = p * w + 0.256009728
+        p = p * w - 0.353394836
+        p = p * w + 0.480063707
+        p = p * w - 0.721310079
+        p = p * w + 1.44269478
+    else:
+        p = w * 0.0204011835 - 0.0957975462
+        p = p * w + 0.215284541
+        p = p * w - 0.339089036
+        p = p * w + 0.477668375
+        p = p * w - 0.721159458
+        p = p * w + 1.44269323
     return tl.maximum(x, 0.0) + p * w
 
 
 @triton.jit
 def sigmoid(x):
-    """The inverse square root, squared: a division takes three instructions more, for divisors that do not occur."""
-    root = tl.rsqrt(1.0 + exp(-x))
+    """1 / (1 + 2^-x) by the inverse square root, squared: a division takes three instructions more."""
+    root = tl.rsqrt(1.0 + tl.exp2(-x))
     return root * root
 
 
 @triton.jit
-def first_row(position, width, length, rows, ORDER: tl.constexpr):
-    """Token at a position of a route: that of the row or column order, or by a table."""
-    position = tl.minimum(position, length - 1)
-    if ORDER == 'table':
-        row = tl.load(rows + position)
+def at_channels(ptr, offset, c, pair, stride, WORDS: tl.constexpr):
+    """The channels of a row; WORDS: pairs of neighbours, as 32-bit words."""
+    if WORDS:
+        ptr = ptr.to(tl.pointer_type(tl.int32)) + offset // 2 + pair
     else:
-        height = length // width
-        row = (position % height) * width + position // height
-    return row
-
-
-@triton.jit
-def next_row(row, position, width, length, sign, rows, ORDER: tl.constexpr):
-    """Token at the position after (before, if sign < 0) one whose token is row, without a division.
-
-    Walking a (height, width) grid by columns adds width to the token and wraps modulo length - 1; by rows, width is 1.
-    Positions from length on stand still, so that what is read there is some token of the route.
-    """
-    if ORDER == 'table':
-        row = first_row(position + sign, width, length, rows, ORDER)
-    else:
-        following = row + sign * width
-        following = tl.where(following >= length, following - (length - 1), following)
-        following = tl.where(following < 0, following + (length - 1), following)
-        row = tl.where(position < length, tl.minimum(following, length - 1), row)
-    return row
-
-
-@triton.jit
-def block_token(block, length, T: tl.constexpr, ORDER: tl.constexpr):
-    """Token of the first step of a block of a route that goes forth or back, one token after the other.
-
-    The last block is moved back onto tokens that there are; its steps before block * T are another's, and do nothing.
-    """
-    token = tl.minimum(block * T, length - T)
-    if ORDER == 'back':
-        token += T - 1
-    return token
-
-
-@triton.jit
-def at_block(ptr, token, stride: tl.constexpr, ORDER: tl.constexpr, INDEX: tl.constexpr):
-    """Where `at_step` counts from: the first token of a block where the others are at constant distances."""
-    if ORDER == 'forth' or ORDER == 'back':
-        ptr += token.to(INDEX) * stride
+        ptr += offset + c.to(tl.int64) * stride
     return ptr
 
 
 @triton.jit
-def at_step(ptr, row, t: tl.constexpr, stride: tl.constexpr, ORDER: tl.constexpr, INDEX: tl.constexpr):
-    """The row of step t of a block: a constant away in a load where the compiler knows the walk."""
-    if ORDER == 'forth':
-        ptr += t * stride
-    elif ORDER == 'back':
-        ptr -= t * stride
+def load_channels(ptr, live, own, other: tl.constexpr):
+    """A row in float32; other where the step is not own. Words of bfloat16 are taken apart by a shift and a mask."""
+    if ptr.dtype.element_ty == tl.int32:
+        word = tl.load(ptr, mask=own, other=-8323200 if other < 0 else 0)  # twice -inf
+        pair = tl.join((word << 16).to(tl.float32, bitcast=True), (word & -65536).to(tl.float32, bitcast=True))
+        value = tl.reshape(pair, [2 * word.shape[0]])
     else:
-        ptr += row.to(INDEX) * stride
+        value = tl.load(ptr, mask=live & own, other=other).to(tl.float32)
+    return value
+
+
+@triton.jit
+def argument(delta, shift):
+    """log2(e) (delta + bias), where shift is log2(e) bias: of softplus and its slope in base 2."""
+    return delta * LOG2E + shift
+
+
+@triton.jit
+def step_size(delta, shift, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr):
+    """log2(e) d_t from delta: 0 from -inf, which is read where a step is not a block's own."""
+    x = argument(delta, shift)
+    if SOFTPLUS:
+        dt = softplus(x, EXACT)
+    else:
+        dt = tl.where(x == float('-inf'), 0.0, x)
+    return dt
+
+
+@triton.jit
+def step_slope(argument, SOFTPLUS: tl.constexpr):
+    """Derivative of `step_size`; 0 where that is."""
+    if SOFTPLUS:
+        slope = sigmoid(argument)
+    else:
+        slope = tl.where(argument == float('-inf'), 0.0, 1.0)
+    return slope
+
+
+@triton.jit
+def block_start(block, length, T: tl.constexpr, SIGN: tl.constexpr):
+    """Position of the first step of a block that is walked forth or (SIGN -1) back.
+
+    The last block is moved back onto positions that there are; its steps before block * T are another's and do nothing.
+    """
+    position = tl.minimum(block * T, length - T)
+    if SIGN < 0:
+        position += T - 1
+    return position
+
+
+@triton.jit
+def token_at(position, rows, width, inverse, length, ORDER: tl.constexpr):
+    """Token at a position of a route: in memory order, down the columns of a grid, or by a table.
+
+    inverse is 2^32 / height, rounded up, so that position // height is a product (exact: see `Routes`).
+    """
+    if ORDER == 'columns':
+        token = position * width + tl.umulhi(position, inverse) * (1 - length)
+    elif ORDER == 'table':
+        token = tl.load(rows + position)
+    else:
+        token = position
+    return token
+
+
+@triton.jit
+def tokens_of(start, rows, width, inverse, length, ORDER: tl.constexpr, T: tl.constexpr, SIGN: tl.constexpr):
+    """Tokens of the T steps of a block that starts at a position."""
+    tokens = ()
+    for t in tl.static_range(T):
+        tokens += (token_at(start + SIGN * t, rows, width, inverse, length, ORDER),)
+    return tokens
+
+
+@triton.jit
+def at_block(ptr, start, stride: tl.constexpr, ORDER: tl.constexpr, INDEX: tl.constexpr):
+    """Where `at_step` counts from: the first token of a block, where the others are at constant distances."""
+    if ORDER == 'rows':
+        ptr += start.to(INDEX) * stride
+    return ptr
+
+
+@triton.jit
+def at_step(
+    ptr, token, t: tl.constexpr, stride: tl.constexpr, ORDER: tl.constexpr, SIGN: tl.constexpr, INDEX: tl.constexpr
+):
+    """Step t of a block: a constant away in a load, or at its token."""
+    if ORDER == 'rows':
+        ptr += SIGN * t * stride
+    else:
+        ptr += token.to(tl.int64) * stride
     return ptr
 
 
@@ -136,103 +190,102 @@ def load_states(ptr, stride_n, N: tl.constexpr, PACK: tl.constexpr):
 
 
 @triton.jit
-def locate(batch, channels, groups, chunks, BLOCK: tl.constexpr, EVEN_D: tl.constexpr):
-    """Batch item, chunk, slot (of a route), group and channels of this program; live masks channels past the group."""
+def scale(values, factor: tl.constexpr):
+    scaled = ()
+    for n in tl.static_range(len(values)):
+        scaled += (values[n] * factor,)
+    return scaled
+
+
+@triton.jit
+def locate(batch, channels, groups, BLOCK: tl.constexpr, EVEN_D: tl.constexpr):
+    """Batch item, chunk, group, channels of this program and pairs of them; live masks channels past the group."""
     per_group = channels // groups
     blocks = (per_group + BLOCK - 1) // BLOCK
     pid = tl.program_id(0).to(tl.int64)
-    within = (pid % blocks).to(tl.int32) * BLOCK + tl.arange(0, BLOCK)
+    block = (pid % blocks).to(tl.int32)
+    within = block * BLOCK + tl.arange(0, BLOCK)
     pid = pid // blocks
     g = pid % groups
     pid = pid // groups
     b = pid % batch
-    pid = pid // batch
-    j = (pid % chunks).to(tl.int32)
-    slot = (pid // chunks).to(tl.int32)
+    j = (pid // batch).to(tl.int32)
     live = tl.full([BLOCK], 1, tl.int1)
+    pair = (g.to(tl.int32) * blocks + block) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
     if EVEN_D:  # the same channel, seen by the compiler to start at a multiple of BLOCK: neighbours in one load
         c = (g.to(tl.int32) * blocks) * BLOCK + within
     else:
         c = g.to(tl.int32) * per_group + within
         live = live & (within < per_group)
-    return b, j, slot, g, c, live
+    return b, j, g, c, pair, live
 
 
 @triton.jit
-def accumulate(out, acc, value, keep, more, final):
-    """Writes value to out, or adds it (if more) to the float32 sums in acc, which go to out with the final addend.
+def so_far(acc, live, more: tl.constexpr):
+    """The sum that the launches before (if more) have left: the first addend, so that the others are FMAs.
 
     A token's channel is always summed by the same thread, route after route: no atomics, one fixed order.
     """
-    if acc is None:
+    value = 0.0
+    if acc is not None and more:
+        value = tl.load(acc, mask=live, other=0.0)
+    return value
+
+
+@triton.jit
+def deliver(out, acc, value, keep, final: tl.constexpr):
+    """Writes a value or, where launches are still to come (not final), the float32 sum in acc."""
+    if acc is None or final:
         tl.store(out, value.to(out.dtype.element_ty), mask=keep)
-    elif isinstance(final, tl.constexpr):
-        if more:
-            value += tl.load(acc, mask=keep, other=0.0)
-        if final:
-            tl.store(out, value.to(out.dtype.element_ty), mask=keep)
-        else:
-            tl.store(acc, value, mask=keep)
     else:
-        value += tl.load(acc, mask=keep & more, other=0.0)
-        tl.store(acc, value, mask=keep & (final == 0))
-        tl.store(out, value.to(out.dtype.element_ty), mask=keep & final)
+        tl.store(acc, value, mask=keep)
+
+
+class Walk(NamedTuple):
+    """How one route goes: order ('rows', 'columns' or 'table'), direction (1 or -1), and what `token_at` looks at."""
+
+    order: str
+    sign: int
+    rows: Tensor | None = None
+    width: int = 1
+    inverse: int = 0
 
 
 @dataclass(frozen=True)
 class Routes:
-    """K walks over the same l tokens: by rows or by columns of a grid, or by a table, forth or back.
+    """K routes over the same l tokens, each a launch of its own.
 
     Args:
-        reverse: for each route, walk it from its end.
-        columns: for each route, walk the grid column by column; by default none does.
-        width: of the grid, in tokens (only columns need it).
-        table: int32 (K, l), the token at each position of each route; it takes the place of columns.
+        steps: what each route adds to the token, modulo l - 1: 1 goes through memory, the width of a grid down its
+            columns, a negative step the same way back (`vimamba.kernels.routes`).
+        table: int32 (K, l), the token at each position of each route; it takes the place of the steps.
     """
 
-    reverse: tuple[bool, ...]
-    columns: tuple[bool, ...] = ()
-    width: int = 1
+    steps: tuple[int, ...]
     table: Tensor | None = None
 
-    def order(self, k: int, steps: int, length: int) -> str:
-        """How route k is walked in blocks of so many steps: forth or back where whole blocks are neighbours."""
-        if self.straight and length >= steps:
-            return 'back' if self.reverse[k] else 'forth'
-        return 'affine' if self.table is None else 'table'
+    def walks(self, length: int, device: torch.device) -> list[Walk]:
+        return [self._walk(k, length, device) for k in range(len(self.steps))]
 
-    @property
-    def codes(self) -> int:
-        columns = self.columns or (False,) * len(self.reverse)
-        return sum((int(r) + 2 * int(c)) << (2 * k) for k, (r, c) in enumerate(zip(self.reverse, columns)))
+    def _walk(self, k: int, length: int, device: torch.device) -> Walk:
+        step = self.steps[k]
+        width, sign = abs(step), 1 if step > 0 else -1
+        height = length // width
+        if self.table is None and length >= STEPS:
+            if width == 1:
+                return Walk('rows', sign)
+            if height * width == length and 2 < height < 2**32 / length:  # inverse < 2^31; its error times l < 2^32
+                return Walk('columns', sign, None, width, triton.cdiv(2**32, height))
+        rows = route_rows(step, length, device).int() if self.table is None else self.table[k]
+        before = max(
+            STEPS - length, 0
+        )  # positions that a block longer than l is moved back to: tokens, but not its own
+        return Walk('table', 1, torch.nn.functional.pad(rows, (before, 0))[before:])
 
-    @property
-    def straight(self) -> bool:
-        """Every walk is known to the compiler, and so is a launch of its own."""
-        return self.table is None and not any(self.columns)
 
-    def apart(self) -> list[tuple[int, tuple[int, int, int]]]:
-        """Launches in which no route waits for another, as (routes side by side, group)."""
-        k = len(self.reverse)
-        return [(1, (i, 1, 1)) for i in range(k)] if self.straight else [(k, (0, 1, 1))]
-
-    def groups(self, chunks: int) -> list[tuple[int, int, int]]:
-        """Routes of each launch as (first, step, count): those whose walk is known to the compiler one by one.
-
-        Others are taken in turn by the same program, where l is split those that meet any chunk at the same time.
-        """
-        if self.straight:
-            return [(k, 1, 1) for k in range(len(self.reverse))]
-        if chunks == 1:
-            return [(0, 1, len(self.reverse))]
-        columns = self.columns or (False,) * len(self.reverse)
-        todo, groups = list(range(len(self.reverse))), []
-        while todo:
-            k = todo.pop(0)
-            twin = [i for i in todo if self.table is None and columns[i] == columns[k]][:1]
-            groups.append((k, twin[0] - k, 2) if twin else (k, 1, 1))
-            todo = [i for i in todo if i not in twin]
-        return groups
+def falling(walks: list[Walk]) -> int:
+    """Routes that meet the chunks of l in falling order, a bit for each."""
+    return sum((walk.sign < 0) << k for k, walk in enumerate(walks))
 
 
 @dataclass(frozen=True)
@@ -305,6 +358,18 @@ def pack(n: int, *tensors: Tensor) -> int:
         for t in tensors
     )
     return 8 // size if fits else 1
+
+
+def words(s: Shape, block: int, *tensors: Tensor | None) -> bool:
+    """Whether two channels of each are a 32-bit word of bfloat16, wherever a program's channels begin."""
+    return s.d // s.groups % block == 0 and all(
+        t.dtype == torch.bfloat16
+        and t.stride(-2) == 1
+        and t.data_ptr() % 4 == 0
+        and all(stride % 2 == 0 for stride in (*t.stride()[:-2], t.stride(-1)))
+        for t in tensors
+        if t is not None
+    )
 
 
 def index_type(s: Shape, *tensors: Tensor | None) -> tl.dtype:

@@ -6,7 +6,6 @@ import torch
 import triton
 from torch import Tensor
 
-from ..routes import route_rows
 from .scan import Scan
 from .triton_bwd import route_scan_bwd
 from .triton_common import STEPS, Routes
@@ -28,16 +27,7 @@ def describe() -> str:
 
 
 def routes_of(s: Scan) -> Routes:
-    """The walks as the kernels know them: by rows or columns of one grid, forth or back, or by a table."""
-    if s.rows is not None:
-        return Routes((False,) * len(s.steps), table=s.rows.contiguous())
-    length = s.u.shape[-1]
-    widths = {abs(step) for step in s.steps} - {1}
-    if len(widths) > 1 or any(length % width for width in widths):
-        rows = [route_rows(step, length, s.u.device) for step in s.steps]
-        return Routes((False,) * len(s.steps), table=torch.stack(rows).to(torch.int32))
-    reverse, columns = tuple(step < 0 for step in s.steps), tuple(abs(step) != 1 for step in s.steps)
-    return Routes(reverse, columns, max(widths, default=1))
+    return Routes(tuple(s.steps), None if s.rows is None else s.rows.contiguous())
 
 
 def forward(s: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

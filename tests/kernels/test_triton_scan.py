@@ -23,6 +23,7 @@ triton = pytest.importorskip('triton', reason='Triton is not installed: no GPU b
 
 import vimamba.kernels.selective_scan as package  # noqa: E402
 from tests import cubins  # noqa: E402
+from vimamba.kernels.routes import route_rows  # noqa: E402
 
 ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
 FOLDER = Path(package.__file__).parent
@@ -119,15 +120,8 @@ def make_inputs(
 
 
 def orders_of(routes, l):
-    orders = []
-    for k, reverse in enumerate(routes.reverse):
-        order = torch.arange(l)
-        if routes.table is not None:
-            order = routes.table[k].long().cpu()
-        elif routes.columns and routes.columns[k]:
-            order = order.reshape(-1, routes.width).t().reshape(-1)
-        orders.append((order.flip(0) if reverse else order).tolist())
-    return orders
+    table = routes.table if routes.table is not None else [route_rows(step, l) for step in routes.steps]
+    return [row.tolist() for row in table]
 
 
 def assert_scan_matches(scan, args, routes, softplus=True, how=None, keep_states=True, grad_last=True):
@@ -170,6 +164,7 @@ CASES = {
     'half_precision': dict(b=1, d=32, l=6, n=8, dtype=torch.float16),
     'two_channels_a_thread': dict(b=1, d=64, l=6, n=16, channels_of_a_program=64),
     'one_state': dict(b=1, d=128, l=9, n=1, channels_of_a_program=128),
+    'one_state_whole_blocks': dict(b=1, d=128, l=8, n=1, dtype=torch.bfloat16, channels_of_a_program=128),
     'whole_blocks': dict(b=1, d=8, l=8, n=3),
     'states_not_a_power_of_two': dict(b=1, d=8, l=5, n=5),
     'more_states_than_registers': dict(b=1, d=4, l=5, n=18),
@@ -181,61 +176,61 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('reverse', [False, True], ids=['forth', 'back'])
+@pytest.mark.parametrize('step', [1, -1], ids=['forth', 'back'])
 @pytest.mark.parametrize('case', CASES)
-def test_value_and_gradients(scan, case, reverse):
+def test_value_and_gradients(scan, case, step):
     sizes = dict(CASES[case])
     block = sizes.pop('channels_of_a_program', None)
     how = scan.common.Plan(block, scan.common.STEPS, 1) if block else None
-    assert_scan_matches(scan, make_inputs(**sizes), scan.common.Routes((reverse,)), how=how)
+    assert_scan_matches(scan, make_inputs(**sizes), scan.common.Routes((step,)), how=how)
 
 
-@pytest.mark.parametrize('reverse', [False, True], ids=['forth', 'back'])
-def test_chunks_do_not_show(scan, reverse):
+@pytest.mark.parametrize('step', [1, -1], ids=['forth', 'back'])
+def test_chunks_do_not_show(scan, step):
     args = make_inputs(b=1, d=8, l=19, n=3)
-    assert_scan_matches(scan, args, scan.common.Routes((reverse,)), how=scan.common.Plan(32, 4, 3))
+    assert_scan_matches(scan, args, scan.common.Routes((step,)), how=scan.common.Plan(32, 4, 3))
 
 
 def test_states_may_be_computed_again(scan):
-    assert_scan_matches(scan, make_inputs(b=1, d=8, l=9, n=2), scan.common.Routes((False,)), keep_states=False)
+    assert_scan_matches(scan, make_inputs(b=1, d=8, l=9, n=2), scan.common.Routes((1,)), keep_states=False)
 
 
 def test_last_state_may_be_unused_and_softplus_left_out(scan):
     args = make_inputs(b=1, d=8, l=7, n=2)
     args[1] = args[1].abs() + 2  # step sizes as they are: positive
-    assert_scan_matches(scan, args, scan.common.Routes((False,)), softplus=False, grad_last=False)
+    assert_scan_matches(scan, args, scan.common.Routes((1,)), softplus=False, grad_last=False)
 
 
 @pytest.mark.parametrize('chunks', [1, 2])
 @pytest.mark.parametrize(
     'routes',
     [
-        dict(reverse=(False, False, True, True), columns=(False, True, False, True), width=5),
-        dict(reverse=(False, True), table=(torch.arange(15) * torch.tensor([[7], [4]]) % 15).int()),
+        dict(steps=(1, 5, -1, -5)),
+        dict(steps=(1, 1), table=(torch.arange(15) * torch.tensor([[7], [4]]) % 15).int()),
     ],
     ids=['cross', 'table'],
 )  # fmt: skip
 def test_routes_are_summed_in_token_order(scan, routes, chunks):
     routes = scan.common.Routes(**routes)
-    args = make_inputs(b=1, d=8, l=15, n=2, k=len(routes.reverse))
+    args = make_inputs(b=1, d=8, l=15, n=2, k=len(routes.steps))
     assert_scan_matches(scan, args, routes, how=scan.common.Plan(32, 4, chunks))
 
 
 @pytest.mark.parametrize('width', [1, 6])
 def test_columns_of_a_grid_one_wide_or_one_high(scan, width):
-    routes = scan.common.Routes((False, True), (True, True), width)
+    routes = scan.common.Routes((width, -width))
     assert_scan_matches(scan, make_inputs(b=1, d=8, l=6, n=2, k=2), routes)
 
 
 def test_routes_may_have_their_own_input(scan):
     args = make_inputs(b=1, d=8, l=5, n=17, k=2, own_u=True, dtype=torch.bfloat16)
-    assert_scan_matches(scan, args, scan.common.Routes((False, True)))
+    assert_scan_matches(scan, args, scan.common.Routes((1, -1)))
 
 
 def test_nothing_is_launched_for_nothing(scan):
     for b, l in ((0, 4), (2, 0)):
         args = make_inputs(b=b, d=8, l=l, n=2)
-        routes = scan.common.Routes((False,))
+        routes = scan.common.Routes((1,))
         out, last, states = scan.fwd.route_scan_fwd(*args, True, routes, save_states=True)
         assert out.shape == (b, 8, l)
         torch.testing.assert_close(last, args[-1])
@@ -246,7 +241,7 @@ def test_nothing_is_launched_for_nothing(scan):
 
 def test_a_sequence_in_two_calls_is_the_sequence_in_one(scan):
     u, delta, A, B, C, D, z, bias, state = make_inputs(b=1, d=8, l=12, n=3)
-    routes = scan.common.Routes((False,))
+    routes = scan.common.Routes((1,))
     whole, last, _ = scan.fwd.route_scan_fwd(u, delta, A, B, C, D, z, bias, state, True, routes)
     parts = []
     for span in (slice(0, 7), slice(7, 12)):
@@ -258,11 +253,12 @@ def test_a_sequence_in_two_calls_is_the_sequence_in_one(scan):
 
 
 @pytest.mark.parametrize('x', [-18.0, -8.0, -1.0, 0.0, 3.0, 19.9, 50.0])
-def test_softplus_and_its_slope_keep_their_digits(scan, x):
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_softplus_and_its_slope_keep_their_digits(scan, x, dtype):
     """Step sizes down to e^-18, where 1 + e^x has lost them, and up to where softplus is linear."""
-    args = make_inputs(b=1, d=4, l=2, n=1, drop=('D', 'z', 'delta_bias'))
+    args = make_inputs(b=1, d=4, l=2, n=1, dtype=dtype, drop=('D', 'z', 'delta_bias'))
     args[1] = torch.full_like(args[1], x)
-    assert_scan_matches(scan, args, scan.common.Routes((False,)))
+    assert_scan_matches(scan, args, scan.common.Routes((1,)))
 
 
 def test_far_batch_items_are_reached(scan):
@@ -273,7 +269,7 @@ def test_far_batch_items_are_reached(scan):
     u = flat.as_strided((3, 4, 2), (2**30, 1, 4))
     u.copy_(args[0])
     args[0] = u
-    assert_scan_matches(scan, args, scan.common.Routes((False,)))
+    assert_scan_matches(scan, args, scan.common.Routes((1,)))
 
 
 DATA = {'u', 'delta', 'B', 'C', 'z', 'out', 'gout', 'du', 'ddelta', 'dz'}
@@ -287,29 +283,29 @@ def kind(name):
     return '*fp32' if name in FLOATS or name.endswith('_acc') else '*i32' if name == 'rows' else 'i32'
 
 
-VIM = dict(N=16, PACK=4, HELD=4, ORDER='forth', width=44)  # and the row that B and C are slices of
-SEARCHED = VIM | dict(ORDER='table', EVEN_L=True)  # LocalVim, 14 by 14
-VMAMBA = dict(N=1, PACK=1, HELD=1, ORDER='affine', width=32, z=None, dz=None, dz_acc=None)
+VIM = dict(N=16, PACK=4, HELD=4, ORDER='rows', BC=44)  # and the row that B and C are slices of
+SEARCHED = VIM | dict(ORDER='table')
+VMAMBA = dict(N=1, PACK=1, HELD=1, ORDER='columns', BC=32, z=None, dz=None, dz_acc=None, final=False)
 ALONE = dict(acc=None, dz_acc=None)  # one route: nothing to add to
 KERNELS = {  # kernel, channels a thread, constants, most instructions and MUFU a (batch, channel, step), bytes spilled
-    'forward, N 16': ('fwd.scan_kernel', 2, VIM | ALONE | dict(states=None), 133, 20, 0),
-    'forward saving states, N 16': ('fwd.scan_kernel', 2, VIM | ALONE, 136, 20, 0),
-    'forward, N 16, last of two routes': ('fwd.scan_kernel', 2, VIM, 138, 20, 0),
-    'states at the ends of chunks, N 16': ('fwd.scan_kernel', 2, VIM | dict(out=None, states=None, z=None), 97, 18, 0),
-    'gradients at the ends of chunks, N 16': ('chunks.adjoint_kernel', 2, VIM, 110, 20, 0),
-    'backward, N 16': ('bwd.scan_backward_kernel', 2, VIM | ALONE, 379, 26, 0),
-    'backward, N 16, last of two routes': ('bwd.scan_backward_kernel', 2, VIM, 381, 26, 0),
-    'backward, N 16, one channel a thread': ('bwd.scan_backward_kernel', 1, VIM | ALONE, 490, 28, 0),
-    'backward, N 16, float32': ('bwd.scan_backward_kernel', 1, VIM | ALONE | dict(PACK=2), 490, 28, 8),
-    'backward, N 16, by a table': ('bwd.scan_backward_kernel', 1, SEARCHED, 490, 28, 0),
-    'backward, N 16, by columns': ('bwd.scan_backward_kernel', 1, SEARCHED | dict(ORDER='affine'), 495, 28, 200),
-    'backward, N 16, by columns, a last block of one step': (
-        'bwd.scan_backward_kernel', 1, VIM | dict(ORDER='affine'), 510, 28, 200,
+    'forward, N 16': ('fwd.scan_kernel', 2, VIM | ALONE | dict(states=None), 130, 20, 0),
+    'forward saving states, N 16': ('fwd.scan_kernel', 2, VIM | ALONE, 133, 20, 0),
+    'forward, N 16, last of two routes': ('fwd.scan_kernel', 2, VIM, 135, 20, 0),
+    'states at the ends of chunks, N 16': ('fwd.scan_kernel', 2, VIM | dict(out=None, states=None, z=None), 95, 18, 0),
+    'gradients at the ends of chunks, N 16': ('chunks.adjoint_kernel', 2, VIM, 104, 20, 0),
+    'backward, N 16': ('bwd.scan_backward_kernel', 2, VIM | ALONE, 365, 26, 0),
+    'backward, N 16, last of two routes': ('bwd.scan_backward_kernel', 2, VIM, 365, 26, 0),
+    'backward, N 16, one channel a thread': ('bwd.scan_backward_kernel', 1, VIM | ALONE, 488, 28, 0),
+    'backward, N 16, float32': ('bwd.scan_backward_kernel', 1, VIM | ALONE | dict(PACK=2), 422, 28, 8),
+    'backward, N 16, by a table': ('bwd.scan_backward_kernel', 2, SEARCHED, 380, 28, 16),
+    'backward, N 16, by a table, l a multiple of 4': (
+        'bwd.scan_backward_kernel', 2, SEARCHED | dict(EVEN_L=True), 374, 28, 16,
     ),
-    'forward, N 1, merged': ('fwd.scan_kernel', 2, VMAMBA, 44, 3, 0),
-    'forward, N 1, merged, four channels a thread': ('fwd.scan_kernel', 4, VMAMBA, 35, 3, 0),
-    'backward, N 1, merged': ('bwd.scan_backward_kernel', 2, VMAMBA, 80, 5, 0),
-    'backward, N 1, merged, four channels a thread': ('bwd.scan_backward_kernel', 4, VMAMBA, 67, 5, 0),
+    'backward, N 16, by columns': ('bwd.scan_backward_kernel', 2, SEARCHED | dict(ORDER='columns'), 377, 28, 8),
+    'forward, N 1, one of four routes': ('fwd.scan_kernel', 2, VMAMBA, 32, 3, 0),
+    'forward, N 1, one of four routes, four channels a thread': ('fwd.scan_kernel', 4, VMAMBA, 26, 3, 0),
+    'backward, N 1, one of four routes': ('bwd.scan_backward_kernel', 2, VMAMBA, 60, 5, 0),
+    'backward, N 1, one of four routes, four channels a thread': ('bwd.scan_backward_kernel', 4, VMAMBA, 53, 5, 0),
 }  # fmt: skip
 
 
@@ -317,21 +313,26 @@ KERNELS = {  # kernel, channels a thread, constants, most instructions and MUFU 
 @pytest.mark.parametrize('arch', [80, 90, 100])
 @pytest.mark.parametrize('name', KERNELS)
 def test_compiles_without_a_spill(name, arch, tmp_path):
-    """But on the way back with N 16 in float32, by 8 bytes, and by columns: there, mostly constants of the loop."""
+    """But for 8 or 16 bytes on the way back with N 16: in float32, by columns and by a table."""
     kernel, per_thread, constants, most, most_mufu, most_spilled = KERNELS[name]
     module, function = kernel.split('.')
     scan, constants = load(interpret=False), dict(constants)
-    n, d, width = constants['N'], 384, constants.pop('width')
-    straight, ends = constants['ORDER'] == 'forth', module == 'chunks' or 'out' in constants
+    n, d, row = constants['N'], 384, constants.pop('BC')
+    rows, ends = constants['ORDER'] == 'rows', module == 'chunks' or 'out' in constants
     common = dict(
-        INDEX=triton.language.int32, BLOCK=32 * per_thread, T=scan.common.STEPS, SOFTPLUS=True, SHARED=not straight,
-        EVEN_D=True, EVEN_L=False, start=None, ddelta_acc=None, more=True, final=True, more_turns=False,
-        final_turn=True, channels=d, n_total=n, su_l=d, sd_l=d, sg_l=d, sz_l=2 * d, sB_l=width, sC_l=width,
-        **dict.fromkeys(('su_d', 'sd_d', 'sB_n', 'sC_n', 'sz_d', 'sg_d'), 1),
-        **(dict(rows=None, route_count=1, du_acc=None) if straight else {}), **({} if ends else dict(decay=None)),
+        INDEX=triton.language.int32, BLOCK=32 * per_thread, T=scan.common.STEPS, SIGN=1, SOFTPLUS=True,
+        WORDS='float32' not in name, SHARED=not rows, EVEN_D=True, EVEN_L=False, start=None,
+        ddelta_acc=None, more=True, final=True, more_turns=False, final_turn=True,
+        channels=d, n_total=n, su_l=d, sd_l=d, sg_l=d, sz_l=2 * d, sB_l=row,
+        sC_l=row, **dict.fromkeys(('su_d', 'sd_d', 'sB_n', 'sC_n', 'sz_d', 'sg_d'), 1),
+        **(dict(du_acc=None) if rows else {}), **({} if constants['ORDER'] == 'table' else dict(rows=None)),
+        **({} if ends else dict(decay=None)),
     )  # fmt: skip
     kernel = getattr(getattr(scan, module), function)
-    limits = dict(fwd=scan.fwd.REGISTERS, bwd=scan.bwd.registers(32 * per_thread, n, straight))
+    limits = dict(
+        fwd=scan.fwd.REGISTERS,
+        bwd=scan.bwd.registers(32 * per_thread, n, constants['ORDER'], 4 if 'float32' in name else 2),
+    )
     options = dict(num_warps=1, enable_fp_fusion=True, maxnreg=limits.get(module))
     data = '*fp32' if 'float32' in name else '*bf16'
     cubin = cubins.compile_kernel(
@@ -359,15 +360,15 @@ def test_on_the_gpu(l, n, dtype):
     scan = load(interpret=False)
     args = make_inputs(b=3, d=96, l=l, n=n, dtype=dtype, g=2, device='cuda')
     for how in (None, scan.common.Plan(32, 4, 3)):
-        for reverse in (False, True):
-            assert_scan_matches(scan, args, scan.common.Routes((reverse,)), how=how)
+        for step in (1, -1):
+            assert_scan_matches(scan, args, scan.common.Routes((step,)), how=how)
 
 
 @gpu
 @pytest.mark.parametrize('chunks', [1, 4])
 def test_routes_on_the_gpu(chunks):
     scan = load(interpret=False)
-    routes = scan.common.Routes((False, False, True, True), (False, True, False, True), 14)
+    routes = scan.common.Routes((1, 14, -1, -14))
     args = make_inputs(b=2, d=64, l=196, n=1, k=4, dtype=torch.bfloat16, device='cuda')
     assert_scan_matches(scan, args, routes, how=scan.common.Plan(64, 4, chunks))
 
@@ -376,7 +377,7 @@ def test_routes_on_the_gpu(chunks):
 def test_repeats_are_equal_bit_for_bit():
     scan = load(interpret=False)
     args = make_inputs(b=8, d=384, l=197, n=16, dtype=torch.bfloat16, device='cuda')
-    routes = scan.common.Routes((False,))
+    routes = scan.common.Routes((1,))
 
     def run():
         out, last, states = scan.fwd.route_scan_fwd(*args, True, routes, save_states=True)
@@ -394,8 +395,8 @@ def test_more_than_two_to_the_31_elements():
     u = torch.randn(b, l, d, device='cuda', dtype=torch.bfloat16).transpose(1, 2)
     A, BC = -torch.ones(1, d, 1, device='cuda'), torch.ones(b, 1, 1, 1, l, device='cuda', dtype=torch.bfloat16)
     args = (u, u.unsqueeze(1), A, BC, BC, None, None, None, None)
-    out, last, _ = scan.fwd.route_scan_fwd(*args, True, scan.common.Routes((False,)))
+    out, last, _ = scan.fwd.route_scan_fwd(*args, True, scan.common.Routes((1,)))
     tail = tuple(None if t is None else t[-1:, ..., -4096:].contiguous() if t is not A else t for t in args)
-    want, want_last, _ = scan.fwd.route_scan_fwd(*tail, True, scan.common.Routes((False,)))
+    want, want_last, _ = scan.fwd.route_scan_fwd(*tail, True, scan.common.Routes((1,)))
     torch.testing.assert_close(out[-1:, :, -64:], want[..., -64:])
     torch.testing.assert_close(last[-1:], want_last, rtol=1e-4, atol=1e-4)
