@@ -32,6 +32,20 @@ def test_the_best_of_several_in_one_place_is_on_top(order):
     assert torch.equal(several[:, 41:52, 41:100], best[:, 41:52, 41:100])  # the name
 
 
+def test_where_masks_overlap_that_of_the_best_is_seen():
+    masks = torch.zeros(2, *GREY.shape[1:], dtype=torch.bool)
+    masks[0, 40:], masks[1, :, 60:] = True, True
+    both = draw_objects(GREY, objects([0, 1], [0.9, 0.7]) | {'masks': masks}, CLASSES)
+    best = draw_objects(GREY, objects([0], [0.9]) | {'masks': masks[:1]}, CLASSES)
+    factor = both.shape[1] // GREY.shape[1]
+    inside = (
+        slice(None),
+        slice(-10 * factor, None),
+        slice(-10 * factor, None),
+    )  # of both masks, far from boxes and names
+    assert torch.equal(both[inside], best[inside])
+
+
 def test_halves_say_which_is_true_and_tiles_say_of_which_file():
     row = ([GREY], [objects([0], [1.0])], [objects([0], [1.0])], CLASSES)
     plain = np.asarray(picture('detection', row[0], None, row[2], CLASSES))

@@ -115,7 +115,10 @@ def draw_objects(image: Tensor, objects: dict[str, Any], classes: Sequence[str],
     if 'masks' in objects:
         masks = torch.as_tensor(objects['masks'])[keep].float()
         masks = torch.nn.functional.interpolate(masks[None], pixels.shape[1:], mode='nearest')[0] > 0.5
-        pixels = draw_segmentation_masks(pixels, masks, alpha=0.5, colors=colours)
+        above = (
+            masks.flip(0).cumsum(0).flip(0) > masks.long()
+        )  # by a better one: torchvision paints what two have black
+        pixels = draw_segmentation_masks(pixels, masks & ~above, alpha=0.5, colors=colours)
     names = [classes[int(label)] for label in labels[keep]]
     if scores is not None:
         names = [f'{name} {float(score):.0%}' for name, score in zip(names, scores[keep])]
