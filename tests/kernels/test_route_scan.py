@@ -176,7 +176,7 @@ def operators():
     yield lambda x: torch.ops.vimamba.route_conv1d(x, weight, None, *routes)
 
 
-@pytest.mark.parametrize('operator', operators(), ids=['scan', 'conv'])
+@pytest.mark.parametrize('operator', list(operators()), ids=['scan', 'conv'])
 def test_a_derivative_that_there_is_not_is_refused_not_zero(operator):
     x = torch.randn(2, 6, 20)
     with pytest.raises(UsageError, match='no forward-mode derivative'):
