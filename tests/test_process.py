@@ -38,6 +38,7 @@ def tool(body, **keywords):
     return subprocess.run([sys.executable, '-c', code], stderr=subprocess.PIPE, text=True, **keywords)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('body', 'said'),
     [
@@ -55,6 +56,7 @@ def test_a_file_that_cannot_be_written_is_one_line(body, said):
     assert (done.returncode, done.stderr) == (2, said)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_program_is_no_such_line():
     done = tool("raise OSError('of a library')")
     assert done.returncode == 1

@@ -94,6 +94,7 @@ def vim(height, width):
     return timm.create_model('vim_nano_patch4_32', img_size=(height, width)).eval()
 
 
+@pytest.mark.slow
 def test_a_model_at_any_batch(tmp_path):
     model = vim(24, 32)
     program = export_program(model, (torch.zeros(2, 3, 24, 32),), BATCH)
@@ -130,6 +131,7 @@ def test_aotinductor_compiles_a_program_of_any_batch(tmp_path):
         torch.testing.assert_close(run(images), model(images).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_program_runs_without_vimamba(tmp_path):
     model, images = vim(32, 32), torch.randn(1, 3, 32, 32)
     save_program(export_program(model, (images,)), tmp_path / 'vim.pt2')

@@ -273,6 +273,7 @@ def test_compiled_and_portable_kernels_agree(name, monkeypatch):
         assert relative_l2(model(x), compiled) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SMALL)
 def test_compiles_as_one_graph_scripts_and_exports(name, tmp_path):
     torch.compiler.reset()
@@ -331,6 +332,7 @@ def test_recomputation_changes_no_gradient_and_runs_repeat(name):
         assert torch.equal(a, c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SMALL)
 def test_learns_to_read_digits(name):
     digits = load_digits()

@@ -60,6 +60,7 @@ def test_any_scan_and_mixer(name, mixer, scan):
         assert relative_l2(other.eval()(x), model.eval()(x)) > 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_what_was_composed_compiles_scripts_and_exports(name, tmp_path):
     torch.manual_seed(0)
