@@ -302,8 +302,8 @@ def stream() -> str:
     if not results:
         return table
     last = results[-1]
-    what = f'`{last["model"]}` on a video of {last["video"]} pixels, decoding included; the last scores differ from '
-    what += f'those of all frames at once by {float(last["difference"]):.0e}.'
+    what = f'`{last["model"]}` on a video of {last["video"]} pixels, decoding included; the scores differ from '
+    what += f'those of all frames at once by {float(last["difference"]):.0e} in relative L2.'
     return f'{table}\n\n{what} One thread of {last["cpu"]}, torch {last["torch"]}, {last["date"]}.'
 
 

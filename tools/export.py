@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument('--checkpoint', metavar='FILE', help='weights; without it, those published for the model')
     parser.add_argument('--img-size', nargs=2, type=int, metavar=('H', 'W'), help='instead of the one of training')
     parser.add_argument('--batch', type=int, metavar='N', help='always so many images, instead of any number')
+    parser.add_argument('--stream', action='store_true', help='a causal model of clips as it takes frames that come')
     add_import(parser)
     args = parser.parse_args()
     suffix = Path(args.out).suffix
@@ -35,28 +37,42 @@ def main() -> int:
     import torch
 
     from vimamba.export import export_onnx, export_program, save_program
+    from vimamba.models import Stream
     from vimamba.tasks.predict import load_classifier
+    from vimamba.tasks.stream import check_causal
 
-    name, model, classes, _, data, _ = load_classifier(args.model, args.checkpoint)
+    model: Any
+    classifier = load_classifier(args.model, args.checkpoint)
+    name, model, classes, _, data, _ = classifier
     *channels, height, width = data['input_size']  # of clips, channels and frames
     if args.img_size:
         height, width = args.img_size
         check_integers(1, **{'--img-size': min(args.img_size)})
         if resize := getattr(model, 'set_input_size', None):
             resize((height, width))
+    if args.stream:
+        check_causal(classifier)
+        channels[1:] = [model.tubelet_size]
     images = torch.zeros(args.batch or 2, *channels, height, width)
-    dynamic = None if args.batch else ({0: torch.export.Dim('batch')},)
+    inputs, outputs, axes = {'images': images}, ['logits'], {'images': 0}
+    if args.stream:
+        model, axes = Stream(model), Stream.batch
+        inputs = dict(zip(Stream.names, (images, *model.start(len(images)))))
+        outputs += [f'next_{state}' for state in Stream.names[1:]]
+    dim = torch.export.Dim('batch')
+    dynamic = None if args.batch else tuple({axes[key]: dim} if key in axes else None for key in inputs)
     print(f'{args.out}: writing {name} out; large models take minutes', flush=True)
-    program = export_program(model, (images,), dynamic)
+    program = export_program(model, tuple(inputs.values()), dynamic)
     if suffix == '.pt2':
         save_program(program, args.out)
     else:
         notes = {'model': name, 'classes': json.dumps(classes)}
         notes |= {key: json.dumps(data[key]) for key in ('mean', 'std', 'interpolation', 'crop_pct')}
         export_onnx(
-            program, args.out, input_names=['images'], output_names=['logits'], dynamic_shapes=dynamic, metadata=notes
+            program, args.out, input_names=list(inputs), output_names=outputs, dynamic_shapes=dynamic, metadata=notes
         )
-    batch = f'{args.batch or "any number of"} {"clips" if channels[1:] else "images"}'
+    kind = 'streams' if args.stream else 'clips' if channels[1:] else 'images'
+    batch = f'{args.batch or "any number of"} {kind}'
     size = f'{Path(args.out).stat().st_size / 2**20:.1f} MiB'
     shape = ' x '.join(map(str, images.shape[1:]))
     print(f'{args.out}: {name}, {batch} of {shape} to {len(classes)} logits, {size}')

@@ -1,6 +1,7 @@
 """What the tool promises: a checkpoint of a training becomes a file for other runtimes, or one line says why not."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 
 import vimamba  # noqa: F401  (registers the models)
 from vimamba.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from vimamba.models import Stream
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'export.py'
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / 'tools' / 'export.py'
 OPTIONS = {'depth': 1, 'embed_dim': 32}
 
 
@@ -69,6 +72,42 @@ def test_a_model_of_clips(tmp_path):
     assert 'any number of clips of 3 x 4 x 64 x 64 to 3 logits' in done.stdout
     clips = torch.randn(3, 3, 4, 64, 64)
     torch.testing.assert_close(torch.export.load(tmp_path / 'model.pt2').module()(clips), model(clips))
+
+
+@pytest.mark.slow
+def test_a_model_of_frames_as_they_come(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = timm.create_model('test_videomamba_causal', num_classes=3).eval()
+    torch.nn.init.normal_(model.get_classifier().weight)
+    torch.save(model.state_dict(), tmp_path / 'causal.pth')
+    for name in ('stream.onnx', 'stream.pt2'):
+        done = export(
+            tmp_path / name, '--model', 'test_videomamba_causal', '--checkpoint', tmp_path / 'causal.pth', '--stream'
+        )
+        assert done.returncode == 0, done.stderr
+        assert 'any number of streams of 3 x 1 x 64 x 64 to 3 logits' in done.stdout
+    clips = torch.randn(3, 3, 5, 64, 64)
+    step, state = torch.export.load(tmp_path / 'stream.pt2').module(), Stream(model).start(3)
+    for seen, frame in enumerate(clips.split(1, 2), 1):
+        scores, *state = step(frame, *state)
+        with torch.no_grad():
+            torch.testing.assert_close(scores, model(clips[:, :, :seen]))
+    assert state[-1] == 5 * 64  # tokens
+
+    (example,) = re.findall(r'```py\n(.*?)```', (ROOT / 'docs' / 'video.md').read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    known = {'frames': [frame.numpy() for frame in clips[:1].split(1, 2)]}
+    exec(example, known)
+    np.testing.assert_allclose(known['scores'], scores[:1].detach(), rtol=1e-4, atol=1e-5)
+    assert [entry.name for entry in known['session'].get_outputs()][1] == 'next_inputs'
+
+
+def test_a_model_of_images_is_no_stream(tmp_path, checkpoint):
+    done = export(tmp_path / 'model.onnx', '--checkpoint', checkpoint, '--stream')
+    assert done.returncode == 2
+    said = 'error: vim_nano_patch4_32 takes images: frames as they come need a causal VideoMamba (causal=True)\n'
+    assert done.stderr == said
+    assert not (tmp_path / 'model.onnx').exists()
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])

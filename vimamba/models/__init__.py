@@ -2,8 +2,10 @@
 
 from . import efficient_vmamba, local_mamba, mamba_nd, mambavision, plain_mamba, videomamba, vim, vmamba
 from .builder import input_shape
+from .stream import Stream
 
 __all__ = [
+    'Stream',
     'efficient_vmamba',
     'input_shape',
     'local_mamba',

@@ -41,7 +41,7 @@ class StreamState(NamedTuple):
 
     layers: tuple[MambaState, ...]
     total: Tensor  # of the normalised tokens, (b, embed_dim), at least float32
-    tokens: int
+    tokens: int | Tensor  # how many
 
     def detach(self) -> 'StreamState':
         """The same numbers, through which no gradient flows: to train on part after part of a clip."""

@@ -15,7 +15,7 @@ from vimamba.errors import UsageError, check_integers
 
 from .predict import Classifier
 
-__all__ = ['HEADER', 'StreamPrediction', 'stream']
+__all__ = ['HEADER', 'StreamPrediction', 'check_causal', 'stream']
 
 HEADER = f'{"frames":>7} {"time":>11} {"speed":>10} {"score":>8}  class'
 
@@ -55,11 +55,7 @@ def stream(
         UsageError: the model is not causal, was trained on frames in another order, or its scores are not finite.
     """
     model, views = classifier.model.to(device), classifier.views or {}
-    if not getattr(model, 'causal', False):
-        what = 'images' if classifier.views is None else 'whole clips'
-        raise UsageError(f'{classifier.name} takes {what}: frames as they come need a causal VideoMamba (causal=True)')
-    if views.get('time', 'forward') != 'forward':
-        raise UsageError(f'{classifier.name} was trained on frames {views["time"]}: they come forward')
+    check_causal(classifier)
     check_integers(1, every=every)
     dense, patch = views.get('sampling') == 'dense', int(model.tubelet_size)  # type: ignore[arg-type]
     interval = views.get('frame_interval', 4) if dense else 1
@@ -87,6 +83,16 @@ def stream(
         yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
     if broken is not None:
         yield broken
+
+
+def check_causal(classifier: Classifier) -> None:
+    """Refuses a model that cannot take frames as they come."""
+    views = classifier.views or {}
+    if not getattr(classifier.model, 'causal', False):
+        what = 'images' if classifier.views is None else 'whole clips'
+        raise UsageError(f'{classifier.name} takes {what}: frames as they come need a causal VideoMamba (causal=True)')
+    if views.get('time', 'forward') != 'forward':
+        raise UsageError(f'{classifier.name} was trained on frames {views["time"]}: they come forward')
 
 
 def _best(classifier: Classifier, scores: torch.Tensor) -> tuple[str, int, float]:
