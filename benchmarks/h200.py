@@ -11,6 +11,7 @@ exit code is 1 where a section was not completed or a check missed.
 Sections (each in a process of its own, which no other one can break):
     check      values, every gradient, repeats and a tensor past 2^31 elements, against float64
     scans      all scans of one pass of a model, against the floor of an H200 (kernels/selective_scan/NOTES.md)
+    conv       the convolutions of a layer, against what moving its tensors takes and against PyTorch's
     mamba_ssm  against mamba_ssm's CUDA operator, where it is installed
     models     Vim-T against DeiT-T with PyTorch's fused attention at 1248 pixels, time and memory
     ssd        the scan of Mamba-2 against that of Mamba-1 with as many states
@@ -42,7 +43,7 @@ os.environ['VIMAMBA_TRITON'] = '1'
 os.environ['TRITON_INTERPRET'] = str(int('--dry-run' in sys.argv))  # read when Triton is imported
 
 import torch
-from h200_check import check, ssd_inputs
+from h200_check import check, conv_inputs, ssd_inputs
 
 from vimamba.errors import UsageError, prepare_output, run, unknown_name
 from vimamba.insight import benchmark, clip_cost
@@ -51,6 +52,7 @@ from vimamba.kernels.routes import walk_of
 from vimamba.kernels.selective_scan import route_scan, selective_scan
 from vimamba.kernels.selective_scan.scan import Scan
 from vimamba.kernels.ssd import ssd
+from vimamba.scans import create_order
 from vimamba.testing import relative_l2
 from vimamba.testing.compare import RMS
 
@@ -58,6 +60,7 @@ RESULTS = Path(__file__).parent / 'results_gpu.csv'
 COLUMNS = [*benchmark.COLUMNS, 'triton', 'checked', 'floor_ms', 'ratio', 'of', 'target']
 SETS, REPEATS, SLOW_REPEATS = 3, 20, 5
 BF16 = torch.bfloat16
+BANDWIDTH = 4.3  # TB/s that a copy reaches on an H200
 VIM, VIM_1248 = ScanCase(128, 384, 16, (1, 197)), ScanCase(4, 384, 16, (1, 6085))
 VMAMBA = {'stage 1': (96, 56, 2), 'stage 2': (192, 28, 2), 'stage 3': (384, 14, 8), 'stage 4': (768, 7, 2)}
 VMAMBA_CASES = {name: (ScanCase(128, d, 1, (side, side), 'cross', False), n) for name, (d, side, n) in VMAMBA.items()}
@@ -186,6 +189,31 @@ def scan_calls(sets: list, how: Any = None) -> dict[str, Callable[[], object]]:
     return {direction: rotating(call, sets) for direction, call in calls.items()}
 
 
+def conv(at: Setting) -> Parts:
+    return ((name, partial(convolved, at, name, case)) for name, case in AGAINST.items() if name.startswith('vim'))
+
+
+def convolved(at: Setting, name: str, full: ScanCase) -> Iterator[dict]:
+    from vimamba.kernels.causal_conv1d import portable, triton_conv
+
+    case = at.sized(full._replace(order='bidirectional'))
+    order = create_order(case.order, case.grid)
+    sets = at.sets(partial(conv_inputs, at.device, BF16, case.batch, case.channels, order))
+    once = 2e-9 * case.batch * case.channels * order.length / BANDWIDTH  # ms to read or write x
+    calls: dict[str, tuple[Callable, float, float]] = {
+        'forward': (lambda module, s: module.forward(*s[0][:3], *s[1], True), 3, 1.5),
+        'backward': (lambda module, s: module.backward(s[0][3], *s[0][:3], *s[1], True), 4, 3),
+    }
+    for direction, (call, passes, most) in calls.items():
+        modules = {'triton': triton_conv, 'portable': portable}
+        functions = {what: rotating(partial(call, module), sets) for what, module in modules.items()}
+        times, floor = at.time(functions), passes * once
+        against = {'floor_ms': f'{floor:.3g}', **ratio(times['triton'].median / floor, 'floor', f'<= {most}')}
+        yield row('convolution', name, 'triton', direction, times['triton'], batch=full.batch, **against)
+        more = ratio(times['portable'].median / times['triton'].median, 'the time of triton')
+        yield row('convolution', name, 'portable', direction, times['portable'], batch=full.batch, **more)
+
+
 def mamba_ssm(at: Setting) -> Parts:
     """The scan alone: copies in scan order and the sum of the routes, which mamba_ssm leaves to its user, are free."""
     if find_spec('mamba_ssm') is None:
@@ -312,8 +340,8 @@ def against_deit_in_training(at: Setting) -> Iterator[dict]:
 
 SECTIONS: dict[str, Callable[[Setting], Parts]] = {
     'check': lambda at: check(at.device, at.sized if at.dry else None),
-    'scans': scans, 'mamba_ssm': mamba_ssm, 'models': models, 'ssd': state_space_duality, 'clips': clips,
-    'training': training,
+    'scans': scans, 'conv': conv, 'mamba_ssm': mamba_ssm, 'models': models, 'ssd': state_space_duality,
+    'clips': clips, 'training': training,
 }  # fmt: skip
 
 

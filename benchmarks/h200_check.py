@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from vimamba.insight.benchmark import ScanCase
+from vimamba.kernels.routes import walk_of
 from vimamba.kernels.selective_scan import route_scan, selective_scan
 from vimamba.kernels.ssd import ssd
+from vimamba.scans import ScanOrder, create_order
 from vimamba.testing import relative_l2
 from vimamba.testing.compare import PARITY, RMS
 
@@ -35,6 +37,11 @@ SCANS = {  # those that are timed, and what they leave out; at batch 128 l is no
 }
 STARTED = ('vim_tiny 224, float16', 'by a table', '5 states of 33 channels, one step')
 REPEATED = ('vim_tiny 224, float16', 'vmamba_tiny, stage 3')
+CONVS = {  # batch, channels, grid, order
+    'both directions': ((128, 384, (1, 197), 'bidirectional'), BRAIN),
+    'columns, float16': ((8, 384, (14, 14), 'cross'), HALF),
+    'by a table, float32': ((8, 100, (14, 14), 'snake'), SINGLE),
+}
 SSD = {'16 states, float32': (16, SINGLE), '64 states': (64, BRAIN), '128 states': (128, BRAIN)}
 MODELS = ('vim_tiny_patch16_224', 'vmamba_tiny_s1l8')
 
@@ -48,6 +55,8 @@ def check(
     bounds = {dtype: bound * (2 if tiny else 1) for dtype, bound in RMS.items()}
     for name, (case, dtype) in SCANS.items():
         yield name, partial(_scan, name, tiny(case) if tiny else case, dtype, device, bounds, 2 if tiny else 100)
+    for name, (sizes, dtype) in CONVS.items():
+        yield name, partial(_conv, name, *((2, 6, (3, 4), sizes[-1]) if tiny else sizes), dtype, device, bounds)
     for name, (n, dtype) in SSD.items():
         shape = (1, 20, 1, 8, 4) if tiny else (8, 197, 6, 64, n)
         yield name, partial(_ssd, name, shape, dtype, device, bounds)
@@ -67,6 +76,21 @@ def _scan(
     yield _compare(f'scan, {name}', scan, inputs, dtype, bounds)
     if name in REPEATED:
         yield _repeat(f'scan, {name}', scan, inputs, dtype, repeats)
+
+
+def _conv(
+    name: str, b: int, d: int, grid: tuple[int, int], order: str, dtype: torch.dtype, device: torch.device, bounds: dict
+) -> Iterator[dict]:
+    from vimamba.kernels.causal_conv1d import portable, triton_conv
+
+    given, walk = conv_inputs(device, dtype, b, d, create_order(order, grid))
+
+    def every(module: Any, x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor) -> dict[str, Tensor]:
+        out = module.forward(x, weight, bias, *walk, True)
+        return dict(zip(('out', 'x', 'weight', 'bias'), (out, *module.backward(grad, x, weight, bias, *walk, True))))
+
+    found, wanted = every(triton_conv, *given), every(portable, *(t.double() for t in given))
+    yield _worst(f'convolution, {name}', dtype, found, wanted, bounds)
 
 
 def _ssd(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, bounds: dict) -> Iterator[dict]:
@@ -94,6 +118,10 @@ def _run(scan: Callable[..., tuple[Tensor, Tensor]], inputs: dict[str, Any], bac
 def _compare(case: str, scan: Callable, inputs: dict[str, Any], dtype: torch.dtype, bounds: dict) -> dict:
     twins = {name: None if t is None else t.detach().double().requires_grad_() for name, t in inputs.items()}
     found, wanted = _run(scan, inputs, 'triton'), _run(scan, twins, 'reference')
+    return _worst(case, dtype, found, wanted, bounds)
+
+
+def _worst(case: str, dtype: torch.dtype, found: dict[str, Tensor], wanted: dict[str, Tensor], bounds: dict) -> dict:
     errors = {name: relative_l2(t, wanted[name]) / bounds[t.dtype] for name, t in found.items()}
     worst = max(errors, key=lambda name: float('inf') if errors[name] != errors[name] else errors[name])
     return _row(case, 'value and gradients', dtype, errors[worst], f'the tolerance ({worst})')
@@ -137,6 +165,21 @@ def _model(name: str, device: torch.device, size: int) -> Iterator[dict]:
             outputs.append(model(images))
     os.environ['VIMAMBA_TRITON'] = wanted
     yield _row(name, 'scores', SINGLE, relative_l2(*outputs) / PARITY, 'the tolerance')
+
+
+def conv_inputs(
+    device: torch.device, dtype: torch.dtype, b: int, d: int, order: ScanOrder, seed: int = 0
+) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """x, weight, bias and a gradient, as they lie in a model; and how the routes go."""
+    rand, (k, l) = torch.Generator(device).manual_seed(seed), order.index.shape
+    rows, steps = walk_of(order.index)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rand, device=device)
+
+    tokens = [randn(b, l, d).to(dtype).transpose(1, 2), randn(k, b, l, d).to(dtype).permute(1, 0, 3, 2)]
+    walk = None if rows is None else rows.to(device), steps
+    return [tokens[0], randn(k, d, 4) / 2, randn(k, d), tokens[1]], walk
 
 
 def ssd_inputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -11,10 +12,12 @@ from vimamba.errors import bad_argument, check_flags
 
 from ..cpu.library import is_built
 from ..flops import conv_flops, register
+from ..gpu import triton_runs, triton_wanted
 from ..operator import define, differentiate, without_autocast
 from ..routes import Order, walk_along
 from . import cpu, portable
 
+MAX_TRITON_WIDTH = 8  # taps, each in registers
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -72,8 +75,12 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, 
 
 
 def _module(x: Tensor, weight: Tensor) -> ModuleType:
-    fits = x.device.type == 'cpu' and x.dtype != torch.float64 and weight.shape[2] <= cpu.MAX_WIDTH
-    return cpu if fits and is_built() else portable
+    taps = weight.shape[2]
+    if x.dtype == torch.float64:
+        return portable
+    if triton_wanted() and triton_runs(x.device.type) and taps <= MAX_TRITON_WIDTH:
+        return import_module('.triton_conv', __package__)
+    return cpu if x.device.type == 'cpu' and taps <= cpu.MAX_WIDTH and is_built() else portable
 
 
 def _forward(

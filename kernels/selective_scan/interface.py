@@ -8,10 +8,8 @@ Eager, autograd, `torch.compile`, `torch.export`, fx and TorchScript all see one
 from __future__ import annotations
 
 import logging
-import os
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -21,6 +19,7 @@ from torch import Tensor
 from vimamba.errors import UsageError, bad_argument, check_flags, unknown_name
 
 from ..flops import register, scan_flops
+from ..gpu import triton_runs, triton_wanted
 from ..operator import define, differentiate, without_autocast
 from ..routes import Order, read, unread, walk_along
 from . import cpu, portable
@@ -268,8 +267,7 @@ def _check_routes(s: Scan) -> None:
 def _backend(name: str, device_type: str, float64: bool, states: int) -> ModuleType:
     """The module that computes; what 'auto' chose is said once for each device."""
     if name == 'auto':
-        # no GPU has run the Triton kernels yet: they are not chosen for anyone who did not ask
-        wanted = os.environ.get('VIMAMBA_TRITON') == '1' and _fits('triton', device_type, float64, states)
+        wanted = triton_wanted() and _fits('triton', device_type, float64, states)
         name = (
             'triton'
             if wanted
@@ -292,14 +290,8 @@ def _fits(name: str, device_type: str, float64: bool, states: int) -> bool:
     if name == 'cpu':
         return not float64 and device_type == 'cpu' and states <= cpu.MAX_STATES
     if name == 'triton':
-        runs = device_type == 'cuda' or os.environ.get('TRITON_INTERPRET') == '1'
-        return not float64 and runs and _has_triton()
+        return not float64 and triton_runs(device_type)
     return True
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec('triton') is not None
 
 
 @cache

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from vimamba.errors import UsageError, bad_argument, check_flags, check_integers, unknown_name
 
+from ..gpu import triton_runs, triton_wanted
 from ..operator import without_autocast
 from .portable import ssd_chunked, ssd_noncausal
 from .reference import ssd_reference
@@ -120,14 +119,11 @@ def ssd(
 def _choose(backend: str, x: Tensor, states: int, causal: bool) -> str:
     if backend not in ('auto', 'triton'):
         return backend
-    on_gpu = x.device.type == 'cuda' or os.environ.get('TRITON_INTERPRET') == '1'
-    fits = on_gpu and causal and x.dtype != torch.float64 and states <= MAX_STATES and find_spec('triton') is not None
+    fits = causal and x.dtype != torch.float64 and states <= MAX_STATES and triton_runs(x.device.type)
     if backend == 'triton' and not fits:
         limit = f'float32 and narrower, causal, up to {MAX_STATES} states, on a GPU, with Triton'
         raise bad_argument('backend', f"'portable' on {x.device.type} for these", "'triton'", f'it takes {limit}')
-    # no GPU has run the Triton kernels yet: they are not chosen for anyone who did not ask
-    wanted = backend == 'triton' or os.environ.get('VIMAMBA_TRITON') == '1'
-    return 'triton' if fits and wanted else 'portable'
+    return 'triton' if fits and (backend == 'triton' or triton_wanted()) else 'portable'
 
 
 def _check(x, dt, A, B, C, D, z, dt_bias, initial_state) -> None:

@@ -1,0 +1,174 @@
+"""What the convolution promises on Triton: its values and gradients in float64, and kernels that do not spill.
+
+Triton decides at import who runs the kernels, so this file runs itself in a process where the interpreter does.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+pytest.importorskip('triton', reason='Triton is not installed: no GPU backend to test')
+
+from tests import cubins
+from vimamba.kernels.causal_conv1d import portable, route_conv1d
+from vimamba.kernels.routes import walk_of
+from vimamba.scans import create_order
+from vimamba.testing import assert_close_to_float64
+
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+inside = pytest.mark.skipif(not INTERPRETED, reason='runs in the interpreted process')
+NAMES = ('out', 'x', 'weight', 'bias')
+
+
+def kernels():
+    return importlib.import_module('vimamba.kernels.causal_conv1d.triton_conv')
+
+
+@pytest.mark.skipif(INTERPRETED, reason='is running')
+@pytest.mark.slow
+def test_under_the_interpreter():
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__],
+        env={**os.environ, 'TRITON_INTERPRET': '1'}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert ' passed' in done.stdout
+
+
+@pytest.fixture(autouse=True)
+def poison():
+    """Memory that a kernel does not write is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def make(order, b=2, d=6, w=4, dtype=torch.float32, channels_first=False):
+    rand = torch.Generator().manual_seed(0)
+    x = torch.randn(b, order.length, d, generator=rand).to(dtype).transpose(1, 2)
+    weight, bias = (torch.randn(order.routes, d, *taps, generator=rand).to(dtype) for taps in ((w,), ()))
+    grad = torch.randn(b, order.routes, d, order.length, generator=rand).to(dtype)
+    return x.contiguous() if channels_first else x, weight, bias, grad
+
+
+def results(module, x, weight, bias, grad, walk, silu):
+    return dict(zip(NAMES, [module.forward(x, weight, bias, *walk, silu),
+                            *module.backward(grad, x, weight, bias, *walk, silu)]))  # fmt: skip
+
+
+CASES = {
+    'forth': ('raster', (1, 7), {}),
+    'both ways': ('bidirectional', (3, 7), {}),  # more than a chunk
+    'columns': ('cross', (5, 9), dict(d=32, b=1)),
+    'columns too short for a product': ('cross', (2, 9), {}),
+    'a table': ('snake', (4, 6), dict(d=33, b=1)),
+    'fewer tokens than taps': ('bidirectional', (1, 2), {}),
+    'three taps': ('bidirectional', (3, 6), dict(w=3)),
+    'one tap': ('cross', (4, 6), dict(w=1)),
+    'eight taps, channels first': ('raster', (5, 5), dict(w=8, channels_first=True)),
+    'bfloat16': ('cross', (3, 6), dict(dtype=torch.bfloat16)),
+    'float16': ('bidirectional', (3, 6), dict(dtype=torch.float16)),
+}
+
+
+@inside
+@pytest.mark.parametrize('silu', [True, False])
+@pytest.mark.parametrize('case', CASES)
+def test_values_and_gradients_are_those_in_float64(case, silu):
+    name, grid, options = CASES[case]
+    order = create_order(name, grid)
+    tensors, walk = make(order, **options), walk_of(order.index)
+    wanted = results(portable, *(t.double() for t in tensors), walk, silu)
+    for what, value in results(kernels(), *tensors, walk, silu).items():
+        assert value.dtype == tensors[0].dtype
+        assert_close_to_float64(value, wanted[what], value.dtype, what)
+
+
+@inside
+@pytest.mark.parametrize('layout', [(128, 64), (64, 64), (64, 32), (32, 16)], ids=str)
+def test_every_layout_gives_the_same(layout, monkeypatch):
+    block, steps = layout
+    order = create_order('bidirectional', (1, steps + 2))
+    tensors, walk = make(order, b=1, d=block), walk_of(order.index)
+    wanted = results(portable, *(t.double() for t in tensors), walk, True)
+    monkeypatch.setattr(kernels(), 'LAYOUTS', (layout,))
+    assert kernels().arrange(*tensors[:2], *walk, True, 0).constants['BLOCK'] == block
+    for what, value in results(kernels(), *tensors, walk, True).items():
+        assert_close_to_float64(value, wanted[what], value.dtype, what)
+
+
+@inside
+def test_without_a_bias_through_the_operator(monkeypatch):
+    order = create_order('cross', (3, 4))
+    x, weight, _, grad = make(order)
+    found = {}
+    for wanted in ('1', '0'):
+        monkeypatch.setenv('VIMAMBA_TRITON', wanted)
+        leaves = [t.clone().requires_grad_() for t in (x, weight)]
+        out = route_conv1d(*leaves, order=order)
+        found[wanted] = [out, *torch.autograd.grad(out, leaves, grad)]
+    assert not torch.equal(found['1'][0], found['0'][0])  # another kernel's last digits
+    for ours, theirs in zip(found['1'], found['0'], strict=True):
+        assert_close_to_float64(ours, theirs, torch.float32)
+
+
+@inside
+@pytest.mark.parametrize('sizes', [(0, 5), (2, 0)], ids=str)
+def test_nothing_to_convolve(sizes):
+    b, l = sizes
+    x, weight, bias = torch.zeros(b, l, 6).transpose(1, 2), torch.ones(2, 6, 4), torch.ones(2, 6)
+    walk = (None, [1, -1])
+    assert kernels().forward(x, weight, bias, *walk, True).shape == (b, 2, 6, l)
+    dx, dweight, dbias = kernels().backward(torch.zeros(b, 2, 6, l), x, weight, bias, *walk, True)
+    assert (dx.shape, dweight.shape, dbias.shape) == (x.shape, weight.shape, bias.shape)
+    assert not dweight.any()
+    assert not dbias.any()
+
+
+@inside
+def test_strides_are_those_that_the_compiler_is_told(monkeypatch):
+    monkeypatch.setenv('VIMAMBA_TRITON', '1')
+    x, weight, bias, grad = make(create_order('bidirectional', (1, 5)))
+
+    def run(x, weight, bias, grad):
+        rest = (None, [1, -1], True)
+        out = torch.ops.vimamba.route_conv1d(x, weight, bias, *rest)
+        return [out, *torch.ops.vimamba.route_conv1d_backward(grad, x, weight, bias, *rest)]
+
+    real = run(x, weight, bias, grad)
+    with FakeTensorMode() as mode:
+        told = run(*map(mode.from_tensor, (x, weight, bias, grad)))
+    assert [(t.shape, t.stride()) for t in real] == [(t.shape, t.stride()) for t in told]
+
+
+@pytest.mark.skipif(INTERPRETED, reason='is interpreted')
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', [80, 90, 100])
+@pytest.mark.parametrize(('direction', 'dtype', 'order', 'most'), [
+    ('forward', 'bf16', 'rows', 18), ('forward', 'bf16', 'columns', 19), ('forward', 'bf16', 'table', 20),
+    ('backward', 'bf16', 'rows', 34), ('backward', 'bf16', 'columns', 35), ('backward', 'bf16', 'table', 36),
+    ('forward', 'fp32', 'rows', 16), ('backward', 'fp32', 'rows', 32),
+])  # fmt: skip
+def test_compiles_without_a_spill(direction, dtype, order, most, arch, tmp_path):
+    """Of an element, instructions: an H200's memory feeds a multiprocessor 5.5 in bfloat16 a clock, 3 backward."""
+    module = kernels()
+    kernel = getattr(module, f'{direction}_kernel')
+    block, steps = module.LAYOUTS[0]
+    constants = {'channels': 384, 'W': 4, 'SILU': True, 'ORDER': order, 'BLOCK': block, 'STEPS': steps,
+                 'UNROLL': module.UNROLL, 'sx_d': 1, 'sg_d': 1}  # fmt: skip
+    constants |= {} if order == 'table' else {'rows': None}
+    own = {'weight': '*fp32', 'bias': '*fp32', 'sums': '*fp32', 'rows': '*i32'}
+    own |= dict.fromkeys(('x', 'out', 'grad', 'dx'), f'*{dtype}')
+    multiples = {'sx_b', 'sx_l', 'sg_b', 'sg_k', 'sg_l'}
+    cubin = cubins.compile_kernel(
+        kernel, arch, lambda name: own.get(name, 'i32'), constants, multiples, tmp_path, num_warps=1, **module.OPTIONS
+    )
+    assert cubins.registers_and_stack(cubin)[1] == 0
+    loop = max(cubins.loops(cubin), key=len)
+    assert cubins.mix(loop)['LDG'] == module.UNROLL * (1 if direction == 'forward' else 2) + (order == 'table') * 8
+    assert len(loop) <= most * module.UNROLL * block // 32
