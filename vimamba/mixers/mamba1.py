@@ -140,7 +140,11 @@ class Mamba1(Walker):
             y = torch.zeros_like(x[:, :tokens])
             for own in scan_each(u, delta, A, B, C, D, z, dt_bias, rows, steps, self.share_routes):
                 y = y + self.attention(own[:, :tokens])
-        return self.out_proj(y) * self.scale
+        return self._out(y)
+
+    def _out(self, y: Tensor) -> Tensor:
+        y = self.out_proj(y)
+        return y if self.scale == 1.0 else y * self.scale
 
     def _convolve(self, x: Tensor, rows: Tensor | None, steps: list[int]) -> Tensor:
         """silu(conv1d) along each route: (b, d, l) -> (b, p, d, l), of p sets of parameters."""
@@ -197,7 +201,7 @@ class Mamba1(Walker):
         x = F.pad(x, (width, 0)) if state is None else torch.cat((state.inputs.to(x.dtype), x), 2)
         u, delta, A, B, C, D, z, dt_bias = self._project(self._convolve(x, None, [1])[..., width:], z)
         y, hidden = scan_on(u, delta, A, B, C, D, z, dt_bias, None if state is None else state.hidden)
-        return self.out_proj(y) * self.scale, MambaState(x[..., x.shape[2] - width :].clone(), hidden)
+        return self._out(y), MambaState(x[..., x.shape[2] - width :].clone(), hidden)
 
     @property
     def is_causal(self) -> bool:
