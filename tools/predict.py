@@ -23,24 +23,29 @@ def main() -> int:
     add = parser.add_argument
     add('files', nargs='*', metavar='FILE_OR_FOLDER', help='images or videos, or folders of them')
     add('--stream', metavar='FILE', help='a video, frame after frame, with a causal model')
-    add('--every', type=int, default=16, help='frames from line to line of --stream (default: %(default)s)')
+    add('--every', type=int, help='frames from line to line of --stream (default: 16)')
     add('--model', metavar='NAME', help='a model of timm or vimamba; a checkpoint of ours knows its own')
     add('--checkpoint', metavar='FILE', help='weights; without it, those published for the model')
-    add('--topk', type=int, default=5, help='classes per file (default: %(default)s)')
+    add('--topk', type=int, help='classes per file, of a classifier (default: 5)')
     add('--views', type=int, nargs=2, metavar=('CLIPS', 'CROPS'), help='of a video, to average (default: as trained)')
     add('--json', metavar='FILE', help='write the result there; - for the terminal, instead of a table')
     add('--maps', metavar='FOLDER', help="write each image's map of classes there, as NAME.png (segmentation)")
     add('--picture', metavar='FILE.png', help='draw the files with what was found (the first 48)')
     add('--threshold', type=float, help='least score of a box (default: 0.5)')
     add('--device', default='auto', help='auto, cpu, cuda, mps (default: a GPU where there is one)')
-    add('--batch-size', type=int, default=32, help='images, or frames of clips, at a time (default: %(default)s)')
+    add('--batch-size', type=int, help='images, or frames of clips, at a time (default: 32)')
     add_import(parser)
     args = parser.parse_args()
-    if args.stream and (args.files or args.picture or args.views or args.maps or args.threshold is not None):
-        raise UsageError('--stream: takes one video, no other file, no --picture, --maps, --views and --threshold')
+    if args.stream and args.files:
+        raise UsageError(f'--stream: takes one video: leave {args.files[0]} out')
+    for option in ('picture', 'maps', 'views', 'threshold', 'topk', 'batch_size') if args.stream else ('every',):
+        if getattr(args, option) is not None:
+            reason = 'a stream has none' if args.stream else 'of --stream alone'
+            raise UsageError(f'--{option.replace("_", "-")}: {reason}: leave it out')
     if args.picture is not None and Path(args.picture).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
         raise UsageError(f'--picture {args.picture}: expected a file name that ends in .png, .jpg or .webp')
-    check_integers(1, **{'--topk': args.topk, '--every': args.every, '--batch-size': args.batch_size})
+    counts = {'--topk': args.topk, '--every': args.every, '--batch-size': args.batch_size}
+    check_integers(1, **{option: count for option, count in counts.items() if count is not None})
     for option in ('json', 'picture', 'maps'):
         if getattr(args, option) not in (None, '-'):
             prepare_output(f'--{option}', getattr(args, option), folder=option == 'maps')
@@ -77,7 +82,7 @@ def stream_file(args: argparse.Namespace, device: Any) -> list[Any]:
     from vimamba.tasks.stream import HEADER, stream
 
     classifier, rows, broken = load_classifier(args.model, args.checkpoint), list[Any](), list[Any]()
-    for row in stream(classifier, args.stream, args.every, device):
+    for row in stream(classifier, args.stream, args.every or 16, device):
         if args.json != '-' and not isinstance(row, BrokenImage):
             print(row if rows else f'{HEADER}\n{row}', flush=True)
         (broken if isinstance(row, BrokenImage) else rows).append(row)

@@ -185,7 +185,8 @@ def test_what_has_no_effect_is_refused(run, tmp_path):
     Image.new('RGB', (32, 32)).save(tmp_path / 'a.png')
     for option, message in [
         (('--model', 'resnet18'), "written by 'test_vmamba', not 'resnet18': leave --model out"),
-        (('--views', 2, 1), f'a checkpoint of {task}, of which there are no views'),
+        (('--views', 2, 1), f'a model of {task}, which has no views: leave --views out'),
+        (('--topk', 2), f'a model of {task}, which gives a file no classes: leave --topk out'),
     ]:
         done = tool('predict', tmp_path / 'a.png', '--checkpoint', base / 'run/best.pth', *option)
         assert (done.returncode, done.stderr.count('\n')) == (2, 1)

@@ -261,11 +261,9 @@ def test_a_stream_that_cannot_be_is_one_line(tool, tmp_path):
         (('--stream', file, '--checkpoint', backward), 2, 'was trained on frames backward: they come forward'),
         (('--stream', file, '--model', CAUSAL), 2, 'has no published weights: give --checkpoint FILE'),
         (('--stream', file, '--checkpoint', causal, file), 2, '--stream: takes one video'),
-        (
-            ('--stream', file, '--checkpoint', causal, '--views', 2, 1),
-            2,
-            'no --picture, --maps, --views and --threshold',
-        ),
+        (('--stream', file, '--checkpoint', causal, '--views', 2, 1), 2, '--views: a stream has none: leave it out'),
+        (('--stream', file, '--checkpoint', causal, '--batch-size', 2), 2, '--batch-size: a stream has none'),
+        ((file, '--checkpoint', clips, '--every', 2), 2, '--every: of --stream alone: leave it out'),
         (
             (file, '--checkpoint', clips, '--views', 0, 3),
             2,

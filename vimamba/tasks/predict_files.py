@@ -53,10 +53,10 @@ def predict_files(
     name: str | None = None,
     checkpoint: str | Path | None = None,
     *,
-    topk: int = 5,
+    topk: int | None = None,
     views: tuple[int, int] | None = None,
     threshold: float | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     device: torch.device | str = 'cpu',
     maps: str | Path | None = None,
 ) -> Answers:
@@ -65,36 +65,42 @@ def predict_files(
     Args:
         files: or folders, which are searched for what the model takes.
         name, checkpoint: as of `predict.load_classifier`.
-        topk, batch_size: as of `predict.predict`.
+        topk, batch_size: as of `predict.predict`, None for its own.
         views: (in time, in space) of a video, as of `predict.Classifier.with_views`.
         threshold: the least score of an object, by default 0.5.
         device: where the model runs.
         maps: a folder for the map of each image, NAME.png with the number of the class in each pixel.
 
     Raises:
-        UsageError: a file that does not exist, no such model, weights that do not fit, maps or a threshold of a model
-            that makes none, or maps of two images of one name.
+        UsageError: a file that does not exist, no such model, weights that do not fit, an option that a model of its
+            task has not, or maps of two images of one name.
     """
     state = load_checkpoint(checkpoint) if checkpoint else {}
     task, what = predict_dense.task_of(state), 'image'
-    if maps and task != 'segmentation':
-        raise UsageError(f'{checkpoint or name}: a model of {task}, which makes no maps: leave --maps out')
-    if threshold is not None and task != 'detection':
-        raise UsageError(f'{checkpoint or name}: a model of {task}, which finds no boxes: leave --threshold out')
+    labels = 'classification', 'video'
+    for option, value, tasks, reason in (
+        ('--maps', maps, ('segmentation',), 'makes no maps'),
+        ('--threshold', threshold, ('detection',), 'finds no boxes'),
+        ('--topk', topk, labels, 'gives a file no classes'),
+        ('--batch-size', batch_size, labels, 'takes one image at a time'),
+        ('--views', views, labels, 'has no views'),
+    ):
+        if value is not None and task not in tasks:
+            raise UsageError(f'{checkpoint or name}: a model of {task}, which {reason}: leave {option} out')
     files_of_maps: dict[str, Path] = {}
-    if task in ('classification', 'video'):
+    if task in labels:
         classifier = predict.load_classifier(name, checkpoint)
         classifier = classifier.with_views(*views) if views else classifier
         what = 'image' if classifier.views is None else 'video'
         paths = (find_images if what == 'image' else find_videos)(files)
         name, classes = classifier.name, classifier.classes
-        results: Iterator[Any] = predict.predict(classifier, paths, topk=topk, batch_size=batch_size, device=device)
+        counts = {'topk': topk, 'batch_size': batch_size}
+        counts = {option: count for option, count in counts.items() if count is not None}
+        results: Iterator[Any] = predict.predict(classifier, paths, device=device, **counts)
     else:
         author = written_by(state)
         if name not in (None, author):
             raise UsageError(f'{checkpoint}: written by {author!r}, not {name!r}: leave --model out')
-        if views:
-            raise UsageError(f'{checkpoint}: a checkpoint of {task}, of which there are no views: leave --views out')
         dense, paths = predict_dense.load_dense(state, str(checkpoint)), find_images(files)
         name, classes = author, dense.classes
         results = predict_dense.predict_dense(dense, paths, device, 0.5 if threshold is None else threshold)
