@@ -28,6 +28,7 @@ from vimamba.engine.config import read_config
 from vimamba.engine.schema import check
 from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import cpu
+from vimamba.mixers import walk
 from vimamba.models import input_shape
 from vimamba.models.backbone import Backbone, Stage
 from vimamba.tasks import TASKS
@@ -288,6 +289,21 @@ def test_compiles_as_one_graph_scripts_and_exports(name, tmp_path):
         if not model.pretrained_cfg.get('fixed_input_size'):
             assert relative_l2(script(x[..., 8:, :]), model(x[..., 8:, :])) < 1e-5
         assert relative_l2(torch.export.export(model, (x,)).module()(x), want) < 1e-5
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.parametrize('name', SMALL)
+def test_traces_with_gradients_and_without(name, tmp_path):
+    walk._walk.cache_clear()  # a table that is laid during the trace is a constant of it
+    model = small(name).eval()
+    x = images(model)
+    torch.jit.trace(model, x).save(tmp_path / 'trace.pt')  # traces again without gradients, and compares
+    trace = torch.jit.load(tmp_path / 'trace.pt')
+    got, want = (m(x).square().mean() for m in (trace, model))
+    torch.testing.assert_close(got, want)
+    for (_, ours), (_, theirs) in zip(trace.named_parameters(), model.named_parameters(), strict=True):
+        grads = [torch.autograd.grad(loss, p, retain_graph=True)[0] for loss, p in ((got, ours), (want, theirs))]
+        assert relative_l2(*grads) < 1e-4
 
 
 @pytest.mark.slow

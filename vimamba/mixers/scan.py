@@ -21,7 +21,7 @@ def scan(
     steps: list[int],
 ) -> Tensor:
     """`vimamba.kernels.selective_scan.route_scan` for modules that are scripted or traced: its sum, as (b, l, d)."""
-    save = torch.is_grad_enabled()
+    save = torch.is_grad_enabled() and not torch.jit.is_tracing()  # a trace is the same with gradients and without
     y = torch.ops.vimamba.route_scan(u, delta, A, B, C, D, z, delta_bias, None, rows, steps, True, save, 'auto')[0]
     return y.transpose(1, 2)
 
