@@ -27,12 +27,8 @@ class Scan(NamedTuple):
     steps: list[int]  # k steps, where there is no table: see `vimamba.kernels.routes`
     softplus: bool
 
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """What is differentiated."""
-        return (self.u, self.delta, self.A, self.B, self.C, self.D, self.z, self.delta_bias, self.initial_state)
 
-
+TENSORS = slice(0, 9)  # of a scan: what is differentiated
 AXES = {'u': 'bkdl', 'delta': 'bkdl', 'A': 'kdn', 'B': 'bkgnl', 'C': 'bkgnl', 'D': 'kd', 'z': 'bdl',
         'delta_bias': 'kd', 'initial_state': 'bkdn'}  # fmt: skip
 
@@ -45,7 +41,7 @@ def empty_grads(s: Scan, memory: Mapping[str, str]) -> list[Tensor]:
         memory: name -> its axes as they lie in memory, the last adjacent; those of `AXES` where nothing is said.
     """
     grads = []
-    for name, t in zip(AXES, s.tensors):
+    for name, t in zip(AXES, s[TENSORS]):
         if t is not None:
             axes = AXES[name] if t.ndim == len(AXES[name]) else AXES[name].replace('k', '')  # u may be of all routes
             order = [axes.index(axis) for axis in memory.get(name, axes) if axis in axes]
