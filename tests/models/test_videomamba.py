@@ -166,6 +166,39 @@ def test_parts_of_any_length_give_what_the_clip_gives(parts, tubelet):
             assert relative_l2(scores, model(x[:, :, :seen])) < 1e-5
 
 
+@pytest.mark.parametrize('clips', [True, False], ids=['clips', 'images'])
+def test_a_file_of_whole_clips_or_images_starts_a_causal_model(tmp_path, clips):
+    given = CLIPS if clips else IMAGES
+    file = save(tmp_path / 'model.pth', given.state_dict(), 'model')
+    name = 'videomamba_tiny_patch16_224' + '_f8' * clips
+    plain = timm.create_model(name, num_classes=given.state_dict()['head.weight'].shape[0], **file)
+    model = timm.create_model('videomamba_tiny_causal_patch16_224', num_classes=plain.num_classes, **file)
+    theirs = plain.state_dict()
+    for key, value in model.state_dict().items():
+        if key == 'pos_embed':
+            assert torch.equal(value, theirs[key][:, 1:])
+        elif key == 'patch_embed.proj.weight':
+            assert torch.equal(value.squeeze(2), theirs[key].squeeze(2) if clips else theirs[key])
+        elif clips or not key.startswith('head.'):
+            assert torch.equal(value, theirs[key]), key
+
+
+def test_a_state_is_moved_saved_and_started_anew(tmp_path):
+    model, x = causal(), clip(8)
+    with torch.no_grad():
+        _, state = model.step(x[:, :, :5])
+        torch.save(state, tmp_path / 'state.pt')
+        assert state.to('meta').total.is_meta
+        again = torch.load(tmp_path / 'state.pt').to('cpu')
+        scores, _ = model.step(x[:, :, 5:], again)
+        assert torch.equal(scores, model.step(x[:, :, 5:], state)[0])
+        fresh, after = model.step(x[:, :, 5:], state.restart())
+        tokens = model.forward_features(x)[:, -after.tokens :]
+    assert relative_l2(fresh, model.head(tokens.mean(1))) < 1e-5  # the last three frames, with the five before in mind
+    with pytest.raises(UsageError, match=r'state: expected None or what `step` returned, got dict'):
+        model.step(x, {'layers': ()})
+
+
 def test_256_frames_one_by_one_leave_a_state_no_larger_than_one_does():
     model, x, state = causal(), clip(256), None
     sizes = set()

@@ -200,7 +200,7 @@ def _captioned(pixels: Tensor, text: str) -> Tensor:
 
 
 def _bright(label: int) -> tuple[int, ...]:
-    """The colour of a class, which stands out from a picture: hues a golden ratio apart, full, darker and paler in turn.
+    """The colour of a class, to stand out from a picture: hues a golden ratio apart, full, darker and paler in turn.
 
     Any two of ten are at least 40 apart in CIE Lab, of twenty 24.
     """

@@ -1,27 +1,56 @@
-"""A causal model as a function of tensors alone, for runtimes that pass nothing else: `torch.export`, ONNX."""
+"""What a causal model carries from frames to frames, and the model as a function of tensors alone."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vimamba.mixers.mamba1 import MambaState
 
-from .videomamba import StreamState, VideoMamba
+__all__ = ['Stream', 'StreamState']
 
-__all__ = ['Stream']
+
+class StreamState(NamedTuple):
+    """What the frames seen so far leave for those that come: the same size whatever their number."""
+
+    layers: tuple[MambaState, ...]
+    total: Tensor  # of the normalised tokens, (b, embed_dim), at least float32
+    tokens: int | Tensor  # how many
+
+    def detach(self) -> 'StreamState':
+        """The same numbers, through which no gradient flows: to train on part after part of a clip."""
+        return self._map(Tensor.detach)
+
+    def to(self, *args: Any, **kwargs: Any) -> 'StreamState':
+        """On another device, as `torch.Tensor.to`."""
+        return self._map(lambda t: t.to(*args, **kwargs))
+
+    def restart(self) -> 'StreamState':
+        """What the blocks remember, for scores of the frames that come alone, not of all since the start."""
+        return self._replace(total=torch.zeros_like(self.total), tokens=0)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> 'StreamState':
+        layers = tuple(MambaState(*map(change, own)) for own in self.layers)
+        return self._replace(layers=layers, total=change(self.total))
+
+
+torch.serialization.add_safe_globals([StreamState, MambaState])  # for torch.load of a state
 
 
 class Stream(nn.Module):
-    """`VideoMamba.step` with its state as four tensors, which are zeros before the first frame.
+    """`VideoMamba.step` with its state as four tensors, for runtimes that pass nothing else (`torch.export`, ONNX).
+
+    The state before the first frame is zeros.
 
     Args:
-        model: a causal one.
+        model: a causal `VideoMamba`.
 
     Shape: the next frames (b, in_chans, t, H, W) and the state -> the scores (b, num_classes) of the frames so far, and
     the state. It is the last inputs of every convolution (depth, b, d_inner, d_conv - 1), the hidden states of every
     scan (depth, b, d_inner, d_state), the sum of the tokens (b, embed_dim), and their number, an int64 scalar.
 
+    >>> from vimamba.models.videomamba import VideoMamba
     >>> stream = Stream(VideoMamba(img_size=32, embed_dim=32, depth=2, num_classes=10, causal=True))
     >>> scores, *state = stream(torch.rand(1, 3, 1, 32, 32), *stream.start())
     >>> scores, *state = stream(torch.rand(1, 3, 1, 32, 32), *state)
@@ -30,7 +59,7 @@ class Stream(nn.Module):
     names = ('frames', 'inputs', 'hidden', 'total', 'tokens')  # of the arguments
     batch: ClassVar = {'frames': 0, 'inputs': 1, 'hidden': 1, 'total': 0}  # the axis that is the batch
 
-    def __init__(self, model: VideoMamba):
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 

@@ -11,7 +11,7 @@ A causal model reads forth only and has neither a class token nor positions in t
 (`VideoMamba.step`), and a clip that does not fit in memory a few frames at a time (``chunk_frames``).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from timm.models import generate_default_cfgs, register_model
@@ -32,21 +32,9 @@ from vimamba.mixers.mamba1 import MambaState
 
 from . import vim, vim_checkpoint
 from .builder import build_model, fit_channels, imagenet_cfg, record_input_size
+from .stream import StreamState
 
-__all__ = ['StreamState', 'VideoMamba', 'checkpoint_filter_fn', 'inflate']
-
-
-class StreamState(NamedTuple):
-    """What the frames seen so far leave for those that come: the same size whatever their number."""
-
-    layers: tuple[MambaState, ...]
-    total: Tensor  # of the normalised tokens, (b, embed_dim), at least float32
-    tokens: int | Tensor  # how many
-
-    def detach(self) -> 'StreamState':
-        """The same numbers, through which no gradient flows: to train on part after part of a clip."""
-        layers = tuple(MambaState(*map(Tensor.detach, own)) for own in self.layers)
-        return StreamState(layers, self.total.detach(), self.tokens)
+__all__ = ['VideoMamba', 'checkpoint_filter_fn', 'forth', 'inflate']
 
 
 class VideoMamba(vim.Vim):
@@ -214,6 +202,8 @@ class VideoMamba(vim.Vim):
         """
         if not self.causal or self.global_pool != 'avg':
             raise UsageError("step: this model needs whole clips; build it with causal=True and global_pool='avg'")
+        if not isinstance(state, StreamState | None):
+            raise bad_argument('state', 'None or what `step` returned', type(state).__name__)
         layers = (None,) * len(self.blocks) if state is None else state.layers
         if state is not None:
             want, got = (len(self.blocks), x.shape[0], self.embed_dim), (len(layers), *state.total.shape)
@@ -231,9 +221,13 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: vim.Vim) -> dict[str
     """An official file of images or of clips, or a state dict of ours -> the state dict of ``model``.
 
     What the head of another training stage left is not taken. A file of images starts a model for clips by `inflate`,
-    and positions of other times and sizes are resized, in time linear, in a frame bicubic.
+    one of whole clips a causal model by `forth`, and positions of other times and sizes are resized, in time linear, in
+    a frame bicubic.
     """
-    weights = vim_checkpoint.checkpoint_filter_fn(state_dict, model)
+    weights = vim_checkpoint.rename(state_dict, model)
+    if getattr(model, 'causal', False) and 'cls_token' in weights:
+        weights = forth(weights)
+    weights = vim_checkpoint.resize_positions(weights, state_dict, model)
     masked = any(key.startswith('clip_decoder.') for key in weights)  # of masked pretraining, which knows no classes
     weights = {key: value for key, value in weights.items() if not key.startswith(('clip_decoder.', 'distill_head.'))}
     if masked:
@@ -246,6 +240,14 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: vim.Vim) -> dict[str
     if not model.causal and times is not None:
         weights['patch_embed.time_embed'] = resize_time_embed(times, model.patch_embed.grid_size[0])
     return inflate(weights, model) if patches is not None and patches.ndim == 4 else weights
+
+
+def forth(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a model of whole clips for a causal one to begin with: its route forth, without a class token."""
+    back = '.projections.1.', '.routes.1.'
+    own = {key: value for key, value in weights.items() if not any(part in key for part in back)}
+    del own['cls_token']
+    return {**own, 'pos_embed': own['pos_embed'][:, 1:]}
 
 
 def inflate(weights: dict[str, Tensor], model: VideoMamba) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from vimamba.layers import resize_pos_embed
 
 from .builder import unwrap
 
-__all__ = ['checkpoint_filter_fn', 'resize_positions']
+__all__ = ['checkpoint_filter_fn', 'rename', 'resize_positions']
 
 _RENAMED = (('layers.', 'blocks.'), ('norm_f.', 'norm.'), ('.mixer.gamma', '.ls.gamma'))  # official -> here
 _ROUTE_KEYS = {  # of a mixer, by route
@@ -34,7 +34,11 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     Position tables of another size are resized around their class tokens; one that does not say its image size is
     taken for a square one.
     """
-    checkpoint = state_dict
+    return resize_positions(rename(state_dict, model), state_dict, model)
+
+
+def rename(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a file under the names of ``model``."""
     state_dict = unwrap(
         model_weights(state_dict, 'the checkpoint'), 'backbone.', 'net.', 'encoder.'
     )  # of mmseg, detectron2
@@ -54,7 +58,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         if level := re.match(r'fpn([1-4])\.', key):
             key = _pyramid_key(key, int(level[1]) - 1, model)
         renamed[key] = value
-    return resize_positions(renamed, checkpoint, model)
+    return renamed
 
 
 def _pyramid_key(key: str, level: int, model: nn.Module) -> str:
