@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,7 +52,10 @@ def poison():
 def make(order, b=2, d=6, w=4, dtype=torch.float32, channels_first=False, scale=1.0):
     rand = torch.Generator().manual_seed(0)
     x = (scale * torch.randn(b, order.length, d, generator=rand)).to(dtype).transpose(1, 2)
-    weight, bias = (torch.randn(order.routes, d, *taps, generator=rand).to(dtype) for taps in ((w,), ()))
+    weight, bias = (
+        torch.randn(*sizes, generator=rand).to(dtype) for sizes in ((w, d, order.routes), (d, order.routes))
+    )
+    weight, bias = weight.permute(2, 1, 0), bias.T
     grad = torch.randn(b, order.routes, d, order.length, generator=rand).to(dtype)
     return x.contiguous() if channels_first else x, weight, bias, grad
 
@@ -119,9 +123,10 @@ def test_without_a_bias_through_the_operator(monkeypatch):
 
 
 @inside
-def test_more_routes_than_an_int_has_bits():
-    walk, rand = (None, [1, -1] * 16 + [1]), torch.Generator().manual_seed(0)
-    x, weight = torch.randn(1, 5, 2, generator=rand).transpose(1, 2), torch.randn(33, 2, 2, generator=rand)
+@pytest.mark.parametrize('steps', [[1, -1] * 16 + [1], [3, -5]], ids=['more than an int has bits', 'of two grids'])
+def test_routes_that_only_a_table_tells_apart(steps):
+    walk, rand = (None, steps), torch.Generator().manual_seed(0)
+    x, weight = torch.randn(1, 15, 2, generator=rand).transpose(1, 2), torch.randn(len(steps), 2, 2, generator=rand)
     wanted = portable.forward(x, weight, None, *walk, True)
     assert_close_to_float64(kernels().forward(x, weight, None, *walk, True), wanted, torch.float32)
 
@@ -167,6 +172,26 @@ def test_strides_are_those_that_the_compiler_is_told(monkeypatch):
 
 
 @pytest.mark.skipif(INTERPRETED, reason='is interpreted')
+def test_another_batch_or_length_is_not_another_compilation(monkeypatch):
+    """As models give tokens and gradients: the first half of a projection's channels, and a tensor for each route."""
+    triton, compiled = kernels().triton, set()
+    hopper = SimpleNamespace(
+        get_current_device=lambda: -1,  # under which the kernels keep nothing for a real one
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: triton.backends.compiler.GPUTarget('cuda', 90, 32),
+    )
+    monkeypatch.setattr(triton.runtime.driver, '_active', hopper)
+    monkeypatch.setattr(triton.knobs.runtime, 'jit_cache_hook', lambda key, **_: compiled.add(key) or True)  # and stops
+    for b, l in ((128, 197), (64, 197), (33, 771), (8, 6085)):
+        x = torch.empty(b, l, 768, dtype=torch.bfloat16).chunk(2, -1)[0].transpose(1, 2)
+        grad = torch.empty(2, b, l, 384, dtype=torch.bfloat16).permute(1, 0, 3, 2)
+        own = x, torch.empty(2, 384, 4), torch.empty(2, 384), None, [1, -1], True
+        kernels().forward(*own)
+        kernels().backward(grad, *own)
+    assert len(compiled) == 2
+
+
+@pytest.mark.skipif(INTERPRETED, reason='is interpreted')
 @pytest.mark.slow
 @pytest.mark.parametrize('arch', [80, 90, 100])
 @pytest.mark.parametrize(('direction', 'dtype', 'order', 'most'), [
@@ -191,5 +216,5 @@ def test_compiles_without_a_spill(direction, dtype, order, most, arch, tmp_path)
     assert cubins.registers_and_stack(cubin)[1] == 0
     loop = max(cubins.loops(cubin), key=len)
     assert cubins.mix(loop)['LDG'] == module.UNROLL * (1 if direction == 'forward' else 2) + (order == 'table') * 8
-    most += module.triton.__version__ < '3.8'  # which negates by a subtraction
+    most += tuple(map(int, module.triton.__version__.split('.')[:2])) < (3, 8)  # which negates by a subtraction
     assert len(loop) <= most * module.UNROLL * block // 32
