@@ -61,6 +61,7 @@ def check(
         shape = (1, 20, 1, 8, 4) if tiny else (8, 197, 6, 64, n)
         yield name, partial(_ssd, name, shape, dtype, device, bounds)
     yield 'past 2^31', partial(_past_int32, device, *((24, 16, 4) if tiny else (2**26 + 128, 4096, 64)))
+    yield 'convolution past 2^31', partial(_conv_past_int32, device, *((2, 24) if tiny else (128, 2**23 + 64)))
     for name in ('test_mamba_nd_2d', 'test_vmamba') if tiny else MODELS:
         yield name, partial(_model, name, device, 32 if tiny else 224)
 
@@ -91,6 +92,26 @@ def _conv(
 
     found, wanted = every(triton_conv, *given), every(portable, *(t.double() for t in given))
     yield _worst(f'convolution, {name}', dtype, found, wanted, bounds)
+
+
+def _conv_past_int32(device: torch.device, d: int, length: int) -> Iterator[dict]:
+    """The end of a route forth and the start of one back, in tensors of 2^31 + 16384 elements, against 8 tokens."""
+    from vimamba.kernels.causal_conv1d import portable, triton_conv
+
+    rand, walk = torch.Generator(device).manual_seed(0), (None, [1, -1])
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rand, device=device)
+
+    x, grad = randn(1, length, d).to(BRAIN).mT, randn(2, 1, length, d).to(BRAIN).permute(1, 0, 3, 2)
+    weight, ends = randn(2, d, 4), []
+    for module, span in ((triton_conv, slice(None)), (portable, slice(-16, None))):
+        own, slopes = x[..., span], grad[..., span]
+        out = module.forward(own, weight, None, *walk, True)
+        dx, *_ = module.backward(slopes, own, weight, None, *walk, True)
+        ends.append(torch.cat((out[0, :, :, -8:].flatten(0, 1), dx[0, :, -8:])))
+    size = f'2 routes x {d} x {length}'
+    yield _row(f'convolution, {size}', 'value and gradient', BRAIN, relative_l2(*ends) / RMS[BRAIN], 'the tolerance')
 
 
 def _ssd(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, bounds: dict) -> Iterator[dict]:
@@ -177,7 +198,7 @@ def conv_inputs(
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=rand, device=device)
 
-    tokens = [randn(b, l, d).to(dtype).transpose(1, 2), randn(k, b, l, d).to(dtype).permute(1, 0, 3, 2)]
+    tokens = [randn(b, l, 2 * d).to(dtype)[..., :d].transpose(1, 2), randn(k, b, l, d).to(dtype).permute(1, 0, 3, 2)]
     walk = None if rows is None else rows.to(device), steps
     return [tokens[0], randn(k, d, 4) / 2, randn(k, d), tokens[1]], walk
 

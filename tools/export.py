@@ -39,7 +39,7 @@ def main() -> int:
     from vimamba.export import export_onnx, export_program, save_program
     from vimamba.models import Stream
     from vimamba.tasks.predict import load_classifier
-    from vimamba.tasks.stream import check_causal
+    from vimamba.tasks.stream import check_causal, frame_interval
 
     model: Any
     classifier = load_classifier(args.model, args.checkpoint)
@@ -68,6 +68,7 @@ def main() -> int:
     else:
         notes = {'model': name, 'classes': json.dumps(classes)}
         notes |= {key: json.dumps(data[key]) for key in ('mean', 'std', 'interpolation', 'crop_pct')}
+        notes |= {'frame_interval': json.dumps(frame_interval(classifier))} if args.stream else {}
         export_onnx(
             program, args.out, input_names=list(inputs), output_names=outputs, dynamic_shapes=dynamic, metadata=notes
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vimamba.kernels.routes import route_rows
 from vimamba.kernels.selective_scan.triton_common import (
+    LN2,
     LOG2E,
     OPTIONS,
     WARPS,
@@ -28,6 +29,7 @@ from vimamba.kernels.selective_scan.triton_common import (
 __all__ = ['backward', 'forward']
 
 PLAIN_INTS = ['batch', 'routes', 'length', 'back', 'columns', 'width', 'inverse']
+BITS = 31  # routes that an int32 tells apart; more are read by a table
 UNROLL = 8  # steps whose tokens are loaded before the first is used
 LAYOUTS = ((128, 64), (64, 64), (64, 32), (32, 16))  # channels and steps of a program, for fewer and fewer tokens
 
@@ -65,14 +67,22 @@ def tokens_from(start, rows, k, length, back, columns, width, inverse, ORDER: tl
 
 
 @triton.jit
-def load_taps(weight, bias, k, c, live, channels: tl.constexpr, W: tl.constexpr):
+def load_taps(weight, bias, k, c, live, unit: tl.constexpr, channels: tl.constexpr, W: tl.constexpr):
+    """Taps and bias in a unit: log2(e) in front of SiLU, whose exponent to base 2 is then the value itself."""
     taps = ()
     for j in tl.static_range(W):
-        taps += (tl.load(weight + (k * channels + c) * W + j, mask=live, other=0.0).to(tl.float32),)
+        taps += (tl.load(weight + (k * channels + c) * W + j, mask=live, other=0.0).to(tl.float32) * unit,)
     shift = tl.zeros(c.shape, tl.float32)
     if bias is not None:
-        shift = tl.load(bias + k * channels + c, mask=live, other=0.0).to(tl.float32)
+        shift = tl.load(bias + k * channels + c, mask=live, other=0.0).to(tl.float32) * unit
     return taps, shift
+
+
+@triton.jit
+def silu(value):
+    """SiLU of a value in that unit: ln(2) value times the square of an inverse root, as in `sigmoid`."""
+    root = tl.rsqrt(tl.exp2(-value) * LOG2E + LOG2E)
+    return value * (root * root)
 
 
 @triton.jit
@@ -95,25 +105,26 @@ def convolve(window, taps, shift, first: tl.constexpr, W: tl.constexpr):
 
 @triton.jit(do_not_specialize=PLAIN_INTS)
 def forward_kernel(
-    x, weight, bias, out, rows, batch, routes, length, back, columns, width, inverse, sx_b, sx_l, sx_d,
-    channels: tl.constexpr, W: tl.constexpr, SILU: tl.constexpr, ORDER: tl.constexpr, BLOCK: tl.constexpr,
-    STEPS: tl.constexpr, UNROLL: tl.constexpr,
+    x, weight, bias, out, rows, batch, routes, length, back, columns, width, inverse, sx_b, sx_d,
+    sx_l: tl.constexpr, channels: tl.constexpr, W: tl.constexpr, SILU: tl.constexpr, ORDER: tl.constexpr,
+    BLOCK: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     c, k, b, j = place(batch, routes, channels, BLOCK)
     live = c < channels
-    taps, shift = load_taps(weight, bias, k, c, live, channels, W)
+    UNIT: tl.constexpr = LOG2E if SILU else 1.0
+    taps, shift = load_taps(weight, bias, k, c, live, UNIT, channels, W)
     x += b * sx_b + c.to(tl.int64) * sx_d
     out += (k * batch.to(tl.int64) + b) * length * channels + c
     first = j * STEPS
     before = tokens_from(first - (W - 1), rows, k, length, back, columns, width, inverse, ORDER, W - 1)
     past = load_tokens(x, before, first - (W - 1), live, length, sx_l, W - 1)
-    for i in range(0, STEPS, UNROLL):
+    for i in range(0, tl.minimum(STEPS, length - first), UNROLL):
         tokens = tokens_from(first + i, rows, k, length, back, columns, width, inverse, ORDER, UNROLL)
         window = past + load_tokens(x, tokens, first + i, live, length, sx_l, UNROLL)
         for t in tl.static_range(UNROLL):
             value = convolve(window, taps, shift, t, W)
             if SILU:
-                value *= sigmoid(value * LOG2E)
+                value = silu(value)
             keep = live & (first + i + t < length)
             tl.store(out + tokens[t] * channels, value.to(out.dtype.element_ty), mask=keep)
         past = window[UNROLL:]
@@ -146,24 +157,25 @@ def spread(parts, slope, taps, W: tl.constexpr):
 @triton.jit(do_not_specialize=PLAIN_INTS)
 def backward_kernel(
     grad, x, weight, bias, dx, sums, rows, batch, routes, length, back, columns, width, inverse,
-    sg_b, sg_k, sg_l, sg_d, sx_b, sx_l, sx_d,
-    channels: tl.constexpr, W: tl.constexpr, SILU: tl.constexpr, ORDER: tl.constexpr, BLOCK: tl.constexpr,
-    STEPS: tl.constexpr, UNROLL: tl.constexpr,
+    sg_b, sg_k, sg_d, sx_b, sx_d,
+    sg_l: tl.constexpr, sx_l: tl.constexpr, channels: tl.constexpr, W: tl.constexpr, SILU: tl.constexpr,
+    ORDER: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a token is whole w - 1 steps later: so far a chunk walks into the next, for its own tokens."""
     OWN: tl.constexpr = STEPS - (W - 1)
     c, k, b, j = place(batch, routes, channels, BLOCK)
     live = c < channels
-    taps, shift = load_taps(weight, bias, k, c, live, channels, W)
+    UNIT: tl.constexpr = LOG2E if SILU else 1.0
+    taps, shift = load_taps(weight, bias, k, c, live, UNIT, channels, W)
     x += b * sx_b + c.to(tl.int64) * sx_d
-    grad += b * sg_b + k * sg_k + c.to(tl.int64) * sg_d
+    grad += b * sg_b + k.to(tl.int64) * sg_k + c.to(tl.int64) * sg_d
     dx += (k * batch.to(tl.int64) + b) * length * channels + c
     first = j * OWN
     before = tokens_from(first - (W - 1), rows, k, length, back, columns, width, inverse, ORDER, W - 1)
     past = load_tokens(x, before, first - (W - 1), live, length, sx_l, W - 1)
     totals = zeros(W + 1, BLOCK)  # of the gradients of the taps and of the bias
     parts = zeros(W - 1, BLOCK)  # of the last tokens' gradients, to which steps are still to come
-    for i in range(0, STEPS, UNROLL):
+    for i in range(0, tl.minimum(STEPS, length - first + W - 1), UNROLL):
         tokens = tokens_from(first + i, rows, k, length, back, columns, width, inverse, ORDER, UNROLL)
         window = past + load_tokens(x, tokens, first + i, live, length, sx_l, UNROLL)
         slopes = load_tokens(grad, tokens, first + i, live, length, sg_l, UNROLL)
@@ -172,8 +184,8 @@ def backward_kernel(
             slope = slopes[t]
             if SILU:
                 value = convolve(window, taps, shift, t, W)
-                gate = sigmoid(value * LOG2E)
-                slope *= gate + value * gate * (1.0 - gate)
+                gate = sigmoid(value)
+                slope *= gate * (value * (gate * (-LN2 * LN2) + LN2 * LN2) + LN2)  # over the unit of the taps
             totals = add(totals, tl.where(i + t < OWN, slope, 0.0), window, t, W)
             parts = spread(parts, slope, taps, W)
             keep = live & (i + t >= W - 1) & (first + i + t - (W - 1) < length)
@@ -183,7 +195,7 @@ def backward_kernel(
         before = walked[UNROLL:]
     sums += (j * batch.to(tl.int64) + b) * (W + 1) * routes * channels + k * channels + c
     for n in tl.static_range(W + 1):
-        tl.store(sums + n * routes * channels, totals[n], mask=live)
+        tl.store(sums + n * routes * channels, totals[n] * UNIT, mask=live)
 
 
 class Layout(NamedTuple):
@@ -204,9 +216,10 @@ def arrange(x: Tensor, weight: Tensor, rows: Tensor | None, steps: list[int], si
         if d % block == 0 or (block, walk) == LAYOUTS[-1]
     }
     block, walk = next((own for own, count in programs.items() if count >= WARPS), LAYOUTS[-1])
-    walks = Routes(tuple(steps), None if rows is None else rows.contiguous()).walks(l, x.device)
+    walks = [] if rows is not None or k > BITS else Routes(tuple(steps)).walks(l, x.device)
     grids = {(own.width, own.inverse) for own in walks if own.order == 'columns'}
-    order = 'table' if len(grids) > 1 or any(own.order == 'table' for own in walks) else 'columns' if grids else 'rows'
+    looked_up = not walks or len(grids) > 1 or any(own.order == 'table' for own in walks)
+    order = 'table' if looked_up else 'columns' if grids else 'rows'
     if order == 'table' and rows is None:
         rows = torch.stack([route_rows(step, l, x.device) for step in steps])
     columns = sum((own.order == 'columns') << i for i, own in enumerate(walks))
@@ -231,7 +244,7 @@ def forward(
         with torch.cuda.device_of(x):
             forward_kernel[(how.programs,)](
                 x, weight.contiguous(), None if bias is None else bias.contiguous(), out, *how.walk,
-                x.stride(0), x.stride(2), x.stride(1), **how.constants,
+                x.stride(0), x.stride(1), x.stride(2), **how.constants,
             )  # fmt: skip
     return out.permute(1, 0, 3, 2)
 
@@ -248,8 +261,7 @@ def backward(
         with torch.cuda.device_of(x):
             backward_kernel[(how.programs,)](
                 grad, x, weight.contiguous(), None if bias is None else bias.contiguous(), dx, sums, *how.walk,
-                grad.stride(0), grad.stride(1), grad.stride(3), grad.stride(2), x.stride(0), x.stride(2), x.stride(1),
-                **how.constants,
+                *grad.stride()[:3], x.stride(0), x.stride(1), grad.stride(3), x.stride(2), **how.constants,
             )  # fmt: skip
     total = sums.sum((0, 1))
     return (

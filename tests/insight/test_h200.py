@@ -23,7 +23,7 @@ selective_scan_fn = partial(selective_scan, backend='portable')
 """
 WRONG = 'selective_scan_fn = lambda u, *args, **kwargs: u'
 ROWS = {
-    'check': 24,  # 13 scans, 2 repeats, 3 convolutions, 3 of SSD, a long one, 2 models
+    'check': 25,  # 13 scans, 2 repeats, 3 convolutions, 3 of SSD, 2 long ones, 2 models
     'scans': 17,  # a copy, and 4 directions of 4 models
     'conv': 8,  # 2 directions of 2 implementations at 2 shapes
     'mamba_ssm': 26,  # 2 directions of 2 operators at 6 shapes, and the means

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.models.official import Case
 from vimamba.errors import UsageError
@@ -219,6 +220,22 @@ def test_a_state_owns_what_it_keeps():
         _, state = model.step(clip(8))
     for tensor in (t for own in state.layers for t in own):
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def test_the_channels_of_frames_that_come_lie_side_by_side():
+    """As the convolution reads them without a copy, and a GPU in whole lines."""
+
+    class Conv(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.vimamba.route_conv1d.default:
+                strides.append(args[0].stride(1))
+            return func(*args, **(kwargs or {}))
+
+    model, state, strides = causal(), None, []
+    with torch.no_grad(), Conv():
+        for frame in clip(2).split(1, 2):
+            _, state = model.step(frame, state)
+    assert strides == [1] * 6
 
 
 def test_no_frame_knows_what_comes():

@@ -79,11 +79,17 @@ def test_a_model_of_frames_as_they_come(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = timm.create_model('test_videomamba_causal', num_classes=3).eval()
     torch.nn.init.normal_(model.get_classifier().weight)
-    torch.save(model.state_dict(), tmp_path / 'causal.pth')
+    entries = {'name': 'test_videomamba_causal', 'pretrained': False, 'checkpoint': None, 'drop_path_rate': 0.0}
+    config = {
+        'model': {**entries, 'img_size': 64, 'in_chans': 3, 'num_frames': 4, 'options': {}},
+        'data': {'mean': (0.5,) * 3, 'std': (0.5,) * 3, 'interpolation': None, 'crop_pct': 1.0,
+                 'options': {'sampling': 'dense', 'frame_interval': 2}},
+        'task': {'name': 'video', 'options': {}},
+    }  # fmt: skip
+    content = {'format': FORMAT, 'model': model.state_dict(), 'classes': ['a', 'b', 'c'], 'config': config}
+    save_checkpoint(content, tmp_path / 'causal.pth')
     for name in ('stream.onnx', 'stream.pt2'):
-        done = export(
-            tmp_path / name, '--model', 'test_videomamba_causal', '--checkpoint', tmp_path / 'causal.pth', '--stream'
-        )
+        done = export(tmp_path / name, '--checkpoint', tmp_path / 'causal.pth', '--stream')
         assert done.returncode == 0, done.stderr
         assert 'any number of streams of 3 x 1 x 64 x 64 to 3 logits' in done.stdout
     clips = torch.randn(3, 3, 5, 64, 64)
@@ -100,6 +106,7 @@ def test_a_model_of_frames_as_they_come(tmp_path, monkeypatch):
     exec(example, known)
     np.testing.assert_allclose(known['scores'], scores[:1].detach(), rtol=1e-4, atol=1e-5)
     assert [entry.name for entry in known['session'].get_outputs()][1] == 'next_inputs'
+    assert known['session'].get_modelmeta().custom_metadata_map['frame_interval'] == '2'
 
 
 def test_a_model_of_images_is_no_stream(tmp_path, checkpoint):

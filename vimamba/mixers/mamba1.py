@@ -197,8 +197,9 @@ class Mamba1(Walker):
         if not self.is_causal:
             raise UsageError("step: the mixer reads tokens before they come; it takes a scan of one route, 'raster'")
         x, z = self.in_proj(x).chunk(2, -1)
-        x, width = x.transpose(1, 2), self.projections[0].conv1d.kernel_size[0] - 1
-        x = F.pad(x, (width, 0)) if state is None else torch.cat((state.inputs.to(x.dtype), x), 2)
+        width = self.projections[0].conv1d.kernel_size[0] - 1
+        before = x.new_zeros(x.shape[0], width, x.shape[2]) if state is None else state.inputs.to(x.dtype).mT
+        x = torch.cat((before, x), 1).mT  # channels adjacent in memory
         u, delta, A, B, C, D, z, dt_bias = self._project(self._convolve(x, None, [1])[..., width:], z)
         y, hidden = scan_on(u, delta, A, B, C, D, z, dt_bias, None if state is None else state.hidden)
         return self._out(y), MambaState(x[..., x.shape[2] - width :].clone(), hidden)

@@ -15,7 +15,7 @@ from vimamba.errors import UsageError, check_integers
 
 from .predict import Classifier
 
-__all__ = ['HEADER', 'StreamPrediction', 'check_causal', 'stream']
+__all__ = ['HEADER', 'StreamPrediction', 'check_causal', 'frame_interval', 'stream']
 
 HEADER = f'{"frames":>7} {"time":>11} {"speed":>10} {"score":>8}  class'
 
@@ -44,8 +44,7 @@ def stream(
 ) -> Iterator[StreamPrediction | BrokenImage]:
     """Decodes a file frame by frame and carries a causal model's state from one to the next.
 
-    Frames are as far apart as those of the clips that the model was trained on where these were sampled densely, and
-    as the video's own where they were sampled uniformly, of which a stream, whose end is unknown, has no like.
+    Frames are `frame_interval` apart.
 
     Yields:
         The scores of all frames so far, ``every`` so many of the video and at its end; of a broken file those of the
@@ -54,11 +53,10 @@ def stream(
     Raises:
         UsageError: the model is not causal, was trained on frames in another order, or its scores are not finite.
     """
-    model, views = classifier.model.to(device), classifier.views or {}
+    model = classifier.model.to(device)
     check_causal(classifier)
     check_integers(1, every=every)
-    dense, patch = views.get('sampling') == 'dense', int(model.tubelet_size)  # type: ignore[arg-type]
-    interval = views.get('frame_interval', 4) if dense else 1
+    interval, patch = frame_interval(classifier), int(model.tubelet_size)  # type: ignore[arg-type]
     waiting: list[np.ndarray] = []
     scores = state = broken = None
     seen, said, seconds, start = 0, 0, 0.0, time.perf_counter()
@@ -83,6 +81,16 @@ def stream(
         yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
     if broken is not None:
         yield broken
+
+
+def frame_interval(classifier: Classifier) -> int:
+    """From a frame of a video to the next that a stream takes.
+
+    As in the clips that the model was trained on where these were sampled densely, and 1 where they were sampled
+    uniformly, of which a stream, whose end is unknown, has no like.
+    """
+    views = classifier.views or {}
+    return views.get('frame_interval', 4) if views.get('sampling') == 'dense' else 1
 
 
 def check_causal(classifier: Classifier) -> None:
