@@ -1,12 +1,9 @@
 """What the convolution promises on Triton: its values and gradients in float64, and kernels that do not spill.
 
-Triton decides at import who runs the kernels, so this file runs itself in a process where the interpreter does.
+This file runs itself in a process where Triton's interpreter runs the kernels.
 """
 
 import importlib
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -16,13 +13,12 @@ from torch._subclasses import FakeTensorMode
 pytest.importorskip('triton', reason='Triton is not installed: no GPU backend to test')
 
 from tests import cubins
+from tests.interpreter import inside, interpret, outside
 from vimamba.kernels.causal_conv1d import portable, route_conv1d
 from vimamba.kernels.routes import walk_of
 from vimamba.scans import create_order
 from vimamba.testing import assert_close_to_float64
 
-INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-inside = pytest.mark.skipif(not INTERPRETED, reason='runs in the interpreted process')
 NAMES = ('out', 'x', 'weight', 'bias')
 
 
@@ -30,15 +26,10 @@ def kernels():
     return importlib.import_module('vimamba.kernels.causal_conv1d.triton_conv')
 
 
-@pytest.mark.skipif(INTERPRETED, reason='is running')
+@outside
 @pytest.mark.slow
 def test_under_the_interpreter():
-    done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__],
-        env={**os.environ, 'TRITON_INTERPRET': '1'}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert ' passed' in done.stdout
+    interpret(__file__)
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +162,7 @@ def test_strides_are_those_that_the_compiler_is_told(monkeypatch):
     assert [(t.shape, t.stride()) for t in real] == [(t.shape, t.stride()) for t in told]
 
 
-@pytest.mark.skipif(INTERPRETED, reason='is interpreted')
+@outside
 def test_another_batch_or_length_is_not_another_compilation(monkeypatch):
     """As models give tokens and gradients: the first half of a projection's channels, and a tensor for each route."""
     triton, compiled = kernels().triton, set()
@@ -191,7 +182,7 @@ def test_another_batch_or_length_is_not_another_compilation(monkeypatch):
     assert len(compiled) == 2
 
 
-@pytest.mark.skipif(INTERPRETED, reason='is interpreted')
+@outside
 @pytest.mark.slow
 @pytest.mark.parametrize('arch', [80, 90, 100])
 @pytest.mark.parametrize(('direction', 'dtype', 'order', 'most'), [

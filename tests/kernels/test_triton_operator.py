@@ -1,12 +1,9 @@
 """What the operator promises on Triton: what it does on every other backend, whatever the routes.
 
-Triton decides at import who runs the kernels, so this file runs itself in a process where the interpreter does.
+This file runs itself in a process where Triton's interpreter runs the kernels.
 """
 
 import importlib
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,27 +11,21 @@ from torch._subclasses import FakeTensorMode
 
 pytest.importorskip('triton', reason='Triton is not installed: no GPU backend to test')
 
+from tests.interpreter import inside, interpret, outside
 from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import route_scan, selective_scan
 from vimamba.scans import create_order
 
-INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-inside = pytest.mark.skipif(not INTERPRETED, reason='runs in the interpreted process')
 LEAVES = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
 
 
-@pytest.mark.skipif(INTERPRETED, reason='is running')
+@outside
 @pytest.mark.slow
 def test_the_operator_under_the_interpreter():
-    done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__],
-        env={**os.environ, 'TRITON_INTERPRET': '1'}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert ' passed' in done.stdout
+    interpret(__file__)
 
 
-@pytest.mark.skipif(INTERPRETED, reason='is interpreted')
+@outside
 def test_a_cpu_tensor_is_refused():
     u, delta = torch.rand(2, 1, 4, 8).unbind(0)
     B, C = torch.rand(2, 1, 3, 8).unbind(0)

@@ -1,12 +1,9 @@
 """What SSD promises on Triton: the recurrence, in values and every gradient, and kernels that do not spill.
 
-Triton decides at import who runs the kernels, so this file runs itself in a process where the interpreter does.
+This file runs itself in a process where Triton's interpreter runs the kernels.
 """
 
 import importlib
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,31 +13,24 @@ from torch.utils.flop_counter import FlopCounterMode
 pytest.importorskip('triton', reason='Triton is not installed: no GPU backend to test')
 
 from tests import cubins
+from tests.interpreter import inside, interpret, outside
 from tests.kernels.test_ssd import leaves, make, results
 from vimamba.errors import UsageError
 from vimamba.kernels.ssd import ssd
 from vimamba.testing import assert_close_to_float64
-
-INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-inside = pytest.mark.skipif(not INTERPRETED, reason='runs in the interpreted process')
 
 
 def kernels():
     return importlib.import_module('vimamba.kernels.ssd.triton_ssd')
 
 
-@pytest.mark.skipif(INTERPRETED, reason='is running')
+@outside
 @pytest.mark.slow
 def test_under_the_interpreter():
-    done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__],
-        env={**os.environ, 'TRITON_INTERPRET': '1'}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert ' passed' in done.stdout
+    interpret(__file__)
 
 
-@pytest.mark.skipif(INTERPRETED, reason='is interpreted')
+@outside
 def test_a_cpu_tensor_is_refused():
     with pytest.raises(UsageError, match=r"backend: expected 'portable' on cpu .* on a GPU, with Triton"):
         ssd(**make(dtype=torch.float32), backend='triton')
@@ -156,7 +146,7 @@ def test_what_it_does_not_take_is_refused(fault):
         ssd(**inputs, backend='triton', causal=fault != 'non-causal')
 
 
-@pytest.mark.skipif(INTERPRETED, reason='is interpreted')
+@outside
 @pytest.mark.slow
 @pytest.mark.parametrize('arch', [80, 90, 100])
 @pytest.mark.parametrize('n', [16, 64, 128])
