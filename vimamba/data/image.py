@@ -142,7 +142,7 @@ def subfolders(folder: str | os.PathLike[str], hint: str) -> list[str]:
 
 
 def files_below(folder: str | os.PathLike[str], extensions: Sequence[str]) -> list[str]:
-    """The files of some extensions anywhere in a folder, in a fixed order; none where there is no folder.
+    """The files of some extensions anywhere in a folder but in what is hidden, in a fixed order; none without a folder.
 
     Raises:
         UsageError: it, or a folder in it, cannot be read.
@@ -152,9 +152,18 @@ def files_below(folder: str | os.PathLike[str], extensions: Sequence[str]) -> li
         if not isinstance(error, FileNotFoundError):
             raise _unreadable(error) from error
 
+    def hidden(*parts: str) -> bool:  # such as the ._photo.jpg that macOS leaves beside a photo.jpg
+        return any(part.startswith('.') for part in parts)
+
     walk = sorted(os.walk(folder, onerror=refuse, followlinks=True))
+    seen = [
+        (top, name)
+        for top, _, names in walk
+        if not hidden(*Path(top).relative_to(folder).parts)
+        for name in sorted(names)
+    ]
     ends = tuple(extensions)
-    return [os.path.join(top, name) for top, _, names in walk for name in sorted(names) if name.lower().endswith(ends)]
+    return [os.path.join(top, name) for top, name in seen if name.lower().endswith(ends) and not hidden(name)]
 
 
 def _unreadable(error: OSError) -> UsageError:
