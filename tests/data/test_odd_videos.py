@@ -2,6 +2,7 @@
 
 import random
 import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,13 +18,15 @@ av = pytest.importorskip('av')
 
 
 def encode(path, codec, frames=30, times=None, pixels='yuv420p', layout=None, **options):
-    """Frames whose grey level is their number, times 10, shown at ``times`` of a 25th of a second."""
+    """Frames whose grey level is their number, times 10, a corner white, shown at ``times`` of a 25th of a second."""
     with av.open(str(path), 'w', options=layout or {}) as container:
         stream = container.add_stream(codec, rate=25, options={'threads': '1', **options})
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
         stream.codec_context.time_base = Fraction(1, 25)
         for i, time in enumerate(times or range(frames)):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * i % 250, np.uint8), format='rgb24')
+            image = np.full((48, 64, 3), 10 * i % 250, np.uint8)
+            image[:8, :8] = 255
+            frame = av.VideoFrame.from_ndarray(image, format='rgb24')
             frame.pts, frame.time_base = time, Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -65,6 +68,48 @@ def test_an_mp4_that_was_cut_without_encoding_begins_where_it_was_cut(tmp_path, 
     with av.open(file) as container:
         assert any(packet.is_discard for packet in container.demux(video=0))
     assert check_every_frame(file, 24 - cut) == list(range(cut, 24))
+
+
+@pytest.mark.parametrize(
+    ('matrix', 'upright'),
+    [
+        ((0, 1, -1, 0), lambda frame: np.rot90(frame, -1)),
+        ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
+        ((0, -1, 1, 0), lambda frame: np.rot90(frame)),
+        ((-1, 0, 0, 1), lambda frame: frame[:, ::-1]),
+        ((1, 0, 0, -1), lambda frame: frame[::-1]),
+        ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda frame: np.rot90(frame, 2).swapaxes(0, 1)),
+    ],
+    ids=str,
+)
+def test_a_video_that_lies_on_its_side_or_is_mirrored_is_read_upright(tmp_path, matrix, upright):
+    """As telephones write it: the matrix of the track says how its frames are shown (ISO 14496-12, Sec. 8.3.2)."""
+    file = Path(encode(tmp_path / 'a.mp4', 'libx264'))
+    content, [frame] = file.read_bytes(), read_clip(file, lambda frames: [3])
+    at, (a, b, c, d) = content.index(b'tkhd') + 44, (65536 * value for value in matrix)
+    file.write_bytes(content[:at] + struct.pack('>9i', a, b, 0, c, d, 0, 0, 0, 1 << 30) + content[at + 36 :])
+    assert np.array_equal(read_clip(file, lambda frames: [3])[0], upright(frame))
+
+
+def test_the_picture_of_a_cover_is_not_the_video(tmp_path):
+    """Where what is said of a file stands in front of its tracks, the cover comes as the first video stream."""
+    with av.open(encode(tmp_path / 'a.mp4', 'libx264')) as source, av.open(str(tmp_path / 'b.mp4'), 'w') as container:
+        stream, cover = container.add_stream_from_template(source.streams.video[0]), container.add_stream('png', rate=1)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, 'rgb24'
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame(32, 32, 'rgb24')))
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    content = (tmp_path / 'b.mp4').read_bytes()
+    header, track, told = (content.index(name) - 4 for name in (b'mvhd', b'trak', b'udta'))
+    assert header < track < told
+    (tmp_path / 'b.mp4').write_bytes(content[:track] + content[told:] + content[track:told])  # the index is at the end
+    with av.open(str(tmp_path / 'b.mp4')) as container:
+        assert container.streams.video[0].codec_context.name == 'png'
+    check_every_frame(tmp_path / 'b.mp4', 30)
 
 
 @pytest.mark.parametrize('codec', ['mpeg1video', 'mpeg2video'])

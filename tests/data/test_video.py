@@ -43,21 +43,6 @@ def test_frames_are_those_that_were_asked_for(tmp_path, name, chosen):
     assert np.array_equal(clip, np.stack(list(stream_frames(file)))[chosen])
 
 
-def test_a_video_that_stands_on_its_side_is_read_upright(tmp_path):
-    file = tmp_path / 'turned.mp4'
-    with av.open(write(tmp_path / 'a.mp4')) as source, av.open(str(file), 'w') as container:
-        stream = container.add_stream_from_template(source.streams.video[0])
-        try:
-            stream.set_display_rotation(90)
-        except AttributeError:
-            pytest.skip('this PyAV writes no rotation')
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                container.mux(packet)
-    assert read_clip(file, lambda frames: [0]).shape == (1, 64, 48, 3)
-
-
 def broken(folder, kind):
     file = folder / f'{kind}.mp4'
     if kind == 'empty':
