@@ -203,6 +203,8 @@ def test_the_input_size_is_recorded():
     model = timm.create_model('test_mamba_nd_3d')
     model.set_input_size(num_frames=8)
     model.set_input_size((32, 40))
+    with pytest.raises(UsageError, match='img_size'):
+        model.set_input_size('large', num_frames=4)
     assert (model.num_frames, model.img_size) == (8, (32, 40))
     assert model(clip(8, (32, 40))).shape == (2, 400)
 

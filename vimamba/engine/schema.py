@@ -290,7 +290,9 @@ def _check_together(config: Config) -> None:
         if entry not in style:
             where = config.at(f'augment.{entry}')
             raise unknown_name(f'key in augment of style {augment.style!r}', entry, {*_names(Augment), *style}, where)
-    if (augment.mixup or augment.cutmix) and data.batch_size % 2:
+    repeats = data.options.get('repeats')
+    clips = data.batch_size * (repeats if isinstance(repeats, int) else 1)
+    if (augment.mixup or augment.cutmix) and clips % 2:
         raise bad_argument(f'{config.at("data.batch_size")}data.batch_size', 'an even number with mixup or cutmix',
                            data.batch_size)  # fmt: skip
     if schedule.warmup_epochs >= schedule.epochs:

@@ -49,7 +49,7 @@ def stream(
 
     Yields:
         The scores of all frames so far, ``every`` so many of the video and at its end; of a broken file those of the
-        frames that it has, and then its error.
+        frames that it has, and then its error; of one too short for a patch, that.
 
     Raises:
         UsageError: the model is not causal, was trained on frames in another order, or its scores are not finite.
@@ -85,6 +85,10 @@ def stream(
         broken = error
     if said < seen and scores is not None:
         yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
+    if broken is None and scores is None:
+        broken = BrokenImage(
+            path, f'{seen} frames, fewer than the {(patch - 1) * interval + 1} that one patch is made of'
+        )
     if broken is not None:
         yield broken
 
