@@ -306,14 +306,21 @@ def _scanned(path: str | os.PathLike[str], count: int, choose: Choose) -> list[n
 def _pixels(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
     if size not in (None, (frame.width, frame.height)):
         raise ValueError(f'frames of several sizes, {size[0]} x {size[1]} and {frame.width} x {frame.height} pixels')
-    return np.ascontiguousarray(_upright(frame.to_ndarray(format='rgb24'), frame.side_data.get('DISPLAYMATRIX')))
+    return np.ascontiguousarray(_upright(frame.to_ndarray(format='rgb24'), _display_matrix(frame)))
 
 
-def _upright(pixels: np.ndarray, matrix: Any) -> np.ndarray:
+def _display_matrix(frame: Any) -> np.ndarray | None:
+    from av.sidedata.sidedata import SideDataContainer  # frame.side_data would keep the frame, by a cycle, alive
+
+    matrix = SideDataContainer(frame).get('DISPLAYMATRIX')
+    return None if matrix is None else np.frombuffer(matrix, np.int32)
+
+
+def _upright(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     """(H, W, 3) turned, or mirrored, as its display matrix says, to the nearest quarter of a turn."""
     if matrix is None:
         return pixels
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]  # a place (x, y) is shown at (a x + c y, b x + d y)
+    a, b, _, c, d = matrix[:5]  # a place (x, y) is shown at (a x + c y, b x + d y)
     if abs(b) > abs(a):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
