@@ -53,7 +53,9 @@ def test_training_is_measured_in_each_way_that_saves_memory():
     model = plan([16], [32], training=True)[1].build()
     assert model.grad_checkpointing
     assert model.training
-    assert [cost.frames for cost in plan([8, 16], [32], [JOINT])] == [8, 16]
+    inference = plan([8, 16], [32], [JOINT])
+    assert [cost.frames for cost in inference] == [8, 16]
+    assert not inference[0].build().training
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ class Mamba1(Walker):
         x = F.pad(x, (width, 0)) if state is None else torch.cat((state.inputs.to(x.dtype), x), 2)
         u, delta, A, B, C, D, z, dt_bias = self._project(self._convolve(x, None, [1])[..., width:], z)
         y, hidden = scan_on(u, delta, A, B, C, D, z, dt_bias, None if state is None else state.hidden)
-        return self.out_proj(y) * self.scale, MambaState(x[..., x.shape[2] - width :].clone(), hidden)
+        return self.out_proj(y), MambaState(x[..., x.shape[2] - width :].clone(), hidden)
 
     @property
     def is_causal(self) -> bool:
