@@ -21,7 +21,7 @@ from vimamba.data.video import BrokenVideo, read_clip
 from vimamba.engine.train import train
 from vimamba.errors import UsageError, run
 from vimamba.tasks import TASKS, VideoTask
-from vimamba.tasks.predict import load_classifier
+from vimamba.tasks.predict import load_classifier, predict
 from vimamba.tasks.stream import StreamPrediction, stream
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'predict.py'
@@ -123,6 +123,14 @@ def test_labels_are_those_that_testing_gives(tool, tmp_path, videos, views):
     for row, probabilities in zip(rows, expected):
         agree(row, probabilities)
         assert all(p['class'] == CLASSES[p['index']] for p in row['predictions'])
+
+
+def test_a_batch_has_the_frames_of_as_many_images_and_one_video_at_least(tmp_path, videos):
+    classifier, sizes = load_classifier(checkpoint=save(tmp_path / 'best.pth')), []
+    classifier.model.register_forward_pre_hook(lambda model, given: sizes.append(len(given[0])))
+    for own in (classifier, classifier.with_views(2, 3)):
+        assert len(list(predict(own, videos, batch_size=8))) == 3
+    assert sizes == [2, 1, *[1] * 18]
 
 
 @pytest.mark.parametrize(('name', 'num_classes'), [('test_videomamba', 400), ('test_mamba_nd_3d', 5)])
