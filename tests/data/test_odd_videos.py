@@ -176,6 +176,18 @@ def test_what_is_cut_off_is_said(tmp_path, name, codec, lost):
         read_clip(file, lambda frames: [0, 1])
 
 
+def test_what_is_cut_off_is_said_by_the_index_where_the_frames_go_to_the_end_of_the_file(tmp_path):
+    file = Path(encode(tmp_path / 'a.mp4', 'libx264', layout={'movflags': 'faststart'}))
+    content = file.read_bytes()
+    at = content.index(b'mdat') - 4
+    content = content[:at] + bytes(4) + content[at + 4 :]  # their box does not say its size
+    file.write_bytes(content)
+    assert len(read_clip(file, range)) == 30
+    file.write_bytes(content[:-1])
+    with pytest.raises(BrokenVideo, match=r'a\.mp4: truncated: 29 of 30 frames$'):
+        read_clip(file, lambda frames: [0, 1])
+
+
 def test_a_recording_that_does_not_say_its_length_is_read(tmp_path):
     file = encode(tmp_path / 'a.mkv', 'libx264', layout={'live': '1'}, g='6')
     assert b'\x18\x53\x80\x67\x01' + b'\xff' * 7 in Path(file).read_bytes()  # the segment, of unknown size

@@ -201,6 +201,14 @@ def test_what_a_file_is_called_does_not_matter(tmp_path):
     assert levels(read_clip(tmp_path / 'a.txt', lambda frames: [3, 9])) == [3, 9]
 
 
+def test_decoding_takes_no_thread_of_its_own(tmp_path):
+    if not os.path.isdir('/proc/self/task'):
+        pytest.skip('counted in /proc')
+    frames, before = stream_frames(write(tmp_path / 'a.mp4')), len(os.listdir('/proc/self/task'))
+    next(frames)
+    assert len(os.listdir('/proc/self/task')) == before
+
+
 def test_a_thousand_clips_leave_no_thread_and_no_file_open(tmp_path):
     files = [
         write(tmp_path / 'a.mp4', 8),

@@ -306,7 +306,8 @@ def _scanned(path: str | os.PathLike[str], count: int, choose: Choose) -> list[n
 def _pixels(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
     if size not in (None, (frame.width, frame.height)):
         raise ValueError(f'frames of several sizes, {size[0]} x {size[1]} and {frame.width} x {frame.height} pixels')
-    return np.ascontiguousarray(_upright(frame.to_ndarray(format='rgb24'), _display_matrix(frame)))
+    pixels = frame.to_ndarray(format='rgb24', threads=1)  # by default it starts, and ends, as many as there are cores
+    return np.ascontiguousarray(_upright(pixels, _display_matrix(frame)))
 
 
 def _display_matrix(frame: Any) -> np.ndarray | None:
