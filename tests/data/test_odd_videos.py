@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vimamba.data.video import BrokenVideo, read_clip, sample_uniform, stream_frames
+from vimamba.data.video import BrokenVideo, read_clip, sample_uniform, stream_frames, timed_frames
 from vimamba.errors import UsageError
 
 from .test_video import levels, write
@@ -132,6 +132,17 @@ def test_a_file_that_begins_between_key_frames_has_the_frames_that_can_be_decode
 
 
 @pytest.mark.parametrize('name', ['b.mkv', 'b.mp4'])
+def test_frames_in_front_of_the_first_key_frame_that_refer_to_what_was_cut_off_are_not_shown(tmp_path, name):
+    """Of an open group of pictures, whose first frames in time come behind its key frame in the file."""
+    parameters = 'open-gop=1:keyint=8:min-keyint=8:bframes=3:b-adapt=0:scenecut=0'
+    whole = encode(tmp_path / 'a.mp4', 'libx264', 24, **{'x264-params': parameters})
+    with av.open(whole) as container:
+        _, at, _ = (i for i, packet in enumerate(container.demux(video=0)) if packet.is_keyframe)
+    file = copied(whole, tmp_path / name, lambda i, packet: i >= at)
+    assert check_every_frame(file, 16) == list(range(8, 24))
+
+
+@pytest.mark.parametrize('name', ['b.mkv', 'b.mp4'])
 def test_key_frames_that_are_not_marked(tmp_path, name):
     def unmarked(i, packet):
         packet.is_keyframe = False
@@ -148,6 +159,15 @@ def test_frames_that_are_shown_longer_are_one_frame(tmp_path, name):
     with av.open(file) as container:
         assert (container.streams.video[0].frames > 12) == name.endswith('avi')
     assert check_every_frame(file, 12) == list(range(12))
+    assert [time for time, _ in timed_frames(file)] == pytest.approx([time / 25 for time in times], abs=1e-3)
+
+
+def test_two_frames_of_one_time_are_two_frames(tmp_path):
+    def together(i, packet):
+        packet.pts = packet.dts = packet.pts - 512 * (i % 2)
+
+    whole = encode(tmp_path / 'a.mp4', 'libx264', 24, g='6', bf='0')
+    assert check_every_frame(copied(whole, tmp_path / 'b.mkv', together), 24) == list(range(24))
 
 
 @pytest.mark.parametrize('name', ['a.avi', 'a.mp4', 'a.mkv'])
@@ -186,6 +206,24 @@ def test_what_is_cut_off_is_said_by_the_index_where_the_frames_go_to_the_end_of_
     file.write_bytes(content[:-1])
     with pytest.raises(BrokenVideo, match=r'a\.mp4: truncated: 29 of 30 frames$'):
         read_clip(file, lambda frames: [0, 1])
+
+
+@pytest.mark.parametrize('kind', ['a box of 64 bits', 'a second part'])
+def test_what_is_cut_off_of_a_large_file_is_said(tmp_path, kind):
+    """MP4 and AVI write so what is larger than 4, or 1, gigabytes."""
+    file = Path(encode(tmp_path / ('a.mp4' if '64' in kind else 'a.avi'), 'mpeg4'))
+    whole = file.read_bytes()
+    if '64' in kind:
+        at = whole.index(b'free') - 4  # 8 bytes, kept for this
+        size = 8 + int.from_bytes(whole[at + 8 : at + 12], 'big')
+        whole = whole[:at] + b'\0\0\0\1mdat' + size.to_bytes(8, 'big') + whole[at + 16 :]
+    else:
+        whole += b'RIFF' + (2000).to_bytes(4, 'little') + b'AVIXJUNK' + (1988).to_bytes(4, 'little') + bytes(1988)
+    file.write_bytes(whole)
+    assert len(read_clip(file, range)) == 30
+    file.write_bytes(whole[:-1000])
+    with pytest.raises(BrokenVideo, match=rf'truncated: {len(whole) - 1000} of \d+ bytes$'):
+        read_clip(file, range)
 
 
 def test_a_recording_that_does_not_say_its_length_is_read(tmp_path):
