@@ -175,8 +175,14 @@ class Config:
         return {name: dataclasses.asdict(getattr(self, name)) for name in _SECTIONS}
 
     def as_written(self) -> dict[str, dict[str, Any]]:
-        """The sections as a configuration file would say them."""
-        return {name: {**section.pop('options', {}), **section} for name, section in self.as_dict().items()}
+        """The sections as a configuration file would say them, of JSON too, in which a tuple would become a list.
+
+        Scan orders that every block takes together are those of one block, repeated.
+        """
+        written = {name: {**section.pop('options', {}), **section} for name, section in self.as_dict().items()}
+        if isinstance(scan := written['model'].get('scan'), tuple):
+            written['model']['scan'] = [scan]
+        return written
 
 
 _SECTIONS = {
