@@ -311,9 +311,8 @@ def _pixels(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def _display_matrix(frame: Any) -> np.ndarray | None:
-    from av.sidedata.sidedata import SideDataContainer  # frame.side_data would keep the frame, by a cycle, alive
-
-    matrix = SideDataContainer(frame).get('DISPLAYMATRIX')
+    # frame.side_data would keep the frame, by a cycle, alive
+    matrix = video_library().sidedata.sidedata.SideDataContainer(frame).get('DISPLAYMATRIX')
     return None if matrix is None else np.frombuffer(matrix, np.int32)
 
 
