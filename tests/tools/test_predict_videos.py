@@ -202,7 +202,11 @@ CAUSAL = 'test_videomamba_causal'
 
 @pytest.mark.parametrize(
     ('options', 'data', 'interval', 'patch'),
-    [({}, {}, 1, 1), ({'tubelet_size': 2}, {}, 1, 2), ({}, {'sampling': 'dense', 'frame_interval': 3}, 3, 1)],
+    [
+        ({}, {'num_clips': 2, 'num_crops': 3}, 1, 1),
+        ({'tubelet_size': 2}, {}, 1, 2),
+        ({}, {'sampling': 'dense', 'frame_interval': 3}, 3, 1),
+    ],
     ids=['every frame', 'tubelets', 'every third'],
 )
 def test_a_stream_says_what_the_model_says_of_the_clip_so_far(tmp_path, options, data, interval, patch):

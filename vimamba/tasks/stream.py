@@ -45,7 +45,8 @@ def stream(
     """Decodes a file frame by frame and carries a causal model's state from one to the next.
 
     Frames are as far apart as those of the clips that the model was trained on where these were sampled densely, and
-    as the video's own where they were sampled uniformly, of which a stream, whose end is unknown, has no like.
+    as the video's own where they were sampled uniformly, of which a stream, whose end is unknown, has no like. Of
+    several crops the one in the middle is seen.
 
     Yields:
         The scores of all frames so far, ``every`` so many of the video and at its end; of a broken file those of the
@@ -61,6 +62,7 @@ def stream(
     if views.get('time', 'forward') != 'forward':
         raise UsageError(f'{classifier.name} was trained on frames {views["time"]}: they come forward')
     check_integers(1, every=every)
+    classifier = classifier.with_views(1, 1)
     dense, patch = views.get('sampling') == 'dense', int(model.tubelet_size)  # type: ignore[arg-type]
     interval = views.get('frame_interval', 4) if dense else 1
     waiting: list[np.ndarray] = []
