@@ -7,7 +7,7 @@ from array import array
 from torch import Tensor
 
 from ..cpu.library import describe, flat, is_built, library, pack, pointer, sum_parts, threads, token_rows
-from .scan import TENSORS, Scan
+from .scan import Scan, differentiated
 
 __all__ = ['KEEPS_Y', 'MAX_STATES', 'MEMORY', 'backward', 'describe', 'forward', 'is_built', 'library', 'stored_steps']
 
@@ -94,4 +94,4 @@ def backward(
         None if dbias is None else sum_parts(dbias, count),
         dh,
     )
-    return tuple(None if grad is None or t is None else _as(grad, t) for grad, t in zip(grads, s[TENSORS]))
+    return tuple(None if grad is None or t is None else _as(grad, t) for grad, t in zip(grads, differentiated(s)))

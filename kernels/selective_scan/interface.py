@@ -24,7 +24,7 @@ from ..operator import define, differentiate, without_autocast
 from ..routes import Order, read, unread, walk_along
 from . import cpu, portable
 from .reference import selective_scan_reference
-from .scan import TENSORS, Scan, empty_grads
+from .scan import Scan, differentiated, empty_grads
 
 BACKENDS = ('auto', 'triton', 'cpu', 'portable', 'reference')
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -155,11 +155,11 @@ def _run(scan: Scan, backend: str) -> tuple[Tensor, Tensor]:
         raise UsageError("selective_scan: no forward-mode derivative in this backend; use backend='reference'")
     if backend not in BACKENDS:
         raise unknown_name('backend', str(backend), BACKENDS)
-    if backend == 'reference' or not all(isinstance(t, Tensor) or t is None for t in scan[TENSORS]):
+    if backend == 'reference' or not all(isinstance(t, Tensor) or t is None for t in differentiated(scan)):
         _check_routes(scan)
     if backend == 'reference':
         return _reference(scan)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in scan[TENSORS])
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiated(scan))
     return _scan(*scan, save, backend)[:2]  # checks its arguments, as whoever calls it
 
 

@@ -28,7 +28,11 @@ class Scan(NamedTuple):
     softplus: bool
 
 
-TENSORS = slice(0, 9)  # of a scan: what is differentiated
+def differentiated(s: Scan) -> tuple[Tensor | None, ...]:
+    """The tensors that have gradients: a method would be one that torch 2.10's compiler does not trace."""
+    return s[:9]
+
+
 AXES = {'u': 'bkdl', 'delta': 'bkdl', 'A': 'kdn', 'B': 'bkgnl', 'C': 'bkgnl', 'D': 'kd', 'z': 'bdl',
         'delta_bias': 'kd', 'initial_state': 'bkdn'}  # fmt: skip
 
@@ -41,7 +45,7 @@ def empty_grads(s: Scan, memory: Mapping[str, str]) -> list[Tensor]:
         memory: name -> its axes as they lie in memory, the last adjacent; those of `AXES` where nothing is said.
     """
     grads = []
-    for name, t in zip(AXES, s[TENSORS]):
+    for name, t in zip(AXES, differentiated(s)):
         if t is not None:
             axes = AXES[name] if t.ndim == len(AXES[name]) else AXES[name].replace('k', '')  # u may be of all routes
             order = [axes.index(axis) for axis in memory.get(name, axes) if axis in axes]

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .scan import TENSORS, Scan
+from .scan import Scan
 from .triton_bwd import route_scan_bwd
 from .triton_common import STEPS, Routes
 from .triton_fwd import route_scan_fwd
@@ -32,7 +32,7 @@ def routes_of(s: Scan) -> Routes:
 
 def forward(s: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Computes (out, last_state, saved, y): the third is what `backward` wants, empty unless ``save``."""
-    out, last, states = route_scan_fwd(*s[TENSORS], s.softplus, routes_of(s), save_states=save)
+    out, last, states = route_scan_fwd(*s[:9], s.softplus, routes_of(s), save_states=save)
     assert out is not None
     nothing = s.u.new_empty(0, dtype=torch.float32)
     return out, last, nothing if states is None else states, nothing.clone()
@@ -42,4 +42,4 @@ def backward(
     grad_out: Tensor, grad_last: Tensor | None, s: Scan, saved: Tensor, y: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Gradients for the tensors of the scan, u to initial_state; None where there is none."""
-    return route_scan_bwd(grad_out, grad_last, *s[TENSORS], s.softplus, routes_of(s), saved)
+    return route_scan_bwd(grad_out, grad_last, *s[:9], s.softplus, routes_of(s), saved)

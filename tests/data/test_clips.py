@@ -12,11 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from vimamba.data import create_dataset, create_loader
+from vimamba.data import create_dataset, create_loader, create_transform
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.clips import Clips
 from vimamba.data.moving_digits import DIRECTIONS, MovingDigits, compose, opposite
+from vimamba.data.video import sample_dense, sample_uniform
 from vimamba.errors import UsageError
 
 from .test_video import REASONS, broken, write
@@ -224,7 +226,7 @@ def test_all_frames_show_the_same_place_in_their_order_and_mirrored_only_on_dema
 
 
 def test_draws_differ_from_clip_to_clip(tmp_path):
-    options = {**folder_of_videos(tmp_path), 'num_frames': 4, 'repeats': 3}
+    options = {**folder_of_videos(tmp_path), 'num_frames': 4, 'repeats': 3, 'num_clips': 2}
     transform = ClipTransform((12, 12), **PLAIN, training=True, style={'color_jitter': 0.5})
     random.seed(0)
     clips, _ = create_dataset(task='video', split='train', transform=transform, **options)[0]
@@ -240,13 +242,46 @@ def test_repetitions_are_of_training_alone(tmp_path):
         assert dataset[0][0].ndim == 4
 
 
-@pytest.mark.parametrize('size', [(40, 90), (90, 40), (32, 32), (9, 200)])
-def test_three_crops_cover_the_longer_side(size):
-    frames = np.zeros((2, *size, 3), np.uint8)
-    frames[:, : size[0] // 8 + 1], frames[:, :, : size[1] // 8 + 1] = 255, 255
-    views = ClipTransform((32, 32), **PLAIN, training=False, crops=3)(frames)
-    assert views.shape == (3, 3, 2, 32, 32)
-    assert views[0].sum() >= views[2].sum()
+@pytest.mark.parametrize(('height', 'width'), [(40, 90), (90, 40), (32, 32), (9, 200)])
+def test_three_crops_are_the_ends_and_the_middle_of_the_longer_side(height, width):
+    """Red is the part of the width at which a pixel is, green that of the height."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    frames = np.stack([np.stack([x, y, x], -1).round().astype(np.uint8)] * 2)
+    views = ClipTransform((24, 24), **PLAIN, training=False, crops=3)(frames)
+    assert views.shape == (3, 3, 2, 24, 24)
+    along, across = views[:, 0, 0].mean(1), views[:, 1, 0].mean(2)
+    if height > width:
+        along, across = across, along
+    share = min(height, width) / max(height, width)
+    begins = torch.tensor([0, (1 - share) / 2, 1 - share])
+    torch.testing.assert_close(along[:, 0], begins, rtol=0, atol=0.03)
+    torch.testing.assert_close(along[:, -1], begins + share, rtol=0, atol=0.03)
+    torch.testing.assert_close(across[:, [0, -1]], torch.tensor([[0.0, 1.0]] * 3), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+def test_a_frame_is_resized_and_normalised_as_a_photograph(interpolation):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 80, 80, 3), dtype=np.uint8)
+    options = {'mean': (0.1, 0.2, 0.3), 'std': (0.5, 0.6, 0.7), 'interpolation': interpolation}
+    whole = {'scale': (1.0, 1.0), 'ratio': (1.0, 1.0), 'hflip': 0.0}
+    for crop_pct, training in ((0.8, {'training': False, 'crop_pct': 0.8}), (1.0, {'training': True, 'style': whole})):
+        photograph = create_transform(training=False, input_size=(3, 32, 32), crop_pct=crop_pct, **options)
+        want = torch.stack([photograph(Image.fromarray(frame)) for frame in frames], 1)
+        clip = ClipTransform((32, 32), **options, **training)(frames)
+        torch.testing.assert_close(clip, want, rtol=0, atol=1.01 / 255 / 0.5)  # rounding to a grey level
+
+
+@pytest.mark.parametrize('sampling', ['uniform', 'dense'])
+def test_frames_are_chosen_as_the_options_say(sampling):
+    options = {'num_frames': 3, 'sampling': sampling, 'frame_interval': 5, 'num_clips': 2}
+    tested, trained = (Clips([], [], [], split, **options) for split in ('val', 'train'))
+    views = sample_dense(30, 3, 5, 2) if sampling == 'dense' else sample_uniform(30, 3, 2)
+    assert tested.choose(30) == [*views[0], *views[1]]
+    drawn = {tuple(trained.choose(30)) for _ in range(50)}
+    assert len(drawn) > 5
+    assert {len(frames) for frames in drawn} == {3}
+    if sampling == 'dense':
+        assert {(b - a, c - b) for a, b, c in drawn} == {(5, 5)}
 
 
 def test_views_in_time_and_space_come_as_one_sample(tmp_path):
@@ -295,6 +330,8 @@ def test_shuffled_frames_are_the_same_frames(moving):
         sums = [dataset[i][0].sum((0, 2, 3)).sort().values for dataset in (forward, shuffled)]
         assert torch.equal(*sums)
         assert torch.equal(shuffled[i][0], shuffled[i][0])
+    shuffled.training = True
+    assert any(not torch.equal(shuffled[0][0], shuffled[0][0]) for _ in range(10))
 
 
 def test_the_digit_moves_where_the_label_says():

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vimamba.engine import schema
 from vimamba.engine.config import Table, apply_option, read_config
 from vimamba.errors import UsageError
+from vimamba.scans import schedule
 
 ROOT = Path(__file__).parents[2]
 TOUCH = "__import__('os').system('touch CANARY')"
@@ -199,6 +201,21 @@ def test_options(option, expected):
     table = Table({'a': Table({'b': 0, 'l': [1, Table({'x': 2})]})})
     apply_option(table, option)
     assert table == expected
+
+
+@pytest.mark.parametrize(
+    'scan', ['cross', ('raster', 'column'), ['raster', 'column'], [('raster', 'column'), 'hilbert']], ids=str
+)
+def test_the_scan_of_a_model_means_the_same_when_it_is_written_and_beside_options(tmp_path, scan):
+    """A tuple is the routes of several orders together, a list one for each block."""
+    (tmp_path / 'a.py').write_text(
+        f"model = dict(name='vim_nano_patch4_32', scan={scan!r})\ndata = dict(name='digits')"
+    )
+    config = schema.check(read_config(tmp_path / 'a.py', ['model.in_chans=1']))
+    (tmp_path / 'b.json').write_text(json.dumps(config.as_written()))
+    written = schema.check(read_config(tmp_path / 'b.json'))
+    for said in (config, written):
+        assert schedule(said.model.options['scan'], 4) == schedule(scan, 4)
 
 
 @pytest.mark.parametrize('option', ['a', '=1', 'a..b=1', 'a.l.2=1', 'a.l.x=1', 'a.b.c=1', 'a.l.0.x=1', 'a.b=[x'])

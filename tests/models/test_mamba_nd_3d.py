@@ -147,6 +147,14 @@ def test_a_file_of_ours_keeps_its_grid(under):
         assert relative_l2(other(clip(2, (24, 32))), model(clip(2, (24, 32)))) < 1e-6
 
 
+def test_an_official_table_is_that_of_the_released_files_first():
+    """Of 16 times of 14 x 14 cells, though this model's own, 4 of 28 x 28, are as many."""
+    model, table = small(img_size=224), torch.randn(1, 3136, 16)
+    weights = {'pos_embed': table, 'patch_embed.projection.weight': torch.randn(16, 3, 1, 8, 8)}
+    loaded = checkpoint_filter_fn(weights, model)['stem.2.table']
+    assert torch.equal(loaded, resize_table(table.unflatten(1, (16, 14, 14)), [4, 28, 28]))
+
+
 def test_positions_are_resized_in_a_frame_bicubic_in_time_linear():
     table = torch.randn(1, 4, 3, 5, 8)
     frames = F.interpolate(table[0].permute(0, 3, 1, 2), (6, 7), mode='bicubic')  # (t, c, h, w)
@@ -203,6 +211,8 @@ def test_the_input_size_is_recorded():
     model = timm.create_model('test_mamba_nd_3d')
     model.set_input_size(num_frames=8)
     model.set_input_size((32, 40))
+    with pytest.raises(UsageError, match='img_size'):
+        model.set_input_size('large', num_frames=4)
     assert (model.num_frames, model.img_size) == (8, (32, 40))
     assert model(clip(8, (32, 40))).shape == (2, 400)
 

@@ -123,6 +123,10 @@ def test_a_file_of_another_size_of_model_is_refused(tmp_path):
         timm.create_model('videomamba_small_patch16_224_f8', **file)
 
 
+def test_positions_do_not_decay():
+    assert {'cls_token', 'pos_embed', 'patch_embed.time_embed'} <= small().no_weight_decay()
+
+
 def test_frames_and_their_size_change_with_the_input_size():
     model = small()
     model.patch_embed.time_embed.data.normal_()
@@ -159,7 +163,7 @@ def test_feature_maps_keep_time():
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.sampled_from([1, 2]))
 def test_parts_of_any_length_give_what_the_clip_gives(parts, tubelet):
     parts = [tubelet * part for part in parts]
-    model, x, state, seen = causal(tubelet_size=tubelet), clip(sum(parts)), None, 0
+    model, x, state, seen = causal(tubelet_size=tubelet, layer_scale=0.3), clip(sum(parts)), None, 0
     with torch.no_grad():
         for part in x.split(parts, 2):
             scores, state = model.step(part, state)
@@ -275,6 +279,20 @@ def test_stochastic_depth_leaves_out_a_block_in_all_parts(chunk, recompute):
     assert relative_l2(parts[0], causal()(clip(8, batch=16))) > 1e-2
 
 
+def test_so_many_frames_are_run_at_a_time():
+    model, seen = causal(chunk_frames=3), []
+    model.patch_embed.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].shape[2]))
+    model(clip(8))
+    assert seen == [3, 3, 2]
+
+
+def test_a_step_in_training_draws_what_stochastic_depth_leaves_out():
+    model, x = causal(drop_path_rate=0.5), clip(2, batch=16)
+    scores = [model.train(training).step(x)[0] for training in (False, False, True)]
+    assert torch.equal(scores[0], scores[1])
+    assert relative_l2(scores[2], scores[0]) > 1e-2
+
+
 def kept(forward):
     """Bytes that autograd saves in a forward pass; states between parts, of a fixed size, come on top."""
     sizes = {}
@@ -351,6 +369,7 @@ def test_a_wrong_clip_is_answered_with_what_is_expected(make, message):
         (lambda: small(class_token='middle'), "class_token: expected 'first' or 'none', got 'middle'"),
         (lambda: causal(class_token='first'), "class_token: expected 'none', got 'first'"),
         (lambda: causal(scan='bidirectional'), 'causal: expected one route in memory order'),
+        (lambda: causal(scan='raster_reversed'), 'causal: expected one route in memory order'),
         (lambda: small(chunk_frames=2), 'chunk_frames: expected 0, or in a causal model'),
         (lambda: causal(tubelet_size=2, chunk_frames=3), 'chunk_frames: .* a causal model a multiple of 2'),
         (lambda: small().step(clip(1)), 'step: this model needs whole clips; build it with causal=True'),

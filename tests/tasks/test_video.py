@@ -10,6 +10,7 @@ pytest.importorskip('mmengine', reason='configurations of training need vimamba[
 
 from vimamba.engine import schema
 from vimamba.engine.config import Table, apply_option
+from vimamba.engine.loop import Sample, tensors_in
 from vimamba.errors import UsageError
 from vimamba.tasks import VideoTask
 
@@ -77,6 +78,10 @@ def test_pictures_show_the_frames_of_the_first_view_side_by_side():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
+        (
+            ['augment.mixup=0.2', 'data.batch_size=1', 'data.repeats=3'],
+            'batch_size: expected an even number with mixup',
+        ),
         (['model.name=test_vit'], r"model.name: model 'test_vit' takes images; choose one of clips"),
         (['model.in_chans=1'], r'model.in_chans: expected 3: videos are RGB, got 1'),
         (['data.num_crops=2'], 'num_crops: expected 1 or 3, got 2'),
@@ -91,6 +96,21 @@ def test_a_mistake_is_one_line_before_any_data_is_read(options, message):
     with pytest.raises(UsageError, match=message) as caught:
         VideoTask.check(configured(*options))
     assert '\n' not in str(caught.value)
+
+
+def test_one_video_a_step_is_mixed_where_it_has_two_clips():
+    config = configured('augment.mixup=0.2', 'data.batch_size=1', 'data.repeats=2', 'model.img_size=16')
+    task = VideoTask.build(config, 'ab').train()
+    assert task(torch.randn(1, 2, 3, 4, 16, 16), torch.tensor([1]), mode='loss')['loss'].isfinite()
+
+
+def test_pictures_keep_one_view_of_some_videos_without_the_rest_of_their_batches():
+    sample, task = Sample(2), VideoTask(Seen(), 'abc')
+    for _ in range(5):
+        sample.add(task, torch.randn(4, 6, 3, 4, 8, 8), torch.tensor([0, 1, 2, 2]), torch.eye(4)[:, :3])
+    kept = tensors_in([*sample.kept.values()])
+    assert [part.shape for part in kept[:3]] == [(3, 4, 8, 8), (), (3,)]
+    assert sum(part.untyped_storage().nbytes() for part in kept) == sum(part.nbytes for part in kept)
 
 
 def kept_for_the_gradient(*options):

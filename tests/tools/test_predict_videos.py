@@ -21,7 +21,7 @@ from vimamba.data.video import BrokenVideo, read_clip
 from vimamba.engine.train import train
 from vimamba.errors import UsageError, run
 from vimamba.tasks import TASKS, VideoTask
-from vimamba.tasks.predict import load_classifier
+from vimamba.tasks.predict import load_classifier, predict
 from vimamba.tasks.stream import StreamPrediction, stream
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'predict.py'
@@ -125,6 +125,14 @@ def test_labels_are_those_that_testing_gives(tool, tmp_path, videos, views):
         assert all(p['class'] == CLASSES[p['index']] for p in row['predictions'])
 
 
+def test_a_batch_has_the_frames_of_as_many_images_and_one_video_at_least(tmp_path, videos):
+    classifier, sizes = load_classifier(checkpoint=save(tmp_path / 'best.pth')), []
+    classifier.model.register_forward_pre_hook(lambda model, given: sizes.append(len(given[0])))
+    for own in (classifier, classifier.with_views(2, 3)):
+        assert len(list(predict(own, videos, batch_size=8))) == 3
+    assert sizes == [2, 1, *[1] * 18]
+
+
 @pytest.mark.parametrize(('name', 'num_classes'), [('test_videomamba', 400), ('test_mamba_nd_3d', 5)])
 def test_official_files_label_by_number_in_the_views_asked_for(tool, tmp_path, videos, name, num_classes):
     model = timm.create_model(name, num_classes=num_classes).eval()
@@ -194,7 +202,11 @@ CAUSAL = 'test_videomamba_causal'
 
 @pytest.mark.parametrize(
     ('options', 'data', 'interval', 'patch'),
-    [({}, {}, 1, 1), ({'tubelet_size': 2}, {}, 1, 2), ({}, {'sampling': 'dense', 'frame_interval': 3}, 3, 1)],
+    [
+        ({}, {'num_clips': 2, 'num_crops': 3}, 1, 1),
+        ({'tubelet_size': 2}, {}, 1, 2),
+        ({}, {'sampling': 'dense', 'frame_interval': 3}, 3, 1),
+    ],
     ids=['every frame', 'tubelets', 'every third'],
 )
 def test_a_stream_says_what_the_model_says_of_the_clip_so_far(tmp_path, options, data, interval, patch):
@@ -254,9 +266,11 @@ def test_a_stream_that_cannot_be_is_one_line(tool, tmp_path):
     Image.new('RGB', (32, 32)).save(image := tmp_path / 'a.png')
     file, causal, clips = movie(tmp_path / 'a.mp4', 8), save(tmp_path / 'a.pth', CAUSAL), save(tmp_path / 'b.pth')
     backward = save(tmp_path / 'c.pth', CAUSAL, time='backward')
+    long = save(tmp_path / 'd.pth', CAUSAL, {'tubelet_size': 4}, sampling='dense', frame_interval=3)
     for arguments, ended, message in [
         (('--stream', image, '--checkpoint', causal), 1, f'{image}: an image, but {CAUSAL} labels videos'),
         (('--stream', tmp_path, '--checkpoint', causal), 1, f'{tmp_path}: a folder'),
+        (('--stream', file, '--checkpoint', long), 1, f'{file}: 8 frames, fewer than the 10 that one patch is made of'),
         (('--stream', file, '--checkpoint', clips), 2, 'test_videomamba takes whole clips: frames as they come need'),
         (('--stream', file, '--checkpoint', backward), 2, 'was trained on frames backward: they come forward'),
         (('--stream', file, '--model', CAUSAL), 2, 'has no published weights: give --checkpoint FILE'),

@@ -153,9 +153,9 @@ def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[
                 raise ValueError(
                     'an image, not a video' if image else f'{container.format.name} is no format of videos'
                 )
-            if not container.streams.video:
+            stream = container.streams.best('video')  # not the picture of a cover that stands in front of it
+            if stream is None:
                 raise ValueError('no video stream in it')
-            stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise ValueError('no codec is known for it')
             stream.thread_type, stream.codec_context.thread_count = 'NONE', 1
@@ -306,4 +306,21 @@ def _scanned(path: str | os.PathLike[str], count: int, choose: Choose) -> list[n
 def _pixels(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
     if size not in (None, (frame.width, frame.height)):
         raise ValueError(f'frames of several sizes, {size[0]} x {size[1]} and {frame.width} x {frame.height} pixels')
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), round(frame.rotation / 90)))
+    pixels = frame.to_ndarray(format='rgb24', threads=1)  # by default it starts, and ends, as many as there are cores
+    return np.ascontiguousarray(_upright(pixels, _display_matrix(frame)))
+
+
+def _display_matrix(frame: Any) -> np.ndarray | None:
+    # frame.side_data would keep the frame, by a cycle, alive
+    matrix = video_library().sidedata.sidedata.SideDataContainer(frame).get('DISPLAYMATRIX')
+    return None if matrix is None else np.frombuffer(matrix, np.int32)
+
+
+def _upright(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """(H, W, 3) turned, or mirrored, as its display matrix says, to the nearest quarter of a turn."""
+    if matrix is None:
+        return pixels
+    a, b, _, c, d = matrix[:5]  # a place (x, y) is shown at (a x + c y, b x + d y)
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -98,17 +98,19 @@ def apply_option(table: Table, option: str) -> None:
                 child = here.get(key, Table())
                 if not isinstance(child, Table | list | tuple):
                     raise UsageError(f'{where}: {".".join(keys[: depth + 1])} is {child!r}, which has no keys')
-                here.put(key, _copy(child), here.where.get(key, where))
-                here = here[key]
+                child = _opened(child)
+                here.put(key, child, here.where.get(key, where))
+                here = child
         else:
             if not key.isdecimal() or int(key) >= len(here):
                 raise UsageError(f'{where}: {".".join(keys[:depth])} is a list of {len(here)}, {key!r} is not in it')
             if last:
                 here[int(key)] = value
-            elif not isinstance(here[int(key)], Table | list):
+            elif not isinstance(here[int(key)], Table | list | tuple):
                 raise UsageError(f'{where}: {".".join(keys[: depth + 1])} is {here[int(key)]!r}, which has no keys')
             else:
-                here = here[int(key)]
+                here[int(key)] = child = _opened(here[int(key)])
+                here = child
 
 
 def _option_value(text: str, where: str) -> Any:
@@ -171,11 +173,9 @@ def _merge(base: Table, child: Table) -> Table:
     return merged
 
 
-def _copy(value: Any) -> Any:
-    """A copy in which lists can be changed."""
-    if isinstance(value, Table):
-        return Table({key: _copy(item) for key, item in value.items()}, value.where)
-    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
+def _opened(value: Any) -> Any:
+    """A copy of a table or a sequence whose entries can be changed; they themselves are as they were."""
+    return Table(value, value.where) if isinstance(value, Table) else list(value)
 
 
 def _parse_python(text: str, file: str) -> Table:

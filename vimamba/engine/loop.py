@@ -204,7 +204,8 @@ class Sample:
         for image, target, output in zip(images, targets, outputs):
             kept = self.kept[task.mistaken(output, target)]
             if len(kept) < self.size:
-                kept.append((image, target, output))
+                view = image[0] if image.ndim == 5 else image  # of several of a clip, the one to be looked at
+                kept.append(tuple(each_tensor([view, target, output], torch.clone)))  # a row holds all of its batch
 
     def picture(self, draw: Callable[..., Any], task_type: Any, config: Config, classes: list[str]) -> Any:
         """What ``draw`` makes of them."""

@@ -175,8 +175,14 @@ class Config:
         return {name: dataclasses.asdict(getattr(self, name)) for name in _SECTIONS}
 
     def as_written(self) -> dict[str, dict[str, Any]]:
-        """The sections as a configuration file would say them."""
-        return {name: {**section.pop('options', {}), **section} for name, section in self.as_dict().items()}
+        """The sections as a configuration file would say them, of JSON too, in which a tuple would become a list.
+
+        Scan orders that every block takes together are those of one block, repeated.
+        """
+        written = {name: {**section.pop('options', {}), **section} for name, section in self.as_dict().items()}
+        if isinstance(scan := written['model'].get('scan'), tuple):
+            written['model']['scan'] = [scan]
+        return written
 
 
 _SECTIONS = {
@@ -290,7 +296,9 @@ def _check_together(config: Config) -> None:
         if entry not in style:
             where = config.at(f'augment.{entry}')
             raise unknown_name(f'key in augment of style {augment.style!r}', entry, {*_names(Augment), *style}, where)
-    if (augment.mixup or augment.cutmix) and data.batch_size % 2:
+    repeats = data.options.get('repeats')
+    clips = data.batch_size * (repeats if isinstance(repeats, int) else 1)
+    if (augment.mixup or augment.cutmix) and clips % 2:
         raise bad_argument(f'{config.at("data.batch_size")}data.batch_size', 'an even number with mixup or cutmix',
                            data.batch_size)  # fmt: skip
     if schedule.warmup_epochs >= schedule.epochs:

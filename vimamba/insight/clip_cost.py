@@ -6,6 +6,7 @@ Beside VideoMamba stands what a ViT costs that attends over all tokens of the cl
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -154,9 +155,16 @@ def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: i
     times = interleaved({cost.name: run(batch)}, device, repeats)[cost.name]
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == 'cuda' else peak_memory()
     return {'what': 'clip', 'case': cost.case, 'implementation': cost.name,
-            'dtype': str(dtype).removeprefix('torch.'), 'batch': batch, 'tokens': cost.frames * (cost.size // 16) ** 2,
+            'dtype': str(dtype).removeprefix('torch.'), 'batch': batch, 'tokens': _tokens(model, cost),
             'direction': 'forward + backward' if cost.training else 'forward', **cells(times),
             'memory_mib': f'{memory:.0f}'}  # fmt: skip
+
+
+def _tokens(model: nn.Module, cost: ClipCost) -> int:
+    """Patches of a clip."""
+    patches = next(module for module in model.modules() if isinstance(module, nn.Conv3d))
+    sides = zip((cost.frames, cost.size, cost.size), patches.kernel_size, patches.stride)
+    return math.prod((side - patch) // stride + 1 for side, patch, stride in sides)
 
 
 def largest_batch(run: Callable[[int], object], seconds: float = 0.5) -> int:

@@ -140,9 +140,6 @@ class Mamba1(Walker):
             y = torch.zeros_like(x[:, :tokens])
             for own in scan_each(u, delta, A, B, C, D, z, dt_bias, rows, steps, self.share_routes):
                 y = y + self.attention(own[:, :tokens])
-        return self._out(y)
-
-    def _out(self, y: Tensor) -> Tensor:
         y = self.out_proj(y)
         return y if self.scale == 1.0 else y * self.scale
 
@@ -202,7 +199,7 @@ class Mamba1(Walker):
         x = torch.cat((before, x), 1).mT  # channels adjacent in memory
         u, delta, A, B, C, D, z, dt_bias = self._project(self._convolve(x, None, [1])[..., width:], z)
         y, hidden = scan_on(u, delta, A, B, C, D, z, dt_bias, None if state is None else state.hidden)
-        return self._out(y), MambaState(x[..., x.shape[2] - width :].clone(), hidden)
+        return self.out_proj(y), MambaState(x[..., x.shape[2] - width :].clone(), hidden)
 
     @property
     def is_causal(self) -> bool:

@@ -189,8 +189,9 @@ class MambaND(Backbone):
             if self.num_frames is None:
                 raise bad_argument('num_frames', 'None in a model of images', num_frames)
             check_frames(num_frames, self.tubelet_size)
-            self.num_frames = arguments['num_frames'] = num_frames
+            arguments['num_frames'] = num_frames
         super().set_input_size(self.img_size if img_size is None else img_size, **arguments)
+        self.num_frames = num_frames or self.num_frames
         times = () if self.num_frames is None else (self.num_frames // self.tubelet_size,)
         self.stem[2].set_grid((*times, *self._frame_grid(self.img_size)))
 

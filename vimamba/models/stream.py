@@ -61,7 +61,7 @@ class Stream(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def start(self, clips: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The state before the first frame of so many clips."""

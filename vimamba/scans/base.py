@@ -267,13 +267,14 @@ class ScanOrder:
 @contextmanager
 def plainly() -> Iterator[None]:
     """What is computed here is remembered: real tensors on the CPU, whatever the caller's default device and modes."""
-    trace = torch._C._get_tracing_state()  # of torch.jit.trace, to which a table is a constant
-    torch._C._set_tracing_state(None)
+    tracer: Any = torch._C
+    trace = tracer._get_tracing_state()  # of torch.jit.trace, to which a table is a constant
+    tracer._set_tracing_state(None)
     try:
         with torch.device('cpu'), torch.inference_mode(False), _disable_current_modes():
             yield
     finally:
-        torch._C._set_tracing_state(trace)
+        tracer._set_tracing_state(trace)
 
 
 ORDERS: dict[str, Callable[..., ScanOrder]] = {}

@@ -44,11 +44,11 @@ def stream(
 ) -> Iterator[StreamPrediction | BrokenImage]:
     """Decodes a file frame by frame and carries a causal model's state from one to the next.
 
-    Frames are `frame_interval` apart.
+    Frames are `frame_interval` apart. Of several crops the one in the middle is seen.
 
     Yields:
         The scores of all frames so far, ``every`` so many of the video and at its end; of a broken file those of the
-        frames that it has, and then its error.
+        frames that it has, and then its error; of one too short for a patch, that.
 
     Raises:
         UsageError: the model is not causal, was trained on frames in another order, or its scores are not finite.
@@ -56,6 +56,7 @@ def stream(
     model = classifier.model.to(device)
     check_causal(classifier)
     check_integers(1, every=every)
+    classifier = classifier.with_views(1, 1)
     interval, patch = frame_interval(classifier), int(model.tubelet_size)  # type: ignore[arg-type]
     waiting: list[np.ndarray] = []
     scores = state = broken = None
@@ -79,6 +80,10 @@ def stream(
         broken = error
     if said < seen and scores is not None:
         yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
+    if broken is None and scores is None:
+        broken = BrokenImage(
+            path, f'{seen} frames, fewer than the {(patch - 1) * interval + 1} that one patch is made of'
+        )
     if broken is not None:
         yield broken
 
