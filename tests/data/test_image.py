@@ -90,7 +90,7 @@ def test_exif_orientation_is_applied(orientation, tmp_path):
 
 
 def test_images_are_found_in_folders_once_and_in_order(tmp_path):
-    for name in ('b.jpg', 'a/z.PNG', 'a/y.txt', 'a/deep/x.webp'):
+    for name in ('b.jpg', 'a/z.PNG', 'a/y.txt', 'a/deep/x.webp', 'a/._z.PNG', '.trash/w.jpg', 'a/.deep/er/v.jpg'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = find_images([tmp_path, tmp_path / 'b.jpg'])

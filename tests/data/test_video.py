@@ -91,7 +91,7 @@ def broken(folder, kind):
 
 REASONS = {
     'empty': r'the file is empty \(0 bytes\)',
-    'text': 'Invalid data found when processing input',
+    'text': r'no video that FFmpeg can read \(Invalid data found when processing input\)',
     'truncated': r'truncated: 2000 of \d+ bytes',
     'truncated_end': r'truncated: \d+ of \d+ bytes',
     'truncated_body': r'truncated: \d+ of \d+ bytes',
@@ -102,7 +102,7 @@ REASONS = {
     'single': r'1 frame\(s\); a video has at least 2',
     'sizes': 'frames of several sizes, 64 x 64 and 32 x 32 pixels',
     'image': 'an image, not a video',
-    'pipe': 'no such file',
+    'pipe': 'no regular file',
     'folder': 'a folder',
     'missing': 'no such file',
 }

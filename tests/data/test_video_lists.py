@@ -41,11 +41,15 @@ def test_classes_of_ucf101_have_the_numbers_of_the_authors(tmp_path, indexed, sp
         ('trainlist01.txt', 'Walk/v2.avi two\n', r'trainlist01.txt:1: expected a class and its number'),
         ('classInd.txt', '1 Run\nWalk\n', r'classInd.txt:2: expected a class and its number'),
         ('classInd.txt', '1 Run\n', 'Walk/v2.avi: no number of this class'),
+        ('trainlist01.txt', None, r'trainlist01.txt: no such file; expected the lists of UCF101 of fold 1'),
     ],
 )
 def test_numbers_that_cannot_be_are_named_with_their_place(tmp_path, file, text, message):
     options = ucf(tmp_path)
-    (tmp_path / 'splits' / file).write_text(text)
+    if text is None:
+        (tmp_path / 'splits' / file).rename(tmp_path / 'splits' / 'trainlist02.txt')
+    else:
+        (tmp_path / 'splits' / file).write_text(text)
     with pytest.raises(UsageError, match=message):
         created(options)
 
@@ -59,6 +63,23 @@ def test_classes_of_a_list_are_those_of_training(tmp_path, split):
     (tmp_path / 'val.txt').write_text('c.mp4 5\n')
     with pytest.raises(UsageError, match=r'val.txt: c.mp4 is of class 5, but there are 5'):
         created(options, 'val')
+
+
+@pytest.mark.parametrize(
+    ('files', 'message'),
+    [
+        ({'train.csv': 'c.mp4,100000000\n'}, r'train.csv: class 100000000 of 1 videos; expected numbers from 0 up'),
+        ({'train.txt': 'c.mp4 0\n'}, r'train.csv and train.txt: two lists of train; remove one'),
+        ({'classes.txt': 'one\ntwo\none\n'}, r'classes.txt: one stands there twice; expected a name for each class'),
+    ],
+)
+def test_lists_that_cannot_be_meant_are_refused(tmp_path, files, message):
+    options = lists(tmp_path)
+    (tmp_path / 'train.csv').write_text('c.mp4,0\n')
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=message):
+        created(options)
 
 
 @pytest.mark.parametrize('first', ['path,label', 'video frames class', 'File Name,Class'])
@@ -139,7 +160,7 @@ def test_a_filter_that_clips_cannot_be_resized_by_is_refused_at_once():
 def test_a_class_without_videos_is_warned_of_and_a_closed_one_an_error(unprivileged):
     options = folder_of_videos(unprivileged)
     (unprivileged / 'train/swim').mkdir()
-    with pytest.warns(UserWarning, match=r'no videos in \S+/train/swim: nothing is learned of it'):
+    with pytest.warns(UserWarning, match='no training videos of swim: nothing is learned of them'):
         dataset = created(options)
     assert dataset.classes == ['run', 'swim', 'walk']
     assert dataset.targets.tolist() == [0, 0, 2, 2]

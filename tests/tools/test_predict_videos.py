@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,7 +158,10 @@ def test_a_folder_gives_its_videos_and_a_broken_one_costs_only_itself(tool, tmp_
     bad = broken(folder, 'text')
     picture = tmp_path / 'sheet.png'
     code, out, err = tool(folder, '--checkpoint', save(tmp_path / 'best.pth'), '--topk', 2, '--picture', picture)
-    assert (code, err.splitlines()) == (1, [f'error: {bad}: Invalid data found when processing input'])
+    assert (code, err.splitlines()) == (
+        1,
+        [f'error: {bad}: no video that FFmpeg can read (Invalid data found when processing input)'],
+    )
     lines = out.splitlines()
     assert lines[0].split() == ['video', 'score', 'class']
     assert [line.split()[0] for line in lines[1::2]] == videos
@@ -355,3 +359,16 @@ def test_256_frames_take_the_memory_of_16_and_score_as_one_clip(tmp_path):
         scores = small(CAUSAL, **options)(transform()(read_clip(file, range))[None]).softmax(1)[0]
     assert int(rows[-1][3]) == int(scores.argmax())
     assert float(rows[-1][2]) == pytest.approx(float(scores.max()), abs=1e-5)
+
+
+def test_the_page_takes_frames_from_anywhere(tmp_path, capsys):
+    blocks = re.findall(r'```py\n(.*?)```', (TOOL.parents[1] / 'docs' / 'video.md').read_text(), flags=re.DOTALL)
+    (example,) = (block for block in blocks if 'camera' in block)
+    checkpoint = str(save(tmp_path / 'causal.pth', CAUSAL, num_crops=3))
+    frames = np.random.default_rng(0).integers(0, 256, (5, 40, 56, 3), np.uint8)
+    known = {'camera': frames, 'torch': torch}
+    exec(example.replace('runs/NAME/best.pth', checkpoint), known)
+    with torch.inference_mode():
+        want = known['classifier'].model(known['classifier'].transform(frames).unsqueeze(0))
+    torch.testing.assert_close(known['scores'], want)
+    assert capsys.readouterr().out.splitlines()[-1] == CLASSES[want.argmax()]

@@ -251,4 +251,4 @@ def test_a_length_of_parts_that_cannot_be_is_one_line(eight, tmp_path):
     config = write(tmp_path / 'c.py', eight)
     code, text = complete(config, tmp_path / 'run', options=['model.chunk_frames=2'])
     assert code == 2
-    assert 'chunk_frames: expected 0, or in a causal model a multiple of 1, got 2' in text.splitlines()[-1]
+    assert 'chunk_frames: expected 0, or a causal model (causal=True), got 2' in text.splitlines()[-1]

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,12 @@ class Layout(Clips):
         if root is None:
             raise bad_argument('root', 'the folder of the data set', root)
         own = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
-        super().__init__(*self.find(Path(root), split, **own), split, transform, **options)
+        paths, targets, classes = self.find(Path(root), split, **own)
+        unseen = [name for i, name in enumerate(classes) if i not in set(targets)] if split == 'train' else []
+        if unseen:
+            shown = ', '.join(unseen[:5]) + f' and {len(unseen) - 5} more' * (len(unseen) > 5)
+            warnings.warn(f'{root}: no training videos of {shown}: nothing is learned of them', stacklevel=2)
+        super().__init__(paths, targets, classes, split, transform, **options)
 
 
 class VideoFolder(Layout):
@@ -161,17 +167,12 @@ class VideoFolder(Layout):
             raise UsageError(f'{folder / unknown[0]}: this class has no folder in {root / "train"}')
         paths: list[str] = []
         targets: list[int] = []
-        empty = []
         for target, name in enumerate(classes):
             found = files_below(folder / name, VIDEO_EXTENSIONS)
             paths += found
             targets += [target] * len(found)
-            if not found:
-                empty.append(str(folder / name))
         if not paths:
             raise UsageError(f'{folder}: no videos in it; {layout}, extensions {" ".join(VIDEO_EXTENSIONS)}')
-        if empty and split == 'train':
-            warnings.warn(f'no videos in {", ".join(empty)}: nothing is learned of it', stacklevel=2)
         return paths, targets, classes
 
 
@@ -196,9 +197,14 @@ class VideoList(Layout):
         names = root / 'classes.txt'
         if names.is_file():
             classes = [name for name in _text(names).split('\n') if name]
+            if twice := sorted(name for name, count in Counter(classes).items() if count > 1):
+                raise UsageError(f'{names}: {twice[0]} stands there twice; expected a name for each class')
         else:
             train = _list(root, 'train')
-            last = max((target for _, target in (_lines(train) if train else found)), default=-1)
+            numbered = [target for _, target in (_lines(train) if train else found)]
+            last = max(numbered, default=-1)
+            if last > 1000 + 10 * len(numbered):
+                raise UsageError(f'{train or file}: class {last} of {len(numbered)} videos; expected numbers from 0 up')
             classes = [str(i) for i in range(last + 1)]
         for path, target in found:
             if target >= len(classes):
@@ -208,7 +214,10 @@ class VideoList(Layout):
 
 
 def _list(root: Path, split: str) -> Path | None:
-    return next((file for file in (root / f'{split}.csv', root / f'{split}.txt') if file.is_file()), None)
+    files = [file for file in (root / f'{split}.csv', root / f'{split}.txt') if file.is_file()]
+    if len(files) > 1:
+        raise UsageError(f'{files[0]} and {files[1].name}: two lists of {split}; remove one')
+    return files[0] if files else None
 
 
 def _lines(file: Path) -> list[tuple[str, int]]:
@@ -281,6 +290,8 @@ class VideoSplits(Layout):
             names = [line.split()[0] for line in _text(ucf).splitlines() if line.strip()]
             numbers = _ucf_numbers(lists, fold)
             classes = sorted(numbers, key=numbers.__getitem__) or folders
+        elif any(lists.glob('trainlist*.txt')):
+            raise UsageError(f'{ucf}: no such file; expected the lists of UCF101 of fold {fold}')
         else:
             names = _hmdb(lists, folders, fold, '1' if split == 'train' else '2')
         for name in names:

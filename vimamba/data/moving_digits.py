@@ -128,6 +128,8 @@ class MovingDigits(Clips):
         except OSError as error:
             reason = f'the clips cannot be written or read there ({error.strerror or error})'
             raise UsageError(f'{folder.parent}: {reason}; choose another place with data.root=PATH') from error
+        if missing := labels.keys() - set(os.listdir(folder)):
+            raise UsageError(f'{folder}: {len(missing)} clips are missing: remove the folder, and it is written anew')
         kept = list(labels.items())[:clips]
         classes = [f'{digit} {direction}' for digit in range(10) for direction in DIRECTIONS]
         targets = [opposite(label) if time == 'backward' else label for _, label in kept]

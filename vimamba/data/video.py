@@ -23,7 +23,8 @@ from vimamba.errors import UsageError, check_integers
 __all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'find_videos', 'read_clip', 'sample_dense', 'sample_uniform',
            'stream_frames', 'timed_frames']  # fmt: skip
 
-VIDEO_EXTENSIONS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
+VIDEO_EXTENSIONS = ('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.ogv',
+                    '.ts', '.webm', '.wmv')  # fmt: skip
 
 # FFmpeg's names of what is read: not the lists and scripts that have it open further files
 _FORMATS = {'asf', 'avi', 'flv', 'gif', 'h264', 'hevc', 'm4v', 'matroska', 'mov', 'mpeg', 'mpegts', 'mpegvideo', 'ogg'}
@@ -142,7 +143,8 @@ def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[
     av = video_library()
     try:
         if not os.path.isfile(path):
-            raise ValueError('a folder' if os.path.isdir(path) else 'no such file')
+            missing = 'no regular file' if os.path.exists(path) else 'no such file'
+            raise ValueError('a folder' if os.path.isdir(path) else missing)
         if not os.path.getsize(path):
             raise ValueError('the file is empty (0 bytes)')
         if whole and (short := _shortfall(path)):
@@ -165,6 +167,8 @@ def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[
     except (av.error.FFmpegError, OSError, ValueError) as error:
         readable = os.path.isfile(path) and os.access(path, os.R_OK)
         reason = (readable and _shortfall(path)) or getattr(error, 'strerror', None) or str(error)
+        if isinstance(error, av.error.InvalidDataError) and not reason.startswith('truncated'):
+            reason = f'no video that FFmpeg can read ({reason})'
         raise BrokenVideo(path, ' '.join(reason.split())) from error
 
 

@@ -48,13 +48,14 @@ def _missing(side: int, patch: int, stride: int) -> int:
 @register_notrace_function
 def check_clip(x: Tensor, num_frames: int, tubelet_size: int) -> None:
     frames = x.shape[2]
+    torch._assert(frames > 0, 'clip of 0 frames: expected one at least')
     torch._assert(
         num_frames in (0, frames),
         f'clip of {frames} frames: this model takes {num_frames}; sample as many, or build it with '
         f'num_frames={frames}, or call set_input_size(num_frames={frames})',
     )
     torch._assert(
-        frames > 0 and frames % tubelet_size == 0,
+        frames % tubelet_size == 0,
         f'clip of {frames} frames: expected a multiple of the {tubelet_size} frames of a patch',
     )
 

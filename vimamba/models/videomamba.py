@@ -86,7 +86,8 @@ class VideoMamba(vim.Vim):
         if class_token not in (('none',) if causal else ('first', 'none')):
             raise bad_argument('class_token', "'none'" if causal else "'first' or 'none'", repr(class_token))
         if chunk_frames % tubelet_size or (chunk_frames and not causal):
-            raise bad_argument('chunk_frames', f'0, or in a causal model a multiple of {tubelet_size}', chunk_frames)
+            expected = f'a multiple of {tubelet_size}' if causal else '0, or a causal model (causal=True)'
+            raise bad_argument('chunk_frames', expected, chunk_frames)
         self.num_frames, self.tubelet_size = num_frames, tubelet_size
         self.causal, self.chunk_frames = causal, chunk_frames
         own = {'scan': 'raster'} if causal else {}
