@@ -119,7 +119,7 @@ def test_a_model_at_any_batch(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.__version__.startswith('2.10'), reason='its AOTInductor takes no number of images for any')
+@pytest.mark.skipif(torch.__version__.startswith('2.10'), reason='its AOTInductor does not take our loop')
 def test_aotinductor_compiles_a_program_of_any_batch(tmp_path):
     torch.manual_seed(0)
     model = timm.create_model('test_vmamba', depths=(1, 1), embed_dim=16).eval()  # layers of two widths
