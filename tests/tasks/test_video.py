@@ -65,13 +65,15 @@ def test_a_clip_is_mixed_as_one_and_the_batch_stays_as_it_was(kind):
         torch.testing.assert_close(loss, F.cross_entropy(task.model(mixed), soft))
 
 
-def test_pictures_show_the_frames_of_the_first_view_side_by_side():
+def test_pictures_show_up_to_eight_frames_of_the_first_view():
     config = configured()
     mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in VideoTask.preprocessing(config)[1:3])
-    clip = torch.rand(3, 4, 8, 6)
+    clip, long = torch.rand(3, 4, 8, 6), torch.rand(3, 32, 8, 6)
     for given in ((clip - mean) / std, torch.stack([(clip - mean) / std, torch.zeros_like(clip)])):
         [shown] = VideoTask.pixels(config, [given])
-        torch.testing.assert_close(shown, torch.cat(list(clip.unbind(1)), -1))
+        torch.testing.assert_close(shown, clip.transpose(0, 1))
+    [shown] = VideoTask.pixels(config, [(long - mean) / std])
+    torch.testing.assert_close(shown, long.transpose(0, 1)[2::4])
 
 
 @pytest.mark.parametrize(
