@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.font_manager import fontManager
 from PIL import Image, ImageDraw
 
 from vimamba.insight import fonts
@@ -42,24 +43,33 @@ def test_letters_of_many_languages_are_drawn_each_as_its_own():
     assert not any(np.array_equal(a, b) for i, a in enumerate(pictures) for b in [box, *pictures[:i]])
 
 
-def test_what_dejavu_lacks_is_drawn_in_a_font_that_has_it(system, tmp_path):
+def test_what_dejavu_lacks_is_drawn_in_a_font_that_has_it(system, tmp_path, monkeypatch):
+    """Also in one that is newer than matplotlib's list of fonts."""
+    known = [entry for entry in fontManager.ttflist if entry.name != 'STIXGeneral']
+    monkeypatch.setattr(fontManager, 'ttflist', known)
     (tmp_path / 'broken.ttf').write_bytes(b'no font')
     system += [str(tmp_path / 'broken.ttf'), STIX]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert fonts.font(14, 'Ⓐ').getname()[0] == 'STIXGeneral'
         assert fonts.families(['run', 'Ⓐ', 'über', 'Ⓐ b']) == ['STIXGeneral']
-        plot_confusion(np.eye(2, dtype=int), ['Ⓐ', '$5, $10'], tmp_path / 'a.png')
+        for letter in 'ⒶⒷ':
+            plot_confusion(np.eye(2, dtype=int), [letter, 'b'], tmp_path / f'{letter}.png')
+    assert (tmp_path / 'Ⓐ.png').read_bytes() != (tmp_path / 'Ⓑ.png').read_bytes()
     assert fonts.font(14, 'über').getname()[0] == 'DejaVu Sans'
 
 
 def test_letters_that_no_font_has_are_told_of_once(tmp_path):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
-        plot_confusion(np.eye(3, dtype=int), ['歩く', '走る', '$5, $10'], tmp_path / 'a.png')
+        plot_confusion(np.eye(3, dtype=int), ['歩く', '走る', '飛ぶ'], tmp_path / 'a.png')
         drawn('飛ぶ')
     assert len(told) == 1, [str(warning.message) for warning in told]
     assert 'no installed font has' in str(told[0].message)
+
+
+def test_a_name_is_not_taken_for_a_formula(tmp_path):
+    plot_confusion(np.eye(2, dtype=int), ['$_{$', 'b'], tmp_path / 'a.png')
 
 
 def test_without_matplotlib_something_is_drawn(monkeypatch):
