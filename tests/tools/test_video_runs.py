@@ -109,7 +109,7 @@ def test_every_layout_trains_and_is_evaluated_over_views(tmp_path, make, capsys)
     evaluate_checkpoint(config, tmp_path / 'run/last.pth', TASKS, options=views, json_file=str(out))
     [validated] = [r for r in records(tmp_path / 'run') if r['kind'] == 'val']
     result = json.loads(out.read_text())
-    assert result['images'] == validated['images'] == sum(map(sum, result['confusion']))
+    assert result['videos'] == validated['videos'] == sum(map(sum, result['confusion']))
     output = capsys.readouterr().out
     assert f'{data["name"]}/val, {result["images"]} videos' in output
     assert 'class  videos  accuracy' in re.sub(' +', '  ', output)
