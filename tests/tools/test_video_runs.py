@@ -111,7 +111,7 @@ def test_every_layout_trains_and_is_evaluated_over_views(tmp_path, make, capsys)
     result = json.loads(out.read_text())
     assert result['videos'] == validated['videos'] == sum(map(sum, result['confusion']))
     output = capsys.readouterr().out
-    assert f'{data["name"]}/val, {result["images"]} videos' in output
+    assert f'{data["name"]}/val, {result["videos"]} videos' in output
     assert 'class  videos  accuracy' in re.sub(' +', '  ', output)
     log = (tmp_path / 'run/train.log').read_text()
     assert ' videos/s ' in log
