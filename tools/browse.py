@@ -44,7 +44,9 @@ def main() -> int:
     )
     loader.sampler.set_epoch(args.epoch)
     images, targets = next(iter(loader))
-    picture(config.task.name, task.pixels(config, images), targets, None, dataset.classes).save(args.out)
+    paths = [dataset.sample_path(key.item) for key, _ in zip(loader.sampler, targets)]
+    paths = ['' if path in loader.broken else path for path in paths]  # in its place stands another
+    picture(config.task.name, task.pixels(config, images), targets, None, dataset.classes, paths).save(args.out)
     print(f'{len(images)} of {len(dataset)} {loader.dataset.what} of {config.data.name}/{args.split} in {args.out}')
     return 0
 

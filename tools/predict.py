@@ -68,9 +68,9 @@ def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
     if args.json:
         write_json(args, said.name, said.as_json())
     if args.picture and said.found and said.labels:
-        contact_sheet(said.found, args.picture, frames=8 if said.what == 'video' else 0)
+        contact_sheet(said.found, args.picture, videos=said.what == 'video')
     elif args.picture and said.found:
-        images, outputs, names = zip(*((r.image, r.output, Path(r.path).name) for r in said.found[:SHOWN]))
+        images, outputs, names = zip(*((r.image, r.output, r.path) for r in said.found[:SHOWN]))
         picture(said.task, images, None, outputs, said.classes, names, threshold=0).save(args.picture)  # all found
     return said.broken
 

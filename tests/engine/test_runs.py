@@ -234,4 +234,4 @@ def test_recomputing_activations_changes_no_weight(tmp_path):
 
 
 def test_plots_are_what_the_engine_expects():
-    assert all(hasattr(plots, name) for name in ('plot_curves', 'plot_confusion', 'plot_predictions'))
+    assert all(hasattr(plots, name) for name in ('plot_curves', 'plot_confusion'))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vimamba.errors import UsageError
-from vimamba.insight.plots import plot_confusion, plot_curves, plot_predictions, plot_scaling
+from vimamba.insight.plots import plot_confusion, plot_curves, plot_scaling
 
 CLASSES = ['tench, Tinca tinca', 'great white shark, white shark, man-eater', 'hen']
 
@@ -37,7 +37,7 @@ def coloured(picture, colour):
     return int((np.abs(picture - colour).sum(-1) < 40).sum())
 
 
-BLUE, RED = (31, 95, 168), (194, 54, 43)
+BLUE = (31, 95, 168)
 
 
 def test_curves_from_records_and_from_the_log_are_the_same_picture(tmp_path):
@@ -98,33 +98,11 @@ def test_confusion_of_nothing_is_drawn(tmp_path):
     pixels(tmp_path / 'a.png')
 
 
-@pytest.mark.parametrize('channels', [1, 3, 4])
-@pytest.mark.parametrize('n', [1, 7, 12])
-def test_predictions_show_every_image_and_mistakes_in_red(n, channels, tmp_path):
-    images, scores = torch.ones(n, channels, 8, 12), [0.9] * n
-    images[:, 0] = 0.5
-
-    def drawn(predictions):
-        plot_predictions(images, [0] * n, predictions, scores, CLASSES, tmp_path / 'a.png')
-        return pixels(tmp_path / 'a.png')
-
-    right, wrong = drawn([0] * n), drawn([1] * n)
-    assert coloured(right, BLUE) > 100 * n
-    assert coloured(right, RED) == 0
-    assert coloured(wrong, RED) > 100 * n
-    assert coloured(wrong, BLUE) == 0
-
-
 @pytest.mark.parametrize(
     ('call', 'message'),
     [
         (lambda out: plot_curves([], out), 'records: expected'),
         (lambda out: plot_confusion(np.eye(2), CLASSES, out), r'matrix: expected shape \(3, 3\)'),
-        (
-            lambda out: plot_predictions(torch.ones(0, 1, 8, 8), [], [], [], CLASSES, out),
-            'images: expected at least one',
-        ),
-        (lambda out: plot_predictions(torch.ones(2, 1, 8, 8), [0], [0], [1.0], CLASSES, out), 'expected 2 each'),
         (lambda out: plot_confusion(np.eye(3), CLASSES, '/proc/none/a.png'), '/proc/none/a.png: cannot be written'),
     ],
 )

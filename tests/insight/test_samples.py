@@ -1,5 +1,5 @@
 """Promises: what is found stands out, the best on top; a class looks the same wherever it is; a picture says of which
-file it is, which half is true and what its colours mean.
+file it is, which half is true and what its colours mean; what is wrong is red.
 """
 
 import numpy as np
@@ -110,9 +110,30 @@ def test_a_legend_names_the_classes_of_a_map():
     assert [has(both, label) for label in (1, 2, 3)] == [True, True, False]
 
 
-def test_the_frames_of_small_clips_are_enlarged_and_nothing_is_written_on_them():
-    strip = torch.rand(3, 32, 256, generator=torch.Generator().manual_seed(0))
-    drawn = np.asarray(picture('video', [strip], [torch.tensor(3)], None, CLASSES))
-    expected = (strip * 255).round().to(torch.uint8).repeat_interleave(3, 1).repeat_interleave(3, 2)
-    assert np.array_equal(drawn[-96:], expected.permute(1, 2, 0).numpy())
-    assert (drawn[:-96] < 100).any()  # the name, above
+RED = (0xF9, 0xC9, 0xC4)
+
+
+def pixels_of(drawn, colour):
+    return int((np.asarray(drawn) == colour).all(-1).sum())
+
+
+@pytest.mark.parametrize('shape', [(3, 32, 32), (1, 300, 200), (8, 3, 224, 224)], ids=['small', 'grey', 'clip'])
+def test_each_image_or_clip_is_drawn_once_and_wrong_ones_in_red(shape):
+    images, targets = (
+        [torch.tensor([0.0, 1.0, 0.0])[: shape[-3], None, None].expand(shape)] * 3,
+        torch.tensor([3, 3, 5]),
+    )
+    outputs = [torch.eye(20)[3] * 9] * 3
+    task = 'video' if len(shape) == 4 else 'classification'
+    both = picture(task, images, targets, outputs, CLASSES, ['a/0.mp4', 'b/0.mp4', 'c.mp4'])
+    assert both.width <= 2000
+    alone = picture(task, images[:1], targets[:1], outputs[:1], CLASSES, ['0.mp4'])
+    wrong = picture(task, images[:1], targets[2:], outputs[:1], CLASSES, ['0.mp4'])
+    assert pixels_of(alone, RED) == 0
+    assert pixels_of(both, RED) == pixels_of(wrong, RED) > 1000
+    if shape[-3] == 3:
+        assert pixels_of(both, (0, 255, 0)) == 3 * pixels_of(alone, (0, 255, 0)) > 0
+    truth = picture(task, images[:1], targets[:1], None, CLASSES, ['0.mp4'])
+    found = picture(task, images[:1], None, outputs[:1], CLASSES, ['0.mp4'])
+    assert truth.height == found.height == alone.height - 24  # a line less
+    assert not np.array_equal(truth, found)  # a truth has no probability

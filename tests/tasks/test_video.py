@@ -10,7 +10,6 @@ pytest.importorskip('mmengine', reason='configurations of training need vimamba[
 
 from vimamba.engine import schema
 from vimamba.engine.config import Table, apply_option
-from vimamba.engine.loop import Sample, tensors_in
 from vimamba.errors import UsageError
 from vimamba.tasks import VideoTask
 
@@ -66,13 +65,15 @@ def test_a_clip_is_mixed_as_one_and_the_batch_stays_as_it_was(kind):
         torch.testing.assert_close(loss, F.cross_entropy(task.model(mixed), soft))
 
 
-def test_pictures_show_the_frames_of_the_first_view_side_by_side():
+def test_pictures_show_up_to_eight_frames_of_the_first_view():
     config = configured()
     mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in VideoTask.preprocessing(config)[1:3])
-    clip = torch.rand(3, 4, 8, 6)
+    clip, long = torch.rand(3, 4, 8, 6), torch.rand(3, 32, 8, 6)
     for given in ((clip - mean) / std, torch.stack([(clip - mean) / std, torch.zeros_like(clip)])):
         [shown] = VideoTask.pixels(config, [given])
-        torch.testing.assert_close(shown, torch.cat(list(clip.unbind(1)), -1))
+        torch.testing.assert_close(shown, clip.transpose(0, 1))
+    [shown] = VideoTask.pixels(config, [(long - mean) / std])
+    torch.testing.assert_close(shown, long.transpose(0, 1)[2::4])
 
 
 @pytest.mark.parametrize(
@@ -102,15 +103,6 @@ def test_one_video_a_step_is_mixed_where_it_has_two_clips():
     config = configured('augment.mixup=0.2', 'data.batch_size=1', 'data.repeats=2', 'model.img_size=16')
     task = VideoTask.build(config, 'ab').train()
     assert task(torch.randn(1, 2, 3, 4, 16, 16), torch.tensor([1]), mode='loss')['loss'].isfinite()
-
-
-def test_pictures_keep_one_view_of_some_videos_without_the_rest_of_their_batches():
-    sample, task = Sample(2), VideoTask(Seen(), 'abc')
-    for _ in range(5):
-        sample.add(task, torch.randn(4, 6, 3, 4, 8, 8), torch.tensor([0, 1, 2, 2]), torch.eye(4)[:, :3])
-    kept = tensors_in([*sample.kept.values()])
-    assert [part.shape for part in kept[:3]] == [(3, 4, 8, 8), (), (3,)]
-    assert sum(part.untyped_storage().nbytes() for part in kept) == sum(part.nbytes for part in kept)
 
 
 def kept_for_the_gradient(*options):

@@ -109,9 +109,9 @@ def test_every_layout_trains_and_is_evaluated_over_views(tmp_path, make, capsys)
     evaluate_checkpoint(config, tmp_path / 'run/last.pth', TASKS, options=views, json_file=str(out))
     [validated] = [r for r in records(tmp_path / 'run') if r['kind'] == 'val']
     result = json.loads(out.read_text())
-    assert result['images'] == validated['images'] == sum(map(sum, result['confusion']))
+    assert result['videos'] == validated['videos'] == sum(map(sum, result['confusion']))
     output = capsys.readouterr().out
-    assert f'{data["name"]}/val, {result["images"]} videos' in output
+    assert f'{data["name"]}/val, {result["videos"]} videos' in output
     assert 'class  videos  accuracy' in re.sub(' +', '  ', output)
     log = (tmp_path / 'run/train.log').read_text()
     assert ' videos/s ' in log
@@ -186,6 +186,7 @@ def test_the_table_of_a_checkpoint_is_that_of_training(everything, undisturbed, 
     said = tool('test', everything, undisturbed / 'best.pth', '--json', out, '--out-dir', tmp_path / 'out')
     best = max((r for r in records(undisturbed) if r['kind'] == 'val'), key=lambda r: r['top1'])
     result = json.loads(out.read_text())
+    assert (result['videos'], 'images' in result) == (3, False)
     assert result['top1'] == pytest.approx(best['top1'], abs=1e-9)
     assert re.search(r'video_folder/val, 3 videos\ntop-1 \d+\.\d\d %   top-5 100.00 %   loss', said)
     assert re.search(r'\nrun +2 +\d+\.00\nwalk +1 +\d+\.00\n', said)
@@ -197,7 +198,10 @@ def test_the_table_of_a_checkpoint_is_that_of_training(everything, undisturbed, 
 def test_browsing_shows_the_frames_of_a_clip(everything, tmp_path):
     assert '4 of 8 videos' in tool('browse', everything, '--out', tmp_path / 'b.png', '--count', 4)
     with Image.open(tmp_path / 'b.png') as picture:
-        assert picture.width > 3 * picture.height / 4  # four frames side by side, in rows of clips
+        assert picture.size == (
+            4 * (96 + 4) - 4 + 32,
+            4 * (96 + 2 * 24 + 16) + 16,
+        )  # four frames a row, two lines below
 
 
 def test_two_processes_are_one_of_twice_the_batch(eight, tmp_path):
@@ -210,7 +214,7 @@ def test_two_processes_are_one_of_twice_the_batch(eight, tmp_path):
         assert complete_distributed(config, folder, world_size) == [0] * world_size, said(folder)
         ends[world_size] = last(folder)['model']
         [figures[world_size]] = [r for r in records(folder) if r['kind'] == 'val']
-    assert figures[1]['images'] == figures[2]['images'] == 3
+    assert figures[1]['videos'] == figures[2]['videos'] == 3
     assert figures[2]['loss'] == pytest.approx(figures[1]['loss'], rel=1e-4)
     assert figures[2]['top1'] == figures[1]['top1']
     for key, value in ends[1].items():

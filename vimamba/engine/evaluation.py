@@ -81,7 +81,7 @@ def evaluate_checkpoint(
         'split': split,
         **metric.summary(),
     }
-    where = f'{config.data.name}/{split}, {result["images"]} {loader.dataset.what}'
+    where = f'{config.data.name}/{split}, {result[task.what]} {task.what}'
     print(f'{config.model.name} from {checkpoint} on {where}\n{metric.table()}')
     if json_file:
         Path(json_file).write_text(json.dumps(result, indent=1).replace('NaN', 'null') + '\n')

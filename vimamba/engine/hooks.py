@@ -137,7 +137,7 @@ class LogHook(Hook):
         if metrics[best] > state.best.get(best, float('-inf')) or not state.best:  # NaN where there is nothing to find
             state.best = {'epoch': state.epoch, **metrics}
         shown = '  '.join(f'{name} {value:.4f}' if name == 'loss' else f'{name} {value:.2f}'
-                          for name, value in metrics.items() if name != 'images')  # fmt: skip
+                          for name, value in metrics.items() if name not in ('images', 'videos'))  # fmt: skip
         flag = '  (best)' if state.best['epoch'] == state.epoch else ''
         logger.info(f'epoch {state.epoch}/{runner.max_epochs}  validation  {shown}{flag}')
         self._write({'kind': 'val', 'epoch': state.epoch, 'step': state.step, **metrics})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -170,19 +170,23 @@ def evaluate(
     """
     task.eval()
     metric = task.metric()
+    samples: Any = loader.sampler
+    keys = iter(samples)
     for images, targets in loader:
+        paths = [loader.dataset.sample_path(next(keys).item) for _ in targets]  # type: ignore[attr-defined]
         with autocast(device, amp):
             outputs = task(each_tensor(images, lambda part: part.to(device, non_blocking=True)), mode='predict')
         outputs = each_tensor(outputs, lambda part: (part.float() if part.is_floating_point() else part).cpu())
         if isinstance(targets, Tensor):
             real = targets >= 0
+            rows = real.nonzero()[:, 0].tolist()
             images, targets, outputs = images[real], targets[real], outputs[real]
         else:
             rows = [i for i, target in enumerate(targets) if target is not None]
             images, targets, outputs = ([part[i] for i in rows] for part in (images, targets, outputs))
         metric.update(outputs, targets)
         if sample:
-            sample.add(task, images, targets, outputs)
+            sample.add(task, images, targets, outputs, [paths[row] for row in rows])
     for name, value in metric.state.items():
         metric.state[name] = distributed.all_sum(value, device)
     metric.records = [record for part in distributed.gather(metric.records) for record in part]
@@ -190,7 +194,9 @@ def evaluate(
 
 
 class Sample:
-    """A few images with their targets and outputs; mistakes first.
+    """A few images with their targets, outputs and paths; mistakes first.
+
+    Of each it keeps a copy of what a picture shows, not the batch that it is part of.
 
     Args:
         size: how many.
@@ -198,20 +204,20 @@ class Sample:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.kept: dict[bool, list[tuple[Tensor, Any, Any]]] = {True: [], False: []}
+        self.kept: dict[bool, list[tuple[Any, Any, Any, str]]] = {True: [], False: []}
 
-    def add(self, task: Any, images: Any, targets: Any, outputs: Any) -> None:
-        for image, target, output in zip(images, targets, outputs):
+    def add(self, task: Any, images: Any, targets: Any, outputs: Any, paths: Sequence[str]) -> None:
+        for image, target, output, path in zip(images, targets, outputs, paths):
             kept = self.kept[task.mistaken(output, target)]
             if len(kept) < self.size:
-                view = image[0] if image.ndim == 5 else image  # of several of a clip, the one to be looked at
-                kept.append(tuple(each_tensor([view, target, output], torch.clone)))  # a row holds all of its batch
+                own = each_tensor([task.shown(image), target, output], Tensor.clone)
+                kept.append((*own, path))
 
     def picture(self, draw: Callable[..., Any], task_type: Any, config: Config, classes: list[str]) -> Any:
         """What ``draw`` makes of them."""
         chosen = (self.kept[True] + self.kept[False])[: self.size]
-        images, targets, outputs = ([row[i] for row in chosen] for i in range(3))
-        return draw(config.task.name, task_type.pixels(config, images), targets, outputs, classes)
+        images, targets, outputs, paths = ([row[i] for row in chosen] for i in range(4))
+        return draw(config.task.name, task_type.pixels(config, images), targets, outputs, classes, paths)
 
 
 def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -51,7 +51,9 @@ def report(
     for i, row in enumerate(rows):
         if (len(rows) - 1 - i) % skip == 0 or row['val']['epoch'] == best:
             chosen.append(row)
-    names = [name for name in (rows[-1]['val'] if rows else {}) if name not in ('kind', 'epoch', 'step', 'images')]
+    names = [
+        name for name in (rows[-1]['val'] if rows else {}) if name not in ('kind', 'epoch', 'step', 'images', 'videos')
+    ]
     lines = [f'{"epoch":>6} {"lr":>9} {"train loss":>10} ' + ' '.join(f'{"val " + n:>9}' for n in names)]
     for row in chosen:
         values = ' '.join(f'{row["val"][n]:>9.4f}' if n == 'loss' else f'{row["val"][n]:>9.2f}' for n in names)

@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import torch
 
 from vimamba.errors import UsageError, bad_argument
+from vimamba.insight.fonts import families
 
-__all__ = ['plot_confusion', 'plot_curves', 'plot_predictions', 'plot_scaling', 'slope']
+__all__ = ['plot_confusion', 'plot_curves', 'plot_scaling', 'slope']
 
 BLUE, RED, GREY = '#1f5fa8', '#c2362b', '#6b7280'
 STYLE: dict[Any, Any] = {
@@ -58,7 +59,7 @@ def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], o
         points = [(r['epoch'], r[key]) for r in rows[kind] if r.get(key) is not None]
         return [x for x, _ in points], [y for _, y in points]
 
-    others = {'kind', 'epoch', 'step', 'loss', 'images'}
+    others = {'kind', 'epoch', 'step', 'loss', 'images', 'videos'}
     metric = next((key for row in rows['val'] for key in row if key not in others), 'top1')
     with _figure(out_png, (11, 3.3), ncols=3) as (_, (loss, top1, rate)):
         loss.set_title('Loss')
@@ -111,7 +112,7 @@ def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLi
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     right = np.eye(n, dtype=bool)
     side = min(10.0, 2.2 + 0.42 * n) if n <= 100 else 8.0
-    with _figure(out_png, (side, side), grid=False) as (_, axes):
+    with _figure(out_png, (side, side), grid=False, texts=classes) as (_, axes):
         hits = counts[right].sum()
         worst = max(share[~right].max(initial=0), 1e-9)
         axes.set_facecolor('#f3f4f6')
@@ -125,9 +126,9 @@ def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLi
             return
         names = [_short(name, 16) for name in classes]
         turned = 0 if max(map(len, names)) <= 3 and n <= 30 else 45 if n <= 30 else 90
-        size = min(9.0, 450 / n)  # points; a cell has about 550 / n of them
-        axes.set_xticks(range(n), names, rotation=turned, ha='right' if turned == 45 else 'center', fontsize=size)
-        axes.set_yticks(range(n), names, fontsize=size)
+        style = {'fontsize': min(9.0, 450 / n), 'parse_math': False}  # a cell has about 550 / n points
+        axes.set_xticks(range(n), names, rotation=turned, ha='right' if turned == 45 else 'center', **style)
+        axes.set_yticks(range(n), names, **style)
         if n > 30:
             return
         axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
@@ -137,50 +138,6 @@ def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLi
         for i, j in zip(*np.nonzero(counts)):
             colour = 'white' if share[i, j] > (0.5 if i == j else 0.6 * worst) else 'black'
             axes.text(j, i, _count(int(counts[i, j])), ha='center', va='center', color=colour, fontsize=8)
-
-
-def plot_predictions(
-    images: torch.Tensor,
-    targets: Sequence[int],
-    predictions: Sequence[int],
-    scores: Sequence[float],
-    classes: Sequence[str],
-    out_png: str | os.PathLike[str] | BinaryIO,
-) -> None:
-    """A grid of images, each with the predicted class and its probability; mistakes in red, with the true class.
-
-    Args:
-        images: (N, C, H, W) in 0..1, C = 1, 3 or 4.
-        targets, predictions: (N,) indices into ``classes``.
-        scores: (N,) probability of the prediction.
-        classes: their names.
-        out_png: the file to write.
-    """
-    n = len(images)
-    if not n:
-        raise bad_argument('images', 'at least one', 0)
-    if not len(targets) == len(predictions) == len(scores) == n:
-        raise bad_argument('targets, predictions, scores', f'{n} each, as there are images',
-                           (len(targets), len(predictions), len(scores)))  # fmt: skip
-    short = max(map(len, classes)) <= 4
-    rows = -(-n // (8 if short else 5))
-    columns = -(-n // rows)  # rows of nearly equal length
-    width = 1.15 if short else 1.9
-    wrong = [target != prediction for target, prediction in zip(targets, predictions)]
-    lines = sum(1 + any(wrong[row * columns : (row + 1) * columns]) for row in range(rows))
-    height = rows * (width * images.shape[2] / images.shape[3] + 0.06) + lines * 0.16
-    size = (width * columns, height)
-    with _figure(out_png, size, nrows=rows, ncols=columns, squeeze=False) as (figure, grid):
-        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, image, target, prediction, score in zip(grid.flat, images, targets, predictions, scores):
-            pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
-            axes.imshow(pixels, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
-            text, colour = f'{_short(classes[prediction], 20)}  {score:.0%}', BLUE
-            if target != prediction:
-                text, colour = f'{text}\nis {_short(classes[target], 20)}', RED
-            axes.set_title(text, color=colour, fontsize=9, loc='center', pad=3, linespacing=1.05)
 
 
 def slope(points: Iterable[tuple[float, float]]) -> float:
@@ -226,12 +183,11 @@ def plot_scaling(
 
 
 def _short(name: str, length: int) -> str:
-    """The first of several synonyms, cut where it is long.
+    """A name, cut where it is long.
 
-    >>> _short('tench, Tinca tinca', 16), _short('black-and-white colobus', 12)
-    ('tench', 'black-and-w…')
+    >>> _short('walk, slow', 16), _short('black-and-white colobus', 12)
+    ('walk, slow', 'black-and-w…')
     """
-    name = name.split(', ')[0]
     return name if len(name) <= length else f'{name[: length - 1]}…'
 
 
@@ -248,22 +204,27 @@ def _count(number: int) -> str:
 
 @contextmanager
 def _figure(
-    out_png: str | os.PathLike[str] | BinaryIO, size: tuple[float, float], grid: bool = True, **layout: Any
+    out_png: str | os.PathLike[str],
+    size: tuple[float, float],
+    grid: bool = True,
+    texts: Sequence[str] = (),
+    **layout: Any,
 ) -> Iterator:
-    """A figure and its axes; written when the block ends, at 150 dots per inch."""
+    """A figure and its axes; written when the block ends, at 150 dots per inch, in fonts that have the ``texts``."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(f'plots need matplotlib ({error}): pip install vimamba[train]') from None
-    with matplotlib.rc_context({**STYLE, 'axes.grid': grid}):
+    font = [*matplotlib.rcParams['font.family'], *families(texts)]
+    with matplotlib.rc_context({**STYLE, 'axes.grid': grid, 'font.family': font}), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing from')  # one line for each; `families` warns once
         figure = Figure(figsize=size, layout='constrained')
         FigureCanvasAgg(figure)
         yield figure, figure.subplots(**layout)
         try:
-            if isinstance(out_png, (str, os.PathLike)):
-                Path(out_png).parent.mkdir(parents=True, exist_ok=True)
+            Path(out_png).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(out_png, dpi=150, facecolor='white', format='png')
         except OSError as error:
             raise UsageError(f'{out_png}: cannot be written: {error.strerror}') from error

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import colorsys
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
 from vimamba.errors import bad_argument
-from vimamba.insight.plots import plot_predictions
+from vimamba.insight.contact_sheet import Row, Tile, distinct, sheet
+from vimamba.insight.fonts import fitting, font
 
-__all__ = ['draw', 'draw_map', 'draw_objects', 'picture']
+__all__ = ['draw_map', 'draw_objects', 'picture']
 
 _SIDE = 256  # pixels that the longer side of an image is drawn with, at least
-_STRIP = 96, 1536  # pixels that the shorter side has, at least, if the longer one has not more than these
 _NAMED = 0.001  # share of an image from which a class of a map is named
 _BACKGROUND = 'background'
 _WIDTH = 2400  # pixels of a picture of several columns, at most
@@ -34,14 +33,15 @@ def picture(
     names: Sequence[str] | None = None,
     threshold: float = 0.5,
 ) -> Image.Image:
-    """Images with their labels, or with their truth and their prediction side by side, as a line above them says.
+    """Images or clips above their class and the predicted one with its probability, wrong ones in red; or images with
+    what is in them, the truth and the prediction side by side, as a line above them says.
 
     Args:
-        task: 'classification', 'detection' or 'segmentation'.
-        images: each (C, H, W) in 0..1.
+        task: 'classification', 'video', 'detection' or 'segmentation'.
+        images: each (C, H, W) in 0..1; of a clip, its frames (T, C, H, W).
         targets, outputs: of each, as the task has them; either may be None, to be left out.
         classes: their names.
-        names: of the images, to stand above them.
+        names: of the images or their paths, of which as much is shown as tells them apart.
         threshold: the least score of an object that is drawn.
 
     Raises:
@@ -49,19 +49,25 @@ def picture(
     """
     if not len(images):
         raise bad_argument('images', 'at least one', 0)
-    if task == 'classification' and targets is not None and outputs is not None:
-        scores, best = torch.stack(list(outputs)).softmax(1).max(1)
-        file = io.BytesIO()
-        labels = [int(target) for target in targets]
-        plot_predictions(torch.stack(list(images)), labels, best.tolist(), scores.tolist(), classes, file)
-        return Image.open(file).convert('RGB')
+    names = distinct(names) if names else [''] * len(images)
+    if task in ('classification', 'video'):
+        nothing = [None] * len(images)
+        said_of = [nothing if said is None else said for said in (targets, outputs)]
+        rows = [_rows(target, output, classes) for target, output in zip(*said_of)]
+        frames = [[_as_image(frame) for frame in (image if image.ndim == 4 else image[None])] for image in images]
+        return sheet([Tile(*tile) for tile in zip(frames, names, rows)])
     said_of = [column for column in (targets, outputs) if column is not None]
     prediction = f'prediction, scores from {100 * threshold:g} %' if task == 'detection' else 'prediction'
     captions = ['truth', prediction] if len(said_of) == 2 else ['']
     tiles = []
-    for name, image, *row in zip(names or [''] * len(images), images, *said_of):
-        halves = [draw(task, image, said, classes, threshold) for said in row]
-        lines = [f'{name}  {caption}'.strip() for caption in captions]
+    for name, image, *row in zip(names, images, *said_of):
+        halves = [
+            draw_objects(image, said, classes, threshold)
+            if task == 'detection'
+            else draw_map(image, _labels(said), classes)
+            for said in row
+        ]
+        lines = [f'{name}  {captions[0]}'.strip(), *captions[1:]]
         tile = torch.cat([_captioned(half, line) for half, line in zip(halves, lines)], dim=2)
         if task == 'segmentation':
             tile = torch.cat([tile, _legend(row, classes, tile.shape[2])], dim=1)
@@ -75,14 +81,17 @@ def picture(
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 
-def draw(task: str, image: Tensor, said: Any, classes: Sequence[str], threshold: float = 0.5) -> Tensor:
-    """An image (C, H, W) in 0..1 under a target or an output of a task: (3, H', W') uint8."""
-    if task == 'detection':
-        return draw_objects(image, said, classes, threshold)
-    if task == 'segmentation':
-        return draw_map(image, _labels(said), classes)
-    label = int(said) if torch.as_tensor(said).ndim == 0 else int(said.argmax())
-    return _captioned(_enlarged(image)[0], classes[label])
+def _rows(target: Any, output: Tensor | None, classes: Sequence[str]) -> list[Row]:
+    """What stands below an image of a class."""
+    if output is None:
+        return [Row(classes[int(target)])]
+    score, best = output.float().softmax(0).max(0)
+    truth = [] if target is None else [Row(f'truth: {classes[int(target)]}')]
+    return [*truth, Row(classes[int(best)], float(score), target is not None and int(best) != int(target))]
+
+
+def _as_image(image: Tensor) -> Image.Image:
+    return Image.fromarray(_rgb(image).permute(1, 2, 0).numpy())
 
 
 def _labels(said: Any) -> Tensor:
@@ -152,10 +161,9 @@ def _legend(maps: Sequence[Any], classes: Sequence[str], width: int) -> Tensor:
     shares = [torch.bincount(m.flatten(), minlength=256) / m.numel() for m in map(_labels, maps)]
     largest = torch.stack(shares).amax(0)
     present = [i for i, name in enumerate(classes) if largest[i] > _NAMED and name != _BACKGROUND]
-    font = ImageFont.load_default(12)
     places, left, top = [], 2, 3
     for label in present:
-        wide = int(font.getlength(classes[label])) + 10
+        wide = int(font(12, classes[label]).getlength(classes[label])) + 10
         if left > 2 and left + wide > width:
             left, top = 2, top + 19
         places.append((left, top, left + wide - 3, top + 16))
@@ -164,27 +172,32 @@ def _legend(maps: Sequence[Any], classes: Sequence[str], width: int) -> Tensor:
     draw = ImageDraw.Draw(canvas)
     for label, place in zip(present, places):
         draw.rectangle(place, fill=_bright(label))
-        draw.text((place[0] + 3, place[1] + 1), classes[label], _ink(_bright(label)), font)
+        draw.text((place[0] + 3, place[1] + 1), classes[label], _ink(_bright(label)), font(12, classes[label]))
     return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
 
 
 def _enlarged(image: Tensor) -> tuple[Tensor, int]:
     """(3, H, W) uint8 with whole pixels repeated where the image is small, and how often."""
-    grey = image[:1].expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
-    pixels = (grey.clamp(0, 1) * 255).round().to(torch.uint8)
-    short, long = sorted(pixels.shape[1:])
-    factor = max(1, _SIDE // long, min(_STRIP[0] // short, _STRIP[1] // long))
+    pixels = _rgb(image)
+    factor = max(1, _SIDE // max(pixels.shape[1:]))
     return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2), factor
+
+
+def _rgb(image: Tensor) -> Tensor:
+    """(C, H, W) in 0..1 -> (3, H, W) uint8."""
+    colours = image[:1].expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
+    return (colours.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _named(pixels: Tensor, boxes: Tensor, names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> Tensor:
     """Each name on a plate of its box's colour, in the box's upper left corner."""
     canvas = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(11, pixels.shape[1] // 40))
+    draw, size = ImageDraw.Draw(canvas), max(11, pixels.shape[1] // 40)
     for (left, top, _, _), name, colour in zip(boxes.tolist(), names, colours):
-        place = draw.textbbox((left + 2, max(0, top)), name, font)
+        letters = font(size, name)
+        place = draw.textbbox((left + 2, max(0, top)), name, letters)
         draw.rectangle((place[0] - 2, place[1] - 1, place[2] + 2, place[3] + 1), fill=colour)
-        draw.text((left + 2, max(0, top)), name, _ink(colour), font)
+        draw.text((left + 2, max(0, top)), name, _ink(colour), letters)
     return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
 
 
@@ -193,14 +206,16 @@ def _captioned(pixels: Tensor, text: str) -> Tensor:
     if not text:
         return pixels
     width, size = pixels.shape[2], max(12, pixels.shape[2] // 40)
-    font = ImageFont.load_default(size)
-    line = Image.new('RGB', (width, size + 6), 'white')
-    ImageDraw.Draw(line).text((2, 2), text, 'black', font)
+    letters, height = font(size, text), size * 3 // 2
+    line = Image.new('RGB', (width, height), 'white')
+    ImageDraw.Draw(line).text(
+        (2, height / 2), fitting(text, width - 4, letters, middle=True), 'black', letters, anchor='lm'
+    )
     return torch.cat([torch.from_numpy(np.array(line)).permute(2, 0, 1), pixels], dim=1)
 
 
 def _bright(label: int) -> tuple[int, ...]:
-    """The colour of a class, to stand out from a picture: hues a golden ratio apart, full, darker and paler in turn.
+    """The colour of a class, which stands out from a picture: hues a golden ratio apart, full, darker, paler in turn.
 
     Any two of ten are at least 40 apart in CIE Lab, of twenty 24.
     """

@@ -66,12 +66,12 @@ class ClassificationMetric:
         self.state['loss'] += F.cross_entropy(logits, targets, reduction='sum').double()
 
     def compute(self) -> dict[str, float]:
-        """``top1``, ``top5`` in percent, ``loss``, ``images``."""
+        """``top1``, ``top5`` in percent, ``loss``, and how many ``images`` or ``videos``."""
         confusion = self.state['confusion']
         images = int(confusion.sum())
         correct = {'top1': confusion.diagonal().sum(), 'top5': self.state['top5']}
         percent = {name: 100 * int(count) / max(images, 1) for name, count in correct.items()}
-        return {**percent, 'loss': float(self.state['loss']) / max(images, 1), 'images': images}
+        return {**percent, 'loss': float(self.state['loss']) / max(images, 1), self.what: images}
 
     def per_class(self) -> list[float]:
         """Accuracy of each class in percent, NaN for a class without images."""
@@ -89,9 +89,10 @@ class ClassificationMetric:
         lines = [f'top-1 {result["top1"]:.2f} %   top-5 {result["top5"]:.2f} %   loss {result["loss"]:.4f}']
         rows = list(zip(self.classes, self.per_class(), self.state['confusion'].sum(1).tolist()))
         if len(rows) > _LISTED:
-            rows = sorted(rows, key=lambda row: row[1])[:10]
-            lines.append('the ten worst classes:')
-        width = max(5, *(min(len(name), 30) for name, _, _ in rows))
+            rows = sorted((row for row in rows if row[2]), key=lambda row: row[1])
+            lines.append(f'the {min(10, len(rows))} worst of {len(rows)} classes:')
+            rows = rows[:10]
+        width = max([5, *(min(len(name), 30) for name, _, _ in rows)])
         lines.append(f'{"class":<{width}} {self.what:>7} {"accuracy":>9}')
         lines += [f'{name[:30]:<{width}} {images:>7} {accuracy:>9.2f}' for name, accuracy, images in rows]
         return '\n'.join(lines)
@@ -137,6 +138,11 @@ class ClassificationTask(nn.Module):
             return {'loss': F.cross_entropy(self.model(images).float(), targets, label_smoothing=self.smoothing)}
         images, targets = self.mixup(images.clone(), targets)  # it mixes in place
         return {'loss': F.cross_entropy(self.model(images).float(), targets)}
+
+    @staticmethod
+    def shown(image: Tensor) -> Tensor:
+        """What a picture shows of an image: all of it."""
+        return image
 
     @classmethod
     def pixels(cls, config: Settings, images: Sequence[Tensor]) -> list[Tensor]:

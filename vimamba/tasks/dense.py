@@ -41,6 +41,7 @@ class DenseTask(nn.Module):
     """
 
     lists = True  # batches are lists, of images of any sizes
+    what = 'images'
     best: str  # the metric that decides which checkpoint is the best; higher is better
     heads: dict[str, Callable[..., nn.Module]]
     rules: ClassVar[dict[str, Rule]]
@@ -48,6 +49,11 @@ class DenseTask(nn.Module):
     def __init__(self, model: DenseModel, classes: Sequence[str]) -> None:
         super().__init__()
         self.model, self.classes = model, list(classes)
+
+    @staticmethod
+    def shown(image: Tensor) -> Tensor:
+        """What a picture shows of an image: all of it."""
+        return image
 
     @classmethod
     def pixels(cls, config: Settings, images: Sequence[Tensor]) -> list[Tensor]:

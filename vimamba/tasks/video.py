@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vimamba.data.clip_transforms import ClipTransform
+from vimamba.data.video import sample_uniform
 from vimamba.errors import UsageError, bad_argument
 
 from .classification import ClassificationTask
@@ -17,6 +18,7 @@ from .models import Settings, configured_dataset, create, located_in_data
 
 __all__ = ['VideoTask']
 
+_SHOWN = 8  # frames of a clip, in pictures
 _SIDED = ('moving_digits', 'something_v2')  # data sets in whose classes left and right differ
 
 
@@ -49,11 +51,16 @@ class VideoTask(ClassificationTask):
         logits = self.model(mixed.unflatten(1, (-1, frames)))
         return {'loss': nn.functional.cross_entropy(logits.float(), soft)}
 
+    @staticmethod
+    def shown(image: Tensor) -> Tensor:
+        """What a picture shows of a clip, or of views of one: up to 8 frames of the first, evenly spaced."""
+        clip = image if image.ndim == 4 else image[0]
+        return clip[:, sample_uniform(clip.shape[1], min(clip.shape[1], _SHOWN))[0]]
+
     @classmethod
     def pixels(cls, config: Settings, images: Sequence[Tensor]) -> list[Tensor]:
-        """Clips (3, T, H, W), or views of them, in 0..1 again, the frames side by side: (3, H, T * W)."""
-        clips = [clip if clip.ndim == 4 else clip[0] for clip in images]
-        return super().pixels(config, [clip.transpose(1, 2).flatten(2) for clip in clips])
+        """What is `shown` of clips, in 0..1 again: frames (T, 3, H, W)."""
+        return super().pixels(config, [cls.shown(clip).transpose(0, 1) for clip in images])
 
     @classmethod
     def dataset(cls, config: Settings, split: str, training: bool) -> Any:
