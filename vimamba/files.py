@@ -79,10 +79,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
                 raise raised from None
         if isinstance(error, UsageError) and str(part) not in str(error):  # not of the writing
             raise
-        cause = error.__cause__ if isinstance(error, UsageError) else error
-        reason = getattr(cause, 'strerror', None) or (str(cause).strip().splitlines() or ['no message'])[0][:200]
         before = '' if special else f' after {written} bytes; what was there before is untouched'
-        raise UsageError(f'{path}: cannot be written ({reason}){before}: make room, or choose another place') from error
+        raise UsageError(
+            f'{path}: cannot be written ({_reason(error)}){before}: make room, or choose another place'
+        ) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -119,6 +119,16 @@ def _folders(folder: Path) -> Iterator[None]:
         for part in made:
             with suppress(OSError):
                 part.rmdir()
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, wherever it is below what others made of it."""
+    below: BaseException | None = error
+    while below:
+        if isinstance(below, OSError) and below.strerror:
+            return below.strerror
+        below = below.__cause__ or below.__context__
+    return (str(error).strip().splitlines() or ['no message'])[0][:200]
 
 
 def _flush_folder(folder: Path) -> None:

@@ -145,8 +145,9 @@ class LogHook(Hook):
         self._write({'kind': 'val', 'epoch': state.epoch, 'step': state.step, **metrics})
         if self.writer and self.draw and state.sample:
             picture = state.sample.picture(self.draw, state.task, state.config, state.classes)
-            self.writer.add_image('val/predictions', np.asarray(picture), state.step, dataformats='HWC')
-            self.writer.flush()
+            with naming(self.folder / 'tensorboard'):
+                self.writer.add_image('val/predictions', np.asarray(picture), state.step, dataformats='HWC')
+                self.writer.flush()
 
     def _write(self, record: dict[str, Any]) -> None:
         if not distributed.is_main():
@@ -154,14 +155,16 @@ class LogHook(Hook):
         with naming(self.folder / 'log.jsonl'), open(self.folder / 'log.jsonl', 'a') as file:
             file.write(json.dumps(record) + '\n')
         if self.writer:
-            for name, value in record.items():
-                if name not in ('kind', 'epoch', 'step'):
-                    self.writer.add_scalar(f'{record["kind"]}/{name}', value, record['step'])
-            self.writer.flush()
+            with naming(self.folder / 'tensorboard'):
+                for name, value in record.items():
+                    if name not in ('kind', 'epoch', 'step'):
+                        self.writer.add_scalar(f'{record["kind"]}/{name}', value, record['step'])
+                self.writer.flush()
 
     def after_train(self, runner: Any) -> None:
         if self.writer:
-            self.writer.close()
+            with naming(self.folder / 'tensorboard'):
+                self.writer.close()
 
 
 class Interrupted(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -113,11 +114,18 @@ def logging_to(folder: Path) -> Iterator[Callable[[], None]]:
         if category is UserWarning:
             logger.warning(f'warning: {" ".join(str(message).split())}')
 
+    def in_a_thread(failed: Any) -> None:
+        if isinstance(failed.exc_value, OSError):  # TensorBoard's, on a full disk
+            print(f'warning: {failed.thread.name}: {failed.exc_value.strerror}', file=sys.stderr)
+        else:
+            threading.__excepthook__(failed)
+
     warnings.showwarning = one_line  # type: ignore[assignment]
+    threading.excepthook = in_a_thread
     try:
         yield open_log
     finally:
-        warnings.showwarning = show
+        warnings.showwarning, threading.excepthook = show, threading.__excepthook__
         for handler in handlers:
             logger.removeHandler(handler)
         waiting.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,8 +57,10 @@ def export_program(module: nn.Module, args: Sequence[Tensor | None], dynamic_sha
 
 def save_program(program: ExportedProgram, path: str | Path) -> None:
     """Writes a ``.pt2`` file, whole or not at all, for `torch.export.load`."""
+    buffer = io.BytesIO()  # torch ends the process where it writes into a full disk itself
+    torch.export.save(program, buffer)
     with whole_file(path) as part:
-        torch.export.save(program, part)
+        part.write_bytes(buffer.getbuffer())
 
 
 def export_onnx(
