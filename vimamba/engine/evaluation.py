@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
+from vimamba.data import BrokenImage
 from vimamba.errors import UsageError
 from vimamba.files import check_output, whole_file, write_text
 
@@ -72,7 +73,10 @@ def evaluate_checkpoint(
         task = task_type.build(config, classes, with_weights=False)
         load_weights(task.model, model_weights(state, checkpoint), checkpoint, config.model.name, written_by(state))
         sample = Sample(_SHOWN)
-        metric = evaluate(task.to(device), loader, device, config.run.amp, sample if out_dir else None)
+        try:
+            metric = evaluate(task.to(device), loader, device, config.run.amp, sample if out_dir else None)
+        except BrokenImage as error:
+            raise UsageError(f'{error}; an evaluation leaves none out: mend or remove it') from error
         if not distributed.is_main():
             return 0
     result = {

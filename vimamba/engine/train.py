@@ -137,9 +137,10 @@ def create_loaders(config: Config, task_type: Any, splits: Sequence[str], traini
     data, loaders = config.data, []
     for split in splits:
         shuffled = training and split == 'train'
-        loaders.append(
-            create_loader(
-                task_type.dataset(config, split, shuffled),
+        dataset = task_type.dataset(config, split, shuffled)
+        try:
+            loader = create_loader(
+                dataset,
                 data.batch_size if shuffled else data.eval_batch_size or data.batch_size,
                 training=shuffled,
                 seed=config.run.seed,
@@ -150,7 +151,9 @@ def create_loaders(config: Config, task_type: Any, splits: Sequence[str], traini
                 timeout=data.timeout,
                 lists=task_type.lists,
             )
-        )
+        except UsageError as error:  # it begins with the key
+            raise UsageError(f'{config.at(f"data.{error}".partition(":")[0])}data.{error}') from error
+        loaders.append(loader)
     return loaders
 
 

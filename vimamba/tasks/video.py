@@ -13,7 +13,7 @@ from vimamba.data.clip_transforms import ClipTransform
 from vimamba.errors import UsageError, bad_argument
 
 from .classification import ClassificationTask
-from .models import Settings, configured_dataset, create, located_in_data
+from .models import Settings, configured_dataset, create, located_in_augment, located_in_data
 
 __all__ = ['VideoTask']
 
@@ -80,7 +80,7 @@ class VideoTask(ClassificationTask):
                 {**mirrored, **augment.options} if augment.style else None,
             )
         except (UsageError, ValueError, TypeError) as error:
-            raise located_in_data(config, error) or UsageError(f'{config.at("augment")}{error}') from error
+            raise located_in_data(config, error) or located_in_augment(config, error) from error
 
     @classmethod
     def _frames(cls, config: Settings) -> int:
