@@ -68,7 +68,8 @@ class LogHook(Hook):
         self, state: TrainingState, folder: Path, draw: Callable[..., Any] | None = None, what: str = 'images'
     ) -> None:
         self.state, self.folder, self.draw, self.what = state, folder, draw, what
-        self.writer = self.tensorboard = None
+        self.writer: Any = None
+        self.tensorboard: Any = None  # makes it when the run begins
         if distributed.is_main() and state.config.run.tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
