@@ -45,7 +45,8 @@ os.environ['TRITON_INTERPRET'] = str(int('--dry-run' in sys.argv))  # read when 
 import torch
 from h200_check import check, conv_inputs, ssd_inputs
 
-from vimamba.errors import UsageError, prepare_output, run, unknown_name
+from vimamba.errors import UsageError, run, unknown_name
+from vimamba.files import check_output
 from vimamba.insight import benchmark, clip_cost
 from vimamba.insight.benchmark import ScanCase, Times, cells, infer, interleaved
 from vimamba.kernels.routes import walk_of
@@ -412,7 +413,7 @@ def main() -> int:
         where = {'checked': args.checked, **({'commit': args.commit} if args.commit else {})}
         return inside(args.sections[0], at, where, Path(args.results if recorded else os.devnull))
     if recorded:
-        prepare_output('--results', args.results)
+        check_output('--results', args.results)
     sections = list(dict.fromkeys(args.sections)) or (['scans'] if args.plans else list(SECTIONS))
     options = ['--dry-run'] * args.dry_run + ['--plans'] * args.plans + ['--results', args.results]
     options += ['--commit', args.commit] if args.commit else []

@@ -48,12 +48,16 @@ class Fault:
         step: which.
         kind: 'kill' (SIGKILL to the own process), 'term' (SIGTERM), 'int' (SIGINT), 'term all' and 'int all' (to the
             data workers, too), 'nan' (in a weight), 'nan input', 'nan gradient', 'inf output', 'oom', 'kill worker'
-            (SIGKILL to a data worker), 'kill decoder' (of a data worker while it reads its video of this number).
+            (SIGKILL to a data worker), 'kill decoder' (of a data worker while it reads its video of this number),
+            'start' (no optimizer can be made).
         rank: only in this process.
     """
 
     def __init__(self, step, kind, rank=0):
         self.step, self.kind, self.rank = step, kind, rank
+
+    def refuse(self):
+        raise UsageError(f'of rank {self.rank} alone')
 
     def strike(self, task, images):
         number = {'kill': signal.SIGKILL, 'term': signal.SIGTERM, 'int': signal.SIGINT}.get(self.kind)
@@ -93,7 +97,13 @@ class Faulty:
 
 
 class FaultyTask(Faulty, ClassificationTask):
-    pass
+    @classmethod
+    def build(cls, config, classes, with_weights=True):
+        task = super().build(config, classes, with_weights)
+        for fault in cls.faults:
+            if fault.kind == 'start' and fault.rank == int(os.environ.get('RANK', 0)):
+                task.model.no_weight_decay = fault.refuse
+        return task
 
 
 class FaultyVideoTask(Faulty, VideoTask):

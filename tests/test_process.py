@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from vimamba.errors import UsageError, prepare_output
+from vimamba.errors import UsageError
+from vimamba.files import check_output
 from vimamba.process import import_code
 
 PROGRAM = """
@@ -65,14 +66,14 @@ def test_an_error_of_the_program_is_no_such_line():
 
 def test_outputs_are_tried_before_the_work_and_left_as_they_are(tmp_path):
     (there := tmp_path / 'there.json').write_text('old')
-    prepare_output('--json', there)
-    prepare_output('--json', tmp_path / 'new/file.json')
-    prepare_output('--maps', tmp_path / 'maps', folder=True)
+    check_output('--json', there)
+    check_output('--json', tmp_path / 'new/and/newer/file.json')
+    check_output('--maps', tmp_path / 'maps', folder=True)
     assert there.read_text() == 'old'
-    assert {path.name for path in tmp_path.rglob('*')} == {'there.json', 'new', 'maps'}
+    assert [path.name for path in tmp_path.rglob('*')] == ['there.json']
     for path, folder in (('/proc/file.json', False), ('/proc', True), (tmp_path, False), (there / 'below', True)):
         with pytest.raises(UsageError, match=rf'^--out {path}: .+: choose another place$'):
-            prepare_output('--out', path, folder=folder)
+            check_output('--out', path, folder=folder)
 
 
 def test_code_of_the_user_is_imported_and_takes_no_name_of_another(tmp_path, monkeypatch):

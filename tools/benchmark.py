@@ -10,13 +10,18 @@ over steps that ported code falls back to: the state-spaces loop does what the r
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
+elif __name__ == '__mp_main__':  # a process of `clips`, which ends without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from vimamba.errors import UsageError, bad_argument, check_integers, prepare_output, run, unknown_name
+from vimamba.errors import UsageError, bad_argument, check_integers, run, unknown_name
 from vimamba.process import find_device, keep_memory
 
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -48,8 +53,6 @@ def main() -> int:
         raise bad_argument('--threads', f'at most {cores}, the cores of this machine', args.threads)
     check_integers(16, **{'--sizes': min(args.sizes)})
     check_integers(1, **{'--frames': min(args.frames)})
-    if args.append is not None:
-        prepare_output('--append', args.append)
 
     import timm
     import torch
@@ -60,9 +63,8 @@ def main() -> int:
     device, dtype = find_device(args.device), getattr(torch, args.dtype)
     models = [*timm.list_models(), *([clip_cost.JOINT] if args.what == 'clips' else [])]
     known = list(benchmark.SCANS) if args.what == 'scan' else models
-    for name in args.cases or ():
-        if name not in known:
-            raise unknown_name('case' if args.what == 'scan' else 'model', name, known)
+    for name in [name for name in args.cases or () if name not in known]:
+        raise unknown_name('case' if args.what == 'scan' else 'model', name, known)
     if args.what == 'scan':
         cases = {name: benchmark.SCANS[name] for name in args.cases or known}
         results = benchmark.time_scans(device, dtype, cases, args.repeats)
@@ -74,7 +76,7 @@ def main() -> int:
         results = benchmark.time_models(
             device, dtype, names, tuple(args.sizes), args.batch, args.repeats, training=args.training
         )
-    if args.append:
+    if args.append is not None:
         benchmark.append([], Path(args.append))  # before the work: is it one of ours?
     where = benchmark.environment(device)
     print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'date'))
@@ -87,7 +89,7 @@ def main() -> int:
         columns = [row[name] for name in ('case', 'direction', 'median_ms', 'p20_ms', 'p80_ms', 'batch')]
         rate = f'{1e3 * row["batch"] / float(row["median_ms"]):.4g}'
         print(line.format(*columns, rate, row.get('memory_mib')), f' {row["implementation"]}', flush=True)
-    if args.append:
+    if args.append is not None:
         benchmark.append(rows, Path(args.append))
         print(f'{len(rows)} rows added to {args.append}')
     return 0

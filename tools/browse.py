@@ -1,13 +1,18 @@
 """Draws what a model is trained on, after its transforms: python tools/browse.py CONFIG --out browse.png"""
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
-from vimamba.errors import UsageError, bad_argument, prepare_output, run
+from vimamba.errors import bad_argument, run
+from vimamba.files import check_output, whole_file
 from vimamba.process import add_import, import_code
 
 
@@ -31,9 +36,7 @@ def main() -> int:
 
     if args.count < 1 or args.epoch < 0:
         raise bad_argument('--count, --epoch', 'at least 1, at least 0', f'{args.count}, {args.epoch}')
-    if Path(args.out).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
-        raise UsageError(f'--out {args.out}: expected a file name that ends in .png, .jpg or .webp')
-    prepare_output('--out', args.out)
+    check_output('--out', args.out, picture=True)
     import_code(args.imports)
     config = schema.check(read_config(args.config, args.cfg_options))
     task: Any = TASKS[config.task.name]
@@ -46,7 +49,9 @@ def main() -> int:
     images, targets = next(iter(loader))
     paths = [dataset.sample_path(key.item) for key, _ in zip(loader.sampler, targets)]
     paths = ['' if path in loader.broken else path for path in paths]  # in its place stands another
-    picture(config.task.name, task.pixels(config, images), targets, None, dataset.classes, paths).save(args.out)
+    drawn = picture(config.task.name, task.pixels(config, images), targets, None, dataset.classes, paths)
+    with whole_file(args.out) as part:
+        drawn.save(part)
     print(f'{len(images)} of {len(dataset)} {loader.dataset.what} of {config.data.name}/{args.split} in {args.out}')
     return 0
 

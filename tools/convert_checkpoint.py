@@ -2,12 +2,17 @@
 
 import argparse
 import ast
+import os
+import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
-from vimamba.errors import UsageError, prepare_output, run
+from vimamba.errors import UsageError, run
+from vimamba.files import check_output
 
 
 def main() -> int:
@@ -31,7 +36,7 @@ def main() -> int:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[key] = value
-    prepare_output('OUT', args.target)
+    check_output('OUT', args.target)
 
     from vimamba.models.convert import convert_checkpoint
 

@@ -3,14 +3,18 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
-from vimamba.errors import UsageError, check_integers, prepare_output, run
+from vimamba.errors import UsageError, check_integers, run
+from vimamba.files import check_output
 from vimamba.process import add_import, import_code
 
 
@@ -31,7 +35,7 @@ def main() -> int:
         raise UsageError(f'{args.out}: expected a file name that ends in .onnx or .pt2')
     if args.batch is not None:
         check_integers(1, **{'--batch': args.batch})
-    prepare_output('FILE', args.out)
+    check_output('FILE', args.out)
     import_code(args.imports)
 
     import torch

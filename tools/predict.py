@@ -5,17 +5,20 @@ python tools/predict.py --stream video.mp4 --checkpoint runs/NAME/best.pth
 """
 
 import argparse
-import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
+if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
-from vimamba.errors import UsageError, check_integers, prepare_output, run
-from vimamba.process import add_import, find_device, import_code, keep_memory
+from vimamba.errors import UsageError, check_integers, run
+from vimamba.files import check_output, write_json
+from vimamba.process import add_import, find_device, import_code, interruptible, keep_memory
 
 
 def main() -> int:
@@ -42,13 +45,11 @@ def main() -> int:
         if getattr(args, option) is not None:
             reason = 'a stream has none' if args.stream else 'of --stream alone'
             raise UsageError(f'--{option.replace("_", "-")}: {reason}: leave it out')
-    if args.picture is not None and Path(args.picture).suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
-        raise UsageError(f'--picture {args.picture}: expected a file name that ends in .png, .jpg or .webp')
     counts = {'--topk': args.topk, '--every': args.every, '--batch-size': args.batch_size}
     check_integers(1, **{option: count for option, count in counts.items() if count is not None})
     for option in ('json', 'picture', 'maps'):
         if getattr(args, option) not in (None, '-'):
-            prepare_output(f'--{option}', getattr(args, option), folder=option == 'maps')
+            check_output(f'--{option}', getattr(args, option), option == 'maps', option == 'picture')
     import_code(args.imports)
     broken = (stream_file if args.stream else label_files)(args, find_device(args.device))
     for error in broken:
@@ -57,21 +58,17 @@ def main() -> int:
 
 
 def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
-    from vimamba.insight.contact_sheet import contact_sheet
-    from vimamba.insight.samples import picture
-    from vimamba.tasks.predict_files import SHOWN, predict_files
+    from vimamba.insight.answers import draw_answers
+    from vimamba.tasks.predict_files import predict_files
 
     options = {key: getattr(args, key) for key in ('topk', 'batch_size', 'threshold', 'views', 'maps')}
     said = predict_files(args.files, args.model, args.checkpoint, device=device, **options)
     if args.json != '-' and said.found:
         print(said.table())
     if args.json:
-        write_json(args, said.name, said.as_json())
-    if args.picture and said.found and said.labels:
-        contact_sheet(said.found, args.picture, videos=said.what == 'video')
-    elif args.picture and said.found:
-        images, outputs, names = zip(*((r.image, r.output, r.path) for r in said.found[:SHOWN]))
-        picture(said.task, images, None, outputs, said.classes, names, threshold=0).save(args.picture)  # all found
+        write_json(args.json, {'model': said.name, 'checkpoint': args.checkpoint, **said.as_json()})
+    if args.picture:
+        draw_answers(said, args.picture)
     return said.broken
 
 
@@ -82,21 +79,19 @@ def stream_file(args: argparse.Namespace, device: Any) -> list[Any]:
     from vimamba.tasks.stream import HEADER, stream
 
     classifier, rows, broken = load_classifier(args.model, args.checkpoint), list[Any](), list[Any]()
-    for row in stream(classifier, args.stream, args.every or 16, device):
-        if args.json != '-' and not isinstance(row, BrokenImage):
-            print(row if rows else f'{HEADER}\n{row}', flush=True)
-        (broken if isinstance(row, BrokenImage) else rows).append(row)
-    said = {'predictions': [row.as_json() for row in rows], 'broken': [error.reason for error in broken]}
-    if rows and args.json != '-':
-        print(f'{args.stream}: {rows[-1].frames} frames, {rows[-1].rate:.1f} a second, {peak_memory():.0f} MiB at most')
-    if args.json:
-        write_json(args, classifier.name, {'path': args.stream, **said})
+    with interruptible() as stopped:  # the natural end of a stream
+        for row in stream(classifier, args.stream, args.every or 16, device, stopped):
+            if args.json != '-' and not isinstance(row, BrokenImage):
+                print(row if rows else f'{HEADER}\n{row}', flush=True)
+            (broken if isinstance(row, BrokenImage) else rows).append(row)
+        about = {'model': classifier.name, 'checkpoint': args.checkpoint, 'path': args.stream}
+        said = {'predictions': [row.as_json() for row in rows], 'broken': [error.reason for error in broken]}
+        if rows and args.json != '-':
+            end, memory = rows[-1], peak_memory()
+            print(f'{args.stream}: {end.frames} frames, {end.rate:.1f} a second, {memory:.0f} MiB at most')
+        if args.json:
+            write_json(args.json, {**about, **said})
     return broken
-
-
-def write_json(args: argparse.Namespace, name: str, said: dict) -> None:
-    text = json.dumps({'model': name, 'checkpoint': args.checkpoint, **said}, indent=1, ensure_ascii=False) + '\n'
-    sys.stdout.write(text) if args.json == '-' else Path(args.json).write_text(text, encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import logging
 import os
 import pickletools
 import re
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
+from .files import whole_file
 
 __all__ = ['FORMAT', 'load_checkpoint', 'load_weights', 'model_weights', 'save_checkpoint', 'written_by']
 
@@ -48,10 +48,7 @@ class _HashedFile:
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Writes a checkpoint: afterwards ``path`` is the whole new file, or what it was before.
-
-    The bytes go to a file beside it, reach the disk, and take its name in one step, so that a killed process
-    or a full disk leaves the old file as it was.
+    """Writes a checkpoint: afterwards ``path`` is the whole new file, or what it was before, as of `whole_file`.
 
     Args:
         checkpoint: tensors, numbers, strings, and lists, tuples and dictionaries of these.
@@ -66,37 +63,11 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     >>> load_checkpoint(folder.name + '/a.pth')
     {'model': {'weight': tensor([1., 1.])}}
     """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, 'wb') as file:
-            hashed = _HashedFile(file)
-            torch.save(dict(checkpoint), hashed)  # type: ignore[arg-type]
-            file.seek(-2, os.SEEK_END)
-            file.write(_comment(hashed.sha256.hexdigest()))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch turns some failed writes into RuntimeError
-        for raised in (error, error.__context__):  # and reports a lost loading process wherever this one happens to be,
-            if raised and 'DataLoader worker' in str(raised):  # in the middle of a file too, whose end then fails
-                raise raised from None
-        written = temporary.stat().st_size if temporary.exists() else 0
-        raise UsageError(
-            f'{path}: the checkpoint cannot be written ({_first_line(error)}) after {written} bytes; '
-            'the file before it is untouched: make room, or choose another folder'
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == 'posix':  # the new name is on the disk only when its folder is
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        except OSError:
-            logging.getLogger('vimamba').debug('%s: this file system cannot flush a folder', path.parent)
-        finally:
-            os.close(folder)
+    with whole_file(path) as part, open(part, 'wb') as file:
+        hashed = _HashedFile(file)
+        torch.save(dict(checkpoint), hashed)  # type: ignore[arg-type]
+        file.seek(-2, os.SEEK_END)
+        file.write(_comment(hashed.sha256.hexdigest()))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -9,10 +9,9 @@ import difflib
 import errno
 import math
 import os
+import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 __all__ = [
     'UsageError',
@@ -20,7 +19,6 @@ __all__ = [
     'check_flags',
     'check_integers',
     'check_numbers',
-    'prepare_output',
     'run',
     'unknown_name',
 ]
@@ -96,32 +94,19 @@ def check_numbers(low: float, below: float, **arguments: object) -> None:
             raise bad_argument(name, f'a number >= {low}' + f' and < {below}' * (below < math.inf), repr(value))
 
 
-def prepare_output(option: str, path: str | os.PathLike[str], folder: bool = False) -> None:
-    """Makes the folders of an output file (or folder) before the work whose result it takes.
-
-    Raises:
-        UsageError: nothing can be written there.
-    """
-    path = Path(path)
-    try:
-        (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
-        if not folder and (path.is_dir() or not str(path).strip('.')):
-            raise IsADirectoryError(None, 'is a folder')
-        if path.exists() and not folder:
-            if not os.access(path, os.W_OK):
-                raise PermissionError(None, 'cannot be written')
-        else:  # only trying tells, of /proc, say
-            with tempfile.TemporaryFile(dir=path if folder else path.parent):
-                pass
-    except OSError as error:
-        raise UsageError(f'{option} {path}: {error.strerror}: choose another place') from error
-
-
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command-line tool: a `UsageError` or a file that fails becomes one line on stderr, exit code 2."""
+    """Runs a command-line tool: a `UsageError` or a file that fails becomes one line on stderr, exit code 2.
+
+    So does SIGINT, with exit code 130.
+    """
+    if callable(signal.getsignal(signal.SIGINT)):  # not where it is ignored, as of a shell's background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        code = 128 + signal.SIGINT
     except BrokenPipeError:  # the reader, such as head, has seen enough
         code = 0
     except UsageError as error:

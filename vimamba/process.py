@@ -6,14 +6,16 @@ import argparse
 import ctypes
 import importlib
 import importlib.util
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['add_import', 'find_device', 'import_code', 'keep_memory']
+__all__ = ['add_import', 'find_device', 'import_code', 'interruptible', 'keep_memory']
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -53,6 +55,36 @@ def find_device(name: str) -> Any:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f'--device {name}: {str(error).splitlines()[0]}; --device cpu always works') from error
     return torch.device(name)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """SIGINT is an end that the work comes to by itself: it asks, and the interrupt is raised when it is done.
+
+    A second one does not wait.
+
+    Yields:
+        Whether there has been one.
+
+    Raises:
+        KeyboardInterrupt: at the end, where there has been one.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    if not callable(before := signal.getsignal(signal.SIGINT)):  # ignored, as of a shell's background
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, receive)
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if received:
+        raise KeyboardInterrupt
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,9 @@ from vimamba.engine.config import read_config
 from vimamba.engine.schema import Config, check, describe
 from vimamba.engine.train import train
 from vimamba.errors import UsageError
+from vimamba.models.videomamba import VideoMamba
 from vimamba.tasks import TASKS, ClassificationTask
+from vimamba.tasks.models import _arguments
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -133,6 +135,65 @@ def test_what_only_building_can_tell_is_one_line_too(tmp_path, sections, says):
         train(path, TASKS, work_dir=tmp_path / 'run')
     assert says in str(caught.value)
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('option', 'says'),
+    [
+        ('augment.hflip=2', 'augment.hflip: expected a probability, got 2'),
+        ('augment.auto_augment=rnd', 'augment.auto_augment: Unknown AA policy rnd'),
+        ('augment.color_jitter=much', "augment.color_jitter: could not convert string to float: 'much'"),
+        ('augment.re_mode=x', "unknown augment.re_mode 'x': known: const, pixel, rand"),
+        ('model.tubelet_size=3', 'num_frames: expected a positive multiple of tubelet_size, 3, got 4'),
+        ('model.pretrained=True', 'No pretrained weights exist'),
+        ('model.scan=hilbrt', "did you mean 'hilbert'?"),
+        ('data.sampling=unifrom', "unknown sampling 'unifrom': did you mean 'uniform'?"),
+        ('data.time=sideways', "unknown time 'sideways': known: backward"),
+        ('data.interpolation=cubic', 'data.interpolation: expected'),
+        ('data.crop_pct=7', 'data.crop_pct: expected at most 1'),
+        ('data.batch_size=99', 'data.batch_size: expected at most the 4 training videos'),
+    ],
+)
+def test_a_value_that_cannot_be_is_answered_where_it_was_given(tmp_path, option, says):
+    """On the command line, or in its line of the file; which of the two tells that it is not the other by chance."""
+    for part in ('train', 'val'):
+        (tmp_path / f'{part}.txt').write_text('a.mp4 0\nb.mp4 1\n' * 2)
+    key, _, value = option.partition('=')
+    section, _, key = key.partition('.')
+    value = repr(value) if value[0].islower() else value
+    sections = {
+        'task': {'name': "'video'"},
+        'model': {'name': "'test_videomamba_causal'", 'img_size': '32', 'depth': '2'},
+        'data': {'name': "'video_list'", 'root': repr(str(tmp_path)), 'batch_size': '2', 'workers': '0'},
+        'augment': {'style': "'clip'"},
+    }
+    for given in (True, False):
+        entries = {name: dict(entries) for name, entries in sections.items()}
+        if not given:
+            entries[section].pop(key, None)
+            entries[section][key] = value
+        lines = [line for name, own in entries.items()
+                 for line in (f'{name} = dict(', *(f'    {k}={v},' for k, v in own.items()), ')')]  # fmt: skip
+        (path := tmp_path / 'c.py').write_text('\n'.join(lines))
+        where = f'--cfg-options {section}.{key}: '
+        if not given:
+            where = f'{path}:{lines.index(f"    {key}={value},") + 1}: '
+        with pytest.raises(UsageError) as caught:
+            train(path, TASKS, work_dir=tmp_path / 'run', options=[option] * given)
+        assert str(caught.value).startswith(where), caught.value
+        assert says in str(caught.value)
+        assert 'imagenet' not in str(caught.value)
+
+
+def test_an_unknown_argument_is_answered_with_those_that_the_model_takes(tmp_path):
+    """Those of its base too, and none that it takes in general or refuses."""
+    path = write_config(tmp_path / 'c.py', model={'name': 'vim_nano_patch4_32'})
+    for wrong, near in (('options', ''), ('patch_sze', 'patch_size'), ('num_clsses', '')):
+        with pytest.raises(UsageError, match=f'--cfg-options model.{wrong}: unknown argument of model') as caught:
+            train(path, TASKS, work_dir=tmp_path / 'run', options=[f'model.{wrong}=1'])
+        assert (f"did you mean '{near}'?" in str(caught.value)) == bool(near)
+    assert {'depth', 'embed_dim', 'patch_size', 'scan', 'causal'} <= _arguments(VideoMamba)
+    assert not {'self', 'options'} & _arguments(VideoMamba)
 
 
 def test_every_key_is_documented_and_has_a_default():

@@ -1,9 +1,12 @@
 """Two processes do what one does with the same total batch: the same gradients, exact metrics, one writer."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
-from tests.runs import complete, complete_distributed, last, records, said, write_config
+from tests.runs import Fault, complete, complete_distributed, last, records, said, write_config
 
 PLAIN = {
     'optim': {'name': 'sgd', 'lr': 0.1, 'weight_decay': 0.0},
@@ -35,6 +38,15 @@ def test_two_processes_are_one_of_twice_the_batch(alone, tmp_path):
     losses = [[r['loss'] for r in records(where) if r['kind'] == 'train'] for where in (folder, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert said(folder).count('epoch 1/1  validation') == 1  # the first process alone speaks
+
+
+def test_a_start_that_fails_in_another_process_costs_no_run(alone, tmp_path):
+    folder = Path(shutil.copytree(alone, tmp_path / 'run'))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    config = write_config(tmp_path / 'c.py')
+    assert 0 not in complete_distributed(config, folder, faults=[Fault(0, 'start', rank=1)], overwrite=True)
+    assert 'of rank 1 alone' in said(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):

@@ -47,7 +47,7 @@ def test_a_run_learns_and_leaves_everything(run):
     names = {path.name for path in folder.iterdir()}
     assert {'last.pth', 'best.pth', 'log.jsonl', 'train.log', 'summary.txt', 'curves.png', 'tensorboard'} <= names
     assert sorted(path.name for path in folder.glob('epoch_*')) == ['epoch_0003.pth', 'epoch_0004.pth']
-    assert [path for path in folder.rglob('*') if path.name.endswith('.part')] == []
+    assert [path for path in folder.rglob('*') if path.name.startswith('.part')] == []
     assert any((folder / 'tensorboard').iterdir())
     with Image.open(folder / 'curves.png') as picture:
         assert picture.width > 300
@@ -142,7 +142,9 @@ def test_an_image_that_cannot_be_evaluated_does_not_cost_the_epoch(pictures, tmp
     bad.write_bytes(good[:60])
     data = {'name': 'folder', 'root': str(root), 'fraction': 1.0}
     config = write_config(tmp_path / 'c.py', data=data, schedule={'epochs': 1, 'warmup_epochs': 0})
-    with pytest.raises(UsageError, match=bad.name):
+    with pytest.raises(
+        UsageError, match=f'{bad.name}: .*; an evaluation leaves none out: mend or remove it, then --resume'
+    ):
         train(config, TASKS, work_dir=tmp_path / 'run')
     assert load_checkpoint(tmp_path / 'run' / 'last.pth')['epoch'] == 1
     bad.write_bytes(good)
@@ -151,14 +153,75 @@ def test_an_image_that_cannot_be_evaluated_does_not_cost_the_epoch(pictures, tmp
     assert (tmp_path / 'run' / 'best.pth').exists()
 
 
+LEFT = {'last.pth', 'previous.pth', 'best.pth', 'epoch_0003.pth', 'epoch_0004.pth', 'log.jsonl', 'train.log',
+        'summary.txt', 'curves.png', 'config.json', 'tensorboard'}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('options', 'says'),
+    [
+        (['data.batch_size=4096'], 'batch_size'),
+        (['data.name=folder', 'data.root=/none'], 'no such folder'),
+        (['model.checkpoint=none.pth'], 'no such file'),
+        (['model.name=vim_nano_patch4_32', 'model.pretrained=True'], 'No pretrained weights'),
+        (['optim.name=sgd', 'optim.betas=[0.9,0.99]'], 'has none'),
+    ],
+)
+def test_a_start_that_fails_costs_no_run(run, tmp_path, options, says):
+    config, folder, _ = run
+    shutil.copytree(folder, tmp_path / 'run')
+    with pytest.raises(UsageError, match=says):
+        train(config, TASKS, work_dir=tmp_path / 'run', options=options, overwrite=True)
+    before, after = ({p.relative_to(top): p.is_file() and p.read_bytes() for p in top.rglob('*')}
+                     for top in (folder, tmp_path / 'run'))  # fmt: skip
+    assert before == after
+
+
+def test_a_run_is_overwritten_with_all_that_it_left_and_nothing_else(run, tmp_path, monkeypatch):
+    _, folder, _ = run
+    shutil.copytree(folder, tmp_path / 'run')
+    assert {path.name for path in folder.iterdir()} == LEFT
+    (tmp_path / 'run' / '.part.last.pth').write_bytes(b'of a killed process')
+    (tmp_path / 'run' / 'notes.txt').write_text('of the user')
+    there = []
+    monkeypatch.setattr('vimamba.engine.train.Runner.train', lambda self: there.extend((tmp_path / 'run').iterdir()))
+    config = write_config(tmp_path / 'c.py', schedule={'epochs': 1, 'warmup_epochs': 0})
+    train(config, TASKS, work_dir=tmp_path / 'run', overwrite=True)
+    assert {path.name for path in there} == {'notes.txt', 'train.log'}  # before the first step
+    said = (tmp_path / 'run/train.log').read_text()
+    assert 'test_vit: 0.27 M parameters' in said
+    assert '1 epochs' in said
+    assert '4 epochs' not in said
+
+
+@pytest.mark.parametrize('kept', ['epoch_0004.pth', 'summary.txt'])
+def test_what_is_left_of_a_run_is_not_overwritten_unasked(run, tmp_path, kept):
+    config, folder, _ = run
+    (tmp_path / 'run').mkdir()
+    shutil.copy(folder / kept, tmp_path / 'run')
+    with pytest.raises(UsageError, match='holds a run'):
+        train(config, TASKS, work_dir=tmp_path / 'run')
+    assert (tmp_path / 'run' / kept).read_bytes() == (folder / kept).read_bytes()
+
+
+def test_a_finished_run_keeps_the_settings_it_was_trained_with(run, tmp_path):
+    config, folder, _ = run
+    shutil.copytree(folder, tmp_path / 'run')
+    assert train(config, TASKS, work_dir=tmp_path / 'run', options=['optim.lr=0.5'], resume=True) == 0
+    assert json.loads((tmp_path / 'run/config.json').read_text())['optim']['lr'] == 3e-3
+    options = ['optim.lr=1e-4', 'schedule.epochs=5']
+    assert train(config, TASKS, work_dir=tmp_path / 'run', options=options, resume=True) == 0
+    assert json.loads((tmp_path / 'run/config.json').read_text())['optim']['lr'] == 1e-4
+
+
 def test_a_run_that_does_not_start_leaves_nothing(tmp_path):
     (tmp_path / 'data' / 'train').mkdir(parents=True)
     (tmp_path / 'data' / 'val').mkdir()
     (tmp_path / 'data' / 'train' / 'loose.png').write_bytes(b'')
     config = write_config(tmp_path / 'c.py', data={'name': 'folder', 'root': str(tmp_path / 'data')})
     with pytest.raises(UsageError, match='no class folders in it'):
-        train(config, TASKS, work_dir=tmp_path / 'run')
-    assert not (tmp_path / 'run').exists()
+        train(config, TASKS, work_dir=tmp_path / 'runs' / 'run')
+    assert not (tmp_path / 'runs').exists()
 
 
 @pytest.fixture(scope='module')

@@ -60,6 +60,13 @@ def test_the_schedule_is_the_formula_at_every_step(name, epochs, warmup, steps, 
         assert optimizer.param_groups[0]['lr'] == pytest.approx(0.5 * rate, rel=1e-9)
 
 
+def test_a_schedule_of_one_step_is_at_the_peak_without_a_word(caplog):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    create_schedule(optimizer, config(schedule={'epochs': 1, 'warmup_epochs': 0}), 1).step_update(0)
+    assert optimizer.param_groups[0]['lr'] == 0.3
+    assert caplog.text == ''
+
+
 def test_layer_decay_and_no_decay_reach_the_optimizer():
     model = timm.create_model('vim_nano_patch4_32', num_classes=10)
     optimizer = create_optimizer(model, config(optim={'layer_decay': 0.5, 'weight_decay': 0.1}), 64)

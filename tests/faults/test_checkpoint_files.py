@@ -184,7 +184,7 @@ def test_kill_9_while_saving_leaves_a_whole_file(tmp_path):
         process.join()
         checkpoint = load_checkpoint(path)
         assert bool((checkpoint['weight'] == checkpoint['number']).all())
-        unfinished += (tmp_path / '.last.pth.part').exists()
+        unfinished += (tmp_path / '.part.last.pth').exists()
     assert unfinished >= 10, 'too few of the kills hit a save for this test to mean anything'
     save_checkpoint({'number': 0}, path)
     assert [file.name for file in tmp_path.iterdir()] == ['last.pth'], 'what a killed save left is cleared by the next'

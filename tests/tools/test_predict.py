@@ -180,7 +180,7 @@ def mistakes(checkpoint, images):
         ((*with_ours, '--topk', '0'), '--topk: expected an integer >= 1, got 0'),
         ((*with_ours, '--json', folder), f'--json {folder}: is a folder: choose another place'),
         ((*with_ours, '--json', '/proc/out.json'), '--json /proc/out.json: No such file or directory: choose another'),
-        ((*with_ours, '--json', '/dev/full'), 'the output cannot be written: No space left on device'),
+        ((*with_ours, '--json', '/dev/full'), '/dev/full: cannot be written (No space left on device): make room'),
         ((*with_ours, '--picture', '/proc/none/out.png'), '--picture /proc/none/out.png: No such file or directory'),
     ]
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.data.test_video import broken, write
 from vimamba.checkpoint import FORMAT, save_checkpoint
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.clips import VideoList
-from vimamba.data.video import BrokenVideo, read_clip
+from vimamba.data.video import BrokenVideo, read_clip, timed_frames
 from vimamba.engine.train import train
 from vimamba.errors import UsageError, run
 from vimamba.tasks import TASKS, VideoTask
@@ -244,6 +245,38 @@ def test_the_command_prints_as_frames_come_and_writes_the_rows(tool, tmp_path):
         assert row['frames_per_second'] > 0
     code, out, _ = tool('--stream', file, '--checkpoint', checkpoint, '--json', '-')
     assert [row['frames'] for row in json.loads(out)['predictions']] == [16, 20]
+
+
+def test_an_interrupt_is_the_end_of_a_stream(tool, tmp_path, monkeypatch):
+    """What has come is said and written; a second one does not wait."""
+    file, checkpoint = movie(tmp_path / 'a.mp4', 20), save(tmp_path / 'best.pth', CAUSAL)
+    out, before = tmp_path / 'out.json', signal.getsignal(signal.SIGINT)
+
+    def interrupted(times):
+        def frames(path):
+            for i, timed in enumerate(timed_frames(path)):
+                if i == 10:
+                    for _ in range(times):
+                        signal.raise_signal(signal.SIGINT)
+                yield timed
+
+        monkeypatch.setattr('vimamba.tasks.stream.timed_frames', frames)
+        return tool('--stream', file, '--checkpoint', checkpoint, '--every', 8, '--json', out)
+
+    code, said, err = interrupted(times=2)
+    assert (code, err, out.exists()) == (130, 'interrupted\n', False)
+    assert signal.getsignal(signal.SIGINT) == before
+    code, said, err = interrupted(times=1)
+    assert (code, err) == (130, 'interrupted\n')
+    *rows, last = said.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ['8', '11']
+    assert last.startswith(f'{file}: 11 frames, ')
+    result = json.loads(out.read_text())
+    assert [row['frames'] for row in result['predictions']] == [8, 11]
+    with torch.inference_mode():
+        clip = transform()(read_clip(file, lambda frames: range(11)))
+        scores = small(CAUSAL)(clip[None]).softmax(1)[0]
+    assert result['predictions'][-1]['score'] == pytest.approx(float(scores.max()), abs=1e-5)
 
 
 def test_what_a_truncated_video_has_is_said_before_its_error(tool, tmp_path):

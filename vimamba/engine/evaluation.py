@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
-from vimamba.errors import UsageError, prepare_output
+from vimamba.data import BrokenImage
+from vimamba.errors import UsageError
+from vimamba.files import check_output, whole_file, write_text
 
 from . import distributed, schema
 from .config import read_config
@@ -55,9 +57,9 @@ def evaluate_checkpoint(
     task_type = tasks[config.task.name]
     task_type.check(config)
     if json_file is not None:
-        prepare_output('--json', json_file)
+        check_output('--json', json_file)
     if out_dir is not None:
-        prepare_output('--out-dir', out_dir, folder=True)
+        check_output('--out-dir', out_dir, folder=True)
     state = load_checkpoint(checkpoint)
     device = distributed.local_device(config.run.device)
     with distributed.initialized(device):
@@ -71,7 +73,10 @@ def evaluate_checkpoint(
         task = task_type.build(config, classes, with_weights=False)
         load_weights(task.model, model_weights(state, checkpoint), checkpoint, config.model.name, written_by(state))
         sample = Sample(_SHOWN)
-        metric = evaluate(task.to(device), loader, device, config.run.amp, sample if out_dir else None)
+        try:
+            metric = evaluate(task.to(device), loader, device, config.run.amp, sample if out_dir else None)
+        except BrokenImage as error:
+            raise UsageError(f'{error}; an evaluation leaves none out: mend or remove it') from error
         if not distributed.is_main():
             return 0
     result = {
@@ -84,12 +89,15 @@ def evaluate_checkpoint(
     where = f'{config.data.name}/{split}, {result[task.what]} {task.what}'
     print(f'{config.model.name} from {checkpoint} on {where}\n{metric.table()}')
     if json_file:
-        Path(json_file).write_text(json.dumps(result, indent=1).replace('NaN', 'null') + '\n')
+        write_text(json_file, json.dumps(result, indent=1).replace('NaN', 'null') + '\n')
         print(f'numbers in {json_file}')
     if out_dir:
         folder = Path(out_dir)
         if 'confusion' in metric.state:
-            plots.plot_confusion(metric.state['confusion'], classes, folder / 'confusion.png')
-        sample.picture(draw, task_type, config, classes).save(folder / 'predictions.png')
+            with whole_file(folder / 'confusion.png') as part:
+                plots.plot_confusion(metric.state['confusion'], classes, part)
+        picture = sample.picture(draw, task_type, config, classes)
+        with whole_file(folder / 'predictions.png') as part:
+            picture.save(part)
         print(f'pictures in {folder}')
     return 0

@@ -19,6 +19,7 @@ from mmengine.hooks import Hook
 from timm.scheduler.scheduler import Scheduler
 
 from vimamba.errors import UsageError
+from vimamba.files import naming, write_text
 
 from . import distributed
 from .state import TrainingState
@@ -68,6 +69,15 @@ class LogHook(Hook):
     ) -> None:
         self.state, self.folder, self.draw, self.what = state, folder, draw, what
         self.writer: Any = None
+        self.tensorboard: Any = None  # makes it when the run begins
+        if distributed.is_main() and state.config.run.tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UsageError(
+                    f'run.tensorboard needs tensorboard ({error}): pip install vimamba[train], or run.tensorboard=False'
+                ) from None
+            self.tensorboard = SummaryWriter
 
     def before_train(self, runner: Any) -> None:
         self.start, self.first_step = time.monotonic(), self.state.step
@@ -75,17 +85,10 @@ class LogHook(Hook):
         if not distributed.is_main():
             return
         kept = [r for r in read_log(self.folder) if r['step'] <= self.state.step]
-        temporary = self.folder / '.log.jsonl.part'
-        temporary.write_text(''.join(json.dumps(record) + '\n' for record in kept))
-        os.replace(temporary, self.folder / 'log.jsonl')
-        if self.state.config.run.tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise UsageError(
-                    f'run.tensorboard needs tensorboard ({error}): pip install vimamba[train], or run.tensorboard=False'
-                ) from None
-            self.writer = SummaryWriter(str(self.folder / 'tensorboard'), purge_step=self.state.step + 1)
+        write_text(self.folder / 'log.jsonl', ''.join(json.dumps(record) + '\n' for record in kept))
+        if self.tensorboard:
+            with naming(self.folder / 'tensorboard'):
+                self.writer = self.tensorboard(str(self.folder / 'tensorboard'), purge_step=self.state.step + 1)
 
     def before_train_epoch(self, runner: Any) -> None:
         self.mark, self.marked_step = time.monotonic(), self.state.step  # evaluation is not training time
@@ -143,23 +146,26 @@ class LogHook(Hook):
         self._write({'kind': 'val', 'epoch': state.epoch, 'step': state.step, **metrics})
         if self.writer and self.draw and state.sample:
             picture = state.sample.picture(self.draw, state.task, state.config, state.classes)
-            self.writer.add_image('val/predictions', np.asarray(picture), state.step, dataformats='HWC')
-            self.writer.flush()
+            with naming(self.folder / 'tensorboard'):
+                self.writer.add_image('val/predictions', np.asarray(picture), state.step, dataformats='HWC')
+                self.writer.flush()
 
     def _write(self, record: dict[str, Any]) -> None:
         if not distributed.is_main():
             return
-        with open(self.folder / 'log.jsonl', 'a') as file:
+        with naming(self.folder / 'log.jsonl'), open(self.folder / 'log.jsonl', 'a') as file:
             file.write(json.dumps(record) + '\n')
         if self.writer:
-            for name, value in record.items():
-                if name not in ('kind', 'epoch', 'step'):
-                    self.writer.add_scalar(f'{record["kind"]}/{name}', value, record['step'])
-            self.writer.flush()
+            with naming(self.folder / 'tensorboard'):
+                for name, value in record.items():
+                    if name not in ('kind', 'epoch', 'step'):
+                        self.writer.add_scalar(f'{record["kind"]}/{name}', value, record['step'])
+                self.writer.flush()
 
     def after_train(self, runner: Any) -> None:
         if self.writer:
-            self.writer.close()
+            with naming(self.folder / 'tensorboard'):
+                self.writer.close()
 
 
 class Interrupted(Exception):

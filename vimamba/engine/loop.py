@@ -10,6 +10,7 @@ from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from vimamba.data import BrokenImage
 from vimamba.errors import UsageError
 
 from . import distributed
@@ -146,7 +147,12 @@ class EvalLoop(BaseLoop):
         self.runner.call_hook('before_val')
         distributed.sync_buffers(state.task, state.evaluated)
         state.sample = Sample(_SHOWN)
-        metric = evaluate(state.evaluated, self.dataloader, state.device, state.config.run.amp, state.sample)
+        try:
+            metric = evaluate(state.evaluated, self.dataloader, state.device, state.config.run.amp, state.sample)
+        except BrokenImage as error:
+            raise UsageError(
+                f'{error}; an evaluation leaves none out: mend or remove it, then --resume goes on from here'
+            ) from error
         self.runner.call_hook('after_val')
         return metric.compute()
 

@@ -84,7 +84,7 @@ def create_schedule(optimizer: torch.optim.Optimizer, config: Config, steps_per_
         'warmup_lr_init': schedule.warmup_lr,
         'warmup_prefix': True,
     }
-    if schedule.name == 'constant':
+    if schedule.name == 'constant' or (schedule.name == 'cosine' and rest == 1):  # one step, at lr; timm would warn
         return timm.scheduler.StepLRScheduler(optimizer, decay_t=rest + warmup + 1, **common)
     if schedule.name == 'step':
         # timm counts from the end of the warm-up, and one early

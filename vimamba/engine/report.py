@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
 from vimamba.errors import UsageError
+from vimamba.files import check_output, whole_file, write_text
 
 from . import distributed
 from .hooks import clock, peak_memory, read_log
@@ -65,26 +68,46 @@ def report(
     if rows:
         lines.append(f'best weights in {folder / "best.pth"}')
     if rows and plot:
-        plot(folder / 'log.jsonl', folder / 'curves.png')
+        with whole_file(folder / 'curves.png') as part:
+            plot(folder / 'log.jsonl', part)
         lines.append(f'curves in {folder / "curves.png"}')
     table = '\n'.join(lines)
-    (folder / 'summary.txt').write_text(table + '\n')
+    write_text(folder / 'summary.txt', table + '\n')
     logger.info(table)
 
 
+class _Log(logging.FileHandler):
+    """``train.log``, which a full disk ends in one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        else:
+            raise UsageError(f'{self.baseFilename}: cannot be written ({error.strerror}): make room') from error
+
+
 @contextmanager
-def logging_to(folder: Path) -> Iterator[None]:
-    """Messages to the terminal and to ``train.log``, of the first process only; warnings as one line each."""
+def logging_to(folder: Path) -> Iterator[Callable[[], None]]:
+    """Messages to the terminal and to ``train.log``, of the first process only; warnings as one line each.
+
+    Nothing is written into the folder before the function that this gives is called.
+    """
+    file = _Log(folder / 'train.log', delay=True)
+    file.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
+    waiting = MemoryHandler(sys.maxsize, flushLevel=sys.maxsize, target=file, flushOnClose=False)
     handlers: list[logging.Handler] = [logging.NullHandler()]
     if distributed.is_main():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(folder / 'train.log', delay=True)]
-        except OSError as error:
-            raise UsageError(f'run.work_dir: {folder} cannot be written: {error.strerror}') from error
-    handlers[-1].setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
+        check_output('run.work_dir', folder, folder=True)
+        handlers = [logging.StreamHandler(sys.stdout), waiting]
     for handler in handlers:
         logger.addHandler(handler)
+
+    def open_log() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        waiting.capacity = 0  # from now on each message goes through
+        waiting.flush()
+
     logger.setLevel(logging.INFO)
     logger.propagate = False
     show = warnings.showwarning
@@ -93,13 +116,21 @@ def logging_to(folder: Path) -> Iterator[None]:
         if category is UserWarning:
             logger.warning(f'warning: {" ".join(str(message).split())}')
 
+    def in_a_thread(failed: Any) -> None:
+        if isinstance(failed.exc_value, OSError):  # TensorBoard's, on a full disk
+            print(f'warning: {failed.thread.name}: {failed.exc_value.strerror}', file=sys.stderr)
+        else:
+            threading.__excepthook__(failed)
+
     warnings.showwarning = one_line  # type: ignore[assignment]
+    threading.excepthook = in_a_thread
     try:
-        yield
+        yield open_log
     finally:
-        warnings.showwarning = show
+        warnings.showwarning, threading.excepthook = show, threading.__excepthook__
         for handler in handlers:
             logger.removeHandler(handler)
-            handler.close()
+        waiting.close()
+        file.close()
         with suppress(OSError):  # a run that did not start leaves no folder
             folder.rmdir()

@@ -83,7 +83,9 @@ class Data:
     mean: Numbers | None = key(None, "per channel, for pixels in 0..1; None: the model's own")
     std: Numbers | None = key(None, "per channel; None: the model's own", positive=True)
     interpolation: str | None = key(None, "resizing filter; None: the model's own")
-    crop_pct: float | None = key(None, "share of a side that evaluation keeps; None: the model's own", positive=True)
+    crop_pct: float | None = key(
+        None, "share of a side that evaluation keeps; None: the model's own", positive=True, high=1
+    )
     options: dict[str, Any] = key({}, '')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ from torch import nn
 
 from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, save_checkpoint, written_by
 from vimamba.errors import UsageError
+from vimamba.files import write_text
 
 from . import distributed
 from .optim import Update
@@ -99,6 +101,8 @@ class TrainingState:
             if name == 'last.pth' and (folder / name).exists():
                 _keep_as(folder / name, folder / 'previous.pth')
             save_checkpoint(checkpoint, folder / name)
+        # what these weights were trained with, every option in it, for tools/test.py
+        write_text(folder / 'config.json', json.dumps(self.config.as_written(), indent=1) + '\n')
 
     def restore(self, checkpoint: Mapping[str, Any], path: Path) -> list[str]:
         """Takes up a checkpoint, or raises and changes nothing; returns the settings that differ from its own.
@@ -186,7 +190,7 @@ def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], str] | None:
 
 def _keep_as(path: Path, kept: Path) -> None:
     """A second name for a file, made so that ``kept`` is always one whole file or another."""
-    temporary = kept.with_name(f'.{kept.name}.part')
+    temporary = kept.with_name(f'.part.{kept.name}')
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -34,7 +33,8 @@ from .state import TrainingState, find_checkpoint
 
 __all__ = ['create_loaders', 'train']
 
-_CHECKPOINTS = ('last.pth', 'previous.pth', 'best.pth')
+_RUN = ('last.pth', 'previous.pth', 'best.pth', 'epoch_[0-9][0-9][0-9][0-9].pth', 'summary.txt')  # what one is known by
+_ALL = (*_RUN, 'config.json', 'curves.png', 'log.jsonl', 'train.log', 'tensorboard', '.part.*')
 
 logger = logging.getLogger('vimamba')
 
@@ -74,7 +74,7 @@ def train(
     task_type.check(config)
     folder = Path(work_dir or config.run.work_dir or Path('runs', Path(path).stem))
     device = distributed.local_device(config.run.device)
-    with distributed.initialized(device), logging_to(folder):
+    with distributed.initialized(device), logging_to(folder) as open_log:
         found = _checkpoint(folder, resume, overwrite)
         started = time.monotonic()
         torch.manual_seed(config.run.seed)  # the same weights in all processes
@@ -95,8 +95,6 @@ def train(
         if config.run.compile:
             task.model.compile()
         logger.info(summary(config, state, train_loader, val_loader, folder))
-        if distributed.is_main():  # with every option in it, for tools/test.py
-            (folder / 'config.json').write_text(json.dumps(config.as_written(), indent=1) + '\n')
         saving = CheckpointHook(state, folder)
         hooks = [
             ScheduleHook(state, create_schedule(update.optimizer, config, steps)),
@@ -118,6 +116,11 @@ def train(
         )
         try:
             with _signals(saving):
+                distributed.gather(None)  # all processes are as far, and nothing is left that may be missing
+                if distributed.is_main():
+                    if not resume:
+                        _remove(folder)
+                    open_log()
                 runner.train()
         except Interrupted as interrupt:
             logger.info(
@@ -134,9 +137,10 @@ def create_loaders(config: Config, task_type: Any, splits: Sequence[str], traini
     data, loaders = config.data, []
     for split in splits:
         shuffled = training and split == 'train'
-        loaders.append(
-            create_loader(
-                task_type.dataset(config, split, shuffled),
+        dataset = task_type.dataset(config, split, shuffled)
+        try:
+            loader = create_loader(
+                dataset,
                 data.batch_size if shuffled else data.eval_batch_size or data.batch_size,
                 training=shuffled,
                 seed=config.run.seed,
@@ -147,7 +151,9 @@ def create_loaders(config: Config, task_type: Any, splits: Sequence[str], traini
                 timeout=data.timeout,
                 lists=task_type.lists,
             )
-        )
+        except UsageError as error:  # it begins with the key
+            raise UsageError(f'{config.at(f"data.{error}".partition(":")[0])}data.{error}') from error
+        loaders.append(loader)
     return loaders
 
 
@@ -165,15 +171,17 @@ def _checkpoint(folder: Path, resume: bool | str, overwrite: bool) -> tuple[Path
         return found
     if not overwrite and _holds_a_run(folder):
         raise UsageError(f'{folder} holds a run: add --resume to go on with it, --overwrite, or another --work-dir')
-    if distributed.is_main():
-        for name in (*_CHECKPOINTS, 'log.jsonl', 'train.log'):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / 'tensorboard', ignore_errors=True)
     return None
 
 
 def _holds_a_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in _CHECKPOINTS)
+    return any(any(folder.glob(name)) for name in _RUN)
+
+
+def _remove(folder: Path) -> None:
+    """Removes all that a run leaves, and nothing else."""
+    for path in [path for name in _ALL for path in folder.glob(name)]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _resume(state: TrainingState, path: Path, checkpoint: dict[str, Any], warning: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from vimamba.errors import UsageError, prepare_output
+from vimamba.errors import UsageError
+from vimamba.files import whole_file
 
 from .decompositions import decompositions
 
@@ -56,7 +57,10 @@ def export_program(module: nn.Module, args: Sequence[Tensor | None], dynamic_sha
 
 def save_program(program: ExportedProgram, path: str | Path) -> None:
     """Writes a ``.pt2`` file, whole or not at all, for `torch.export.load`."""
-    _write(path, lambda file: torch.export.save(program, file))
+    buffer = io.BytesIO()  # torch ends the process where it writes into a full disk itself
+    torch.export.save(program, buffer)
+    with whole_file(path) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 def export_onnx(
@@ -94,16 +98,5 @@ def export_onnx(
     model = exported.model_proto
     for key, value in (metadata or {}).items():
         model.metadata_props.add(key=key, value=value)
-    _write(path, lambda file: onnx.save(model, file))
-
-
-def _write(path: str | Path, save: Callable[[str], None]) -> None:
-    prepare_output('the exported file', path)
-    partial = Path(path).with_name(f'.{os.getpid()}.{Path(path).name}')  # the suffix says the format
-    try:
-        save(str(partial))
-        os.replace(partial, path)
-    except OSError as error:
-        raise UsageError(f'{path}: cannot be written: {error.strerror}: choose another place') from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        onnx.save(model, part)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 import vimamba
 from vimamba.errors import UsageError
+from vimamba.files import naming
 from vimamba.kernels.cpu.library import describe, is_built
 from vimamba.kernels.linear import onednn_pays
 from vimamba.kernels.selective_scan import route_scan
@@ -335,7 +336,8 @@ def append(rows: list[dict], file: Path, columns: Sequence[str] = COLUMNS) -> No
         with open(file, newline='') as there:
             if next(csv.reader(there)) != list(columns):
                 raise UsageError(f'{file} is no results file of these columns: choose another place')
-    with open(file, 'a', newline='') as out:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with naming(file), open(file, 'a', newline='') as out:
         writer = csv.DictWriter(out, columns, restval='', lineterminator='\n')
         if new:
             writer.writeheader()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 from safetensors.torch import save_file
-from torch import Tensor
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
-from vimamba.errors import UsageError, unknown_name
+from vimamba.errors import unknown_name
+from vimamba.files import whole_file
 
 __all__ = ['convert_checkpoint']
 
@@ -57,24 +54,7 @@ def convert_checkpoint(source: str | Path, name: str, target: str | Path, **opti
             report['renamed'].append(f'{old} -> {key}')
     if not report['made']:  # else what went into them cannot be told from what was left out
         report['dropped'] = [key for key in official if key not in used]
-    _write(weights, Path(target), {'model': name, 'source': Path(source).name, 'format': 'pt'})
+    weights = {key: value.contiguous().clone() for key, value in weights.items()}
+    with whole_file(target) as part:
+        save_file(weights, part, {'model': name, 'source': Path(source).name, 'format': 'pt'})
     return report
-
-
-def _write(weights: Mapping[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f'.{target.name}.')
-    os.close(handle)
-    try:
-        save_file({key: value.contiguous().clone() for key, value in weights.items()}, temporary, metadata)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UsageError(f'cannot write {target}: {error.strerror}') from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from vimamba.data import create_transform
 from vimamba.errors import UsageError, unknown_name
 
-from .models import Settings, build_model, checkpointed, configured_dataset, create, mean_and_std, try_size
+from .models import (
+    Settings,
+    build_model,
+    checkpointed,
+    configured_dataset,
+    create,
+    located_in_augment,
+    located_in_data,  # fmt: skip
+    mean_and_std,
+    try_size,
+)
 
 __all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing']
 
@@ -185,7 +195,7 @@ class ClassificationTask(nn.Module):
         try:
             return create_transform(training=training, **preprocessing._asdict(), augment=style)
         except UsageError as error:
-            raise UsageError(f'{config.at("augment") if style else config.at("data")}{error}') from error
+            raise located_in_data(config, error) or located_in_augment(config, error) from error
 
     @classmethod
     def preprocessing(cls, config: Settings) -> Preprocessing:

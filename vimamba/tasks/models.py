@@ -20,7 +20,7 @@ from vimamba.data import create_dataset
 from vimamba.errors import UsageError, unknown_name
 
 __all__ = ['OWN', 'Settings', 'build_model', 'checkpointed', 'configured_dataset', 'create', 'fitted_weights',
-           'located_in_data', 'mean_and_std', 'try_size']  # fmt: skip
+           'located_in_augment', 'located_in_data', 'mean_and_std', 'try_size']  # fmt: skip
 
 logger = logging.getLogger('vimamba')
 
@@ -107,9 +107,20 @@ def configured_dataset(config: Settings, split: str, transform: Any, **options: 
 
 def located_in_data(config: Settings, error: Exception) -> UsageError | None:
     """The error with the place of the key of ``data`` that it begins with; None where it begins with another."""
-    key = str(error).partition(':')[0]
-    known = hasattr(config.data, key) or key in config.data.options
-    return UsageError(f'{config.at(f"data.{key}")}data.{error}') if known else None
+    begin = re.match(r"(unknown )?(\w+)(?=:| ')", str(error))
+    if not begin or not (hasattr(config.data, begin[2]) or begin[2] in config.data.options):
+        return None
+    return UsageError(f'{config.at(f"data.{begin[2]}")}{error if begin[1] else f"data.{error}"}')
+
+
+def located_in_augment(config: Settings, error: Exception) -> UsageError:
+    """The error with the place of the key of ``augment`` that it names, or quotes the value of; else of all of it."""
+    options, said = config.augment.options, str(error).partition(' (in {')[0]  # which are the options, once more
+    named = [key for key in options if re.search(rf'\b{key}\b', said)]
+    quoted = [key for key, value in options.items() if isinstance(value, str) and value and value in said]
+    key = '.'.join(['augment', *(named or quoted)[:1]])
+    what = said.removeprefix(f'{key}: ').removeprefix('augment: ')
+    return UsageError(f'{config.at(key)}{what if what.startswith("unknown") else f"{key}: {what}"}')
 
 
 def try_size(model: nn.Module, size: tuple[int, ...], config: Settings) -> None:
@@ -149,10 +160,9 @@ def create(config: Settings, pretrained: bool = False, sized: bool = True, **arg
             raise UsageError(f'{where}model {name!r} cannot be built: {error}') from error
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError, OSError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        argument = line.partition(':')[0]
-        if argument in given:
-            where = config.at(f'model.{argument}')
         fetched = pretrained and not settings.checkpoint
+        named = [word for word in re.findall(r'\w+', line) if word in given or (fetched and word == 'pretrained')]
+        where = config.at(f'model.{named[0]}') if named else where
         hint = '; check the network, or set model.pretrained=False and model.checkpoint=FILE' if fetched else ''
         hint = f'; {OWN}' if line.startswith('unknown scan order') else hint
         raise UsageError(f'{where}model {name!r} cannot be built: {line}{hint}') from error
@@ -160,8 +170,19 @@ def create(config: Settings, pretrained: bool = False, sized: bool = True, **arg
     if wrong == 'img_size':  # a model for any size: the transforms alone need to know
         return create(config, pretrained, sized=False, **arguments)
     with torch.device('meta'):
-        known = set(inspect.signature(type(timm.create_model(name))).parameters)
+        known = _arguments(type(timm.create_model(name))) - _NOT_OF_THE_MODEL
     raise unknown_name(f'argument of model {name!r}', wrong, known, config.at(f'model.{wrong}'))
+
+
+def _arguments(kind: type) -> set[str]:
+    """The names of the arguments of a class, those that it passes on to its bases among them."""
+    names: set[str] = set()
+    for base in (base for base in kind.__mro__ if '__init__' in vars(base)):
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+    return names
 
 
 def checkpointed(model: nn.Module, config: Settings) -> None:

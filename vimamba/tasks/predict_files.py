@@ -14,6 +14,7 @@ from vimamba.checkpoint import load_checkpoint, written_by
 from vimamba.data import BrokenImage, find_images
 from vimamba.data.video import find_videos
 from vimamba.errors import UsageError
+from vimamba.files import whole_file
 
 from . import predict, predict_dense
 
@@ -113,7 +114,8 @@ def predict_files(
                 broken.append(result)
                 continue
             if result.path in files_of_maps:
-                Image.fromarray(result.output.numpy()).save(files_of_maps[result.path])
+                with whole_file(files_of_maps[result.path]) as part:
+                    Image.fromarray(result.output.numpy()).save(part)
             if isinstance(result, predict_dense.DensePrediction) and len(found) >= SHOWN:
                 result = result.without_pixels()
             found.append(result)

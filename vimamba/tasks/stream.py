@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,15 +40,19 @@ class StreamPrediction(NamedTuple):
 
 
 def stream(
-    classifier: Classifier, path: str, every: int = 16, device: torch.device | str = 'cpu'
+    classifier: Classifier,
+    path: str,
+    every: int = 16,
+    device: torch.device | str = 'cpu',
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[StreamPrediction | BrokenImage]:
     """Decodes a file frame by frame and carries a causal model's state from one to the next.
 
     Frames are `frame_interval` apart. Of several crops the one in the middle is seen.
 
     Yields:
-        The scores of all frames so far, ``every`` so many of the video and at its end; of a broken file those of the
-        frames that it has, and then its error; of one too short for a patch, that.
+        The scores of all frames so far, ``every`` so many of the video and at its end, or where ``stopped`` says so;
+        of a broken file those of the frames that it has, and then its error; of one too short for a patch, that.
 
     Raises:
         UsageError: the model is not causal, was trained on frames in another order, or its scores are not finite.
@@ -76,11 +80,13 @@ def stream(
             if seen % every == 0 and scores is not None:
                 yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
                 said = seen
+            if stopped():
+                break
     except BrokenImage as error:
         broken = error
     if said < seen and scores is not None:
         yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
-    if broken is None and scores is None:
+    if broken is None and scores is None and not stopped():
         broken = BrokenImage(
             path, f'{seen} frames, fewer than the {(patch - 1) * interval + 1} that one patch is made of'
         )

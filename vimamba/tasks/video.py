@@ -14,7 +14,7 @@ from vimamba.data.video import sample_uniform
 from vimamba.errors import UsageError, bad_argument
 
 from .classification import ClassificationTask
-from .models import Settings, configured_dataset, create, located_in_data
+from .models import Settings, configured_dataset, create, located_in_augment, located_in_data
 
 __all__ = ['VideoTask']
 
@@ -87,7 +87,7 @@ class VideoTask(ClassificationTask):
                 {**mirrored, **augment.options} if augment.style else None,
             )
         except (UsageError, ValueError, TypeError) as error:
-            raise located_in_data(config, error) or UsageError(f'{config.at("augment")}{error}') from error
+            raise located_in_data(config, error) or located_in_augment(config, error) from error
 
     @classmethod
     def _frames(cls, config: Settings) -> int:

@@ -1,0 +1,149 @@
+"""Output files: tried before the work whose result they take, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+__all__ = ['check_output', 'naming', 'whole_file', 'write_json', 'write_text']
+
+
+def check_output(option: str, path: str | os.PathLike[str], folder: bool = False, picture: bool = False) -> None:
+    """Tries whether an output file (or a folder of files) can be written, before the work; leaves all as it was.
+
+    Raises:
+        UsageError: nothing can be written there, or a ``picture`` has no name of one.
+    """
+    path = Path(path)
+    if picture and path.suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
+        raise UsageError(f'{option} {path}: expected a file name that ends in .png, .jpg or .webp')
+    try:
+        if not folder and (path.is_dir() or not str(path).strip('.')):
+            raise IsADirectoryError(None, 'is a folder')
+        if not folder and path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(None, 'cannot be written')
+        if folder or not _is_special(path):  # only trying tells, of /proc, say
+            place = path if folder else Path(os.path.realpath(path)).parent
+            with _folders(place), tempfile.TemporaryFile(dir=place):
+                pass
+    except OSError as error:
+        raise UsageError(f'{option} {path}: {error.strerror}: choose another place') from error
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name for a file to write, which takes the place of ``path`` at the end.
+
+    The bytes go to a file beside it, reach the disk, and take its name in one step, so that a killed process or a full
+    disk leaves what was there as it was. Folders are made. What is no ordinary file, a pipe or ``/dev/stdout``, is
+    written as it is.
+
+    Raises:
+        UsageError: the file cannot be written; the message names it and the reason.
+
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with whole_file(folder.name + '/new/a.txt') as part:
+    ...     _ = part.write_text('all of it')
+    >>> Path(folder.name, 'new', 'a.txt').read_text()
+    'all of it'
+    """
+    target = Path(os.path.realpath(path))  # a link stays one
+    special = _is_special(target)
+    part = target if special else target.with_name(f'.part.{target.name}')  # the suffix may say the format
+    written = 0
+    try:
+        with _folders(target.parent):
+            try:
+                yield part
+                if not special:
+                    with open(part, 'rb+') as file:
+                        os.fsync(file.fileno())
+                    os.replace(part, target)
+            finally:
+                if not special and part.exists():
+                    written = part.stat().st_size
+                    part.unlink()
+            _flush_folder(target.parent)
+    except (OSError, RuntimeError, UsageError) as error:  # torch turns some failed writes into RuntimeError
+        for raised in (error, error.__context__):  # and reports a lost loading process wherever this one happens to be,
+            if raised and 'DataLoader worker' in str(raised):  # in the middle of a file too, whose end then fails
+                raise raised from None
+        if isinstance(error, UsageError) and str(part) not in str(error):  # not of the writing
+            raise
+        before = '' if special else f' after {written} bytes; what was there before is untouched'
+        raise UsageError(
+            f'{path}: cannot be written ({_reason(error)}){before}: make room, or choose another place'
+        ) from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a file of text in UTF-8 as `whole_file` does."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding='utf-8')
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Writes JSON as `whole_file` does; to the terminal, where ``path`` is ``-``."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'
+    sys.stdout.write(text) if path == '-' else write_text(path, text)
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Gives the errors of a file that grows its name, which those of a write have not."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f'{path}: cannot be written ({error.strerror or error}): make room, or choose another place'
+        ) from error
+
+
+@contextmanager
+def _folders(folder: Path) -> Iterator[None]:
+    """A folder with those above it; the ones that were made for it and are empty at the end go again."""
+    made = [part for part in (folder, *folder.parents) if not part.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for part in made:
+            with suppress(OSError):
+                part.rmdir()
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, wherever it is below what others made of it."""
+    below: BaseException | None = error
+    while below:
+        if isinstance(below, OSError) and below.strerror:
+            return below.strerror
+        below = below.__cause__ or below.__context__
+    return (str(error).strip().splitlines() or ['no message'])[0][:200]
+
+
+def _flush_folder(folder: Path) -> None:
+    """A new name is on the disk only when its folder is."""
+    if os.name != 'posix':
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError:
+        logging.getLogger('vimamba').debug('%s: this file system cannot flush a folder', folder)
+    finally:
+        os.close(opened)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is there and neither an ordinary file nor a folder."""
+    return path.exists() and not path.is_file() and not path.is_dir()
