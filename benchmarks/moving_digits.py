@@ -3,6 +3,8 @@
 python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/moving_digits
 python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/moving_digits_shuffled \
     --cfg-options data.time=shuffled
+python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/moving_digits_causal \
+    --cfg-options model.name=videomamba_tiny_causal_patch16_224 model.num_frames=8
 python benchmarks/moving_digits.py
 """
 
@@ -39,6 +41,11 @@ def scores(folder: Path, time: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([logits for logits, _ in parts]), torch.cat([targets for _, targets in parts])
 
 
+def accuracy(logits: torch.Tensor, targets: torch.Tensor, modulo: int = 80) -> float:
+    """How often the class with the best score is the true one, in percent; modulo 8, its direction."""
+    return 100 * (logits.argmax(1) % modulo == targets % modulo).double().mean().item()
+
+
 def sense(logits: torch.Tensor, targets: torch.Tensor) -> float:
     """How often the true class scores above the same digit in the opposite direction, in percent."""
     other = torch.tensor([opposite(int(target)) for target in targets])
@@ -60,19 +67,20 @@ def centroid() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ('moving_digits', 'moving_digits_shuffled'):
+    for name in ('moving_digits', 'moving_digits_shuffled', 'moving_digits_causal'):
         parser.add_argument(
             name, nargs='?', type=Path, default=ROOT / 'runs' / name, help='a run (default: %(default)s)'
         )
-    ordered, shuffled = vars(parser.parse_args()).values()
-    for folder in (ordered, shuffled):
+    ordered, shuffled, causal = vars(parser.parse_args()).values()
+    for folder in (ordered, shuffled, causal):
         if not (folder / 'summary.txt').exists():
             raise UsageError(f'{folder}: no run that has ended: --help says how to train it')
     figures: dict[str, float] = {}
     logits, targets = scores(ordered, 'forward')
-    figures['top1'] = 100 * (logits.argmax(1) == targets).double().mean().item()
+    figures['top1'] = accuracy(logits, targets)
+    figures['causal_top1'] = accuracy(*scores(causal, 'forward'))
     logits, targets = scores(ordered, 'backward')  # whose classes are the opposite ones
-    figures['reversed_direction'] = 100 * (logits.argmax(1) % 8 == targets % 8).double().mean().item()
+    figures['reversed_direction'] = accuracy(logits, targets, 8)
     figures['shuffled_sense'] = sense(*scores(shuffled, 'shuffled'))
     figures['centroid_direction'] = centroid()
     row = {

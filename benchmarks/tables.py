@@ -184,6 +184,7 @@ def moving_digits() -> str:
     (row,) = rows('moving_digits.csv')
     body = [
         ['class of a clip, digit and direction', f'{row["top1"]} %', '1.25 %'],
+        ['the same, by a causal model, which takes frames as they come', f'{row["causal_top1"]} %', '1.25 %'],
         ['direction of a clip shown backwards, which is the opposite', f'{row["reversed_direction"]} %', '12.5 %'],
         ['which of the two senses, by a model trained on shuffled clips', f'{row["shuffled_sense"]} %', '50 %'],
         [
