@@ -81,7 +81,7 @@ def test_an_mp4_that_was_cut_without_encoding_begins_where_it_was_cut(tmp_path, 
         ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
         ((0, -1, -1, 0), lambda frame: np.rot90(frame, 2).swapaxes(0, 1)),
     ],
-    ids=str,
+    ids=('right', 'half', 'left', 'hflip', 'vflip', 'transpose', 'transverse'),
 )
 def test_a_video_that_lies_on_its_side_or_is_mirrored_is_read_upright(tmp_path, matrix, upright):
     """As telephones write it: the matrix of the track says how its frames are shown (ISO 14496-12, Sec. 8.3.2)."""
