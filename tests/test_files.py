@@ -95,6 +95,7 @@ TOOLS = Path(__file__).parents[1] / 'tools'
 INTERRUPTED = """
 import os, runpy, signal, sys
 sys.argv = [{tool!r}, *{arguments!r}]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:

@@ -212,7 +212,9 @@ def test_evaluation_names_a_broken_image_and_stops(run, tmp_path):
     broken.write_bytes(b'no image')
     done = tool('test', config, base / 'run/last.pth', '--cfg-options', f'data.root={tmp_path / "data"}')
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [f'error: {broken}: not an image in a format that PIL can read']
+    assert done.stderr.splitlines() == [
+        f'error: {broken}: not an image in a format that PIL can read; an evaluation leaves none out: mend or remove it'
+    ]
 
 
 def test_an_image_too_large_for_the_model_does_not_stop_the_others(tmp_path):

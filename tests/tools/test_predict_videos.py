@@ -247,10 +247,12 @@ def test_the_command_prints_as_frames_come_and_writes_the_rows(tool, tmp_path):
     assert [row['frames'] for row in json.loads(out)['predictions']] == [16, 20]
 
 
-def test_an_interrupt_is_the_end_of_a_stream(tool, tmp_path, monkeypatch):
+def test_an_interrupt_is_the_end_of_a_stream(tool, tmp_path, monkeypatch, request):
     """What has come is said and written; a second one does not wait."""
-    file, checkpoint = movie(tmp_path / 'a.mp4', 20), save(tmp_path / 'best.pth', CAUSAL)
-    out, before = tmp_path / 'out.json', signal.getsignal(signal.SIGINT)
+    file, checkpoint, out = movie(tmp_path / 'a.mp4', 20), save(tmp_path / 'best.pth', CAUSAL), tmp_path / 'out.json'
+    before = signal.default_int_handler
+    ours = signal.signal(signal.SIGINT, before)  # which a shell's background ignores
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ours))
 
     def interrupted(times):
         def frames(path):
