@@ -270,6 +270,7 @@ if __name__ == '__main__':
     next(batches)
     told_by_torch = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     worker = loader._iterator._workers[0].pid
+    loader._iterator._workers_done_event._cond.acquire()  # as the worker may have when it is killed
     os.kill(worker, signal.SIGKILL)
     os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
     loader._iterator._next_data = reset

@@ -10,7 +10,7 @@
 from vimamba.data.dense import AUGMENT_DENSE, DenseTransform
 from vimamba.data.factory import DATASETS, create_dataset
 from vimamba.data.image import BrokenImage, find_images, read_image
-from vimamba.data.loader import EpochSampler, Loader, create_loader, lost_worker
+from vimamba.data.loader import EpochSampler, Loader, create_loader, end_workers, lost_worker
 from vimamba.data.transforms import AUGMENT, create_transform
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     'create_dataset',
     'create_loader',
     'create_transform',
+    'end_workers',
     'find_images',
     'lost_worker',
     'read_image',

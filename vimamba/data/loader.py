@@ -23,17 +23,18 @@ from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from threading import Thread
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, _utils, default_collate
 
 from vimamba.data.datasets import ImageDataset
 from vimamba.data.image import BrokenImage
 from vimamba.errors import UsageError, bad_argument
 
-__all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'lost_worker', 'seeded']
+__all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'end_workers', 'lost_worker', 'seeded']
 
 
 class SampleKey(NamedTuple):
@@ -209,7 +210,10 @@ class Loader(DataLoader):
         self.broken: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[list[Any]]:  # type: ignore[override]
-        return self._checked(super().__iter__())
+        batches = super().__iter__()
+        if self.num_workers:
+            _running.add(batches)
+        return self._checked(batches)
 
     def _checked(self, batches: Iterator[_Batch]) -> Iterator[list[Any]]:
         try:
@@ -219,12 +223,9 @@ class Loader(DataLoader):
                 self._count(batch.broken)
                 yield [batch.images, batch.targets]
         except UsageError:
-            # The traceback keeps the iterator alive; the workers shall end now all the same, and torch not tell a
-            # second time, by its signal, of one whose loss the error tells.
-            self._iterator = None
+            self._iterator = None  # the traceback keeps it alive; the workers shall end now all the same
             if self.num_workers:
-                with suppress(RuntimeError):
-                    batches._shutdown_workers()  # type: ignore[attr-defined]
+                _end(batches)
             raise
 
     @staticmethod
@@ -250,6 +251,32 @@ class Loader(DataLoader):
                 f'more than the {samples.allowed} that data.max_broken={samples.max_broken:g} allows; '
                 f'the first: {path}: {reason}; mend or remove it, or set data.max_broken={enough:g} or more'
             )
+
+
+_running: WeakSet[Any] = WeakSet()  # iterators with workers
+
+
+def end_workers() -> None:
+    """Ends the workers of every loader, where one of them is lost."""
+    for batches in list(_running):
+        _end(batches)
+
+
+def _end(batches: Any) -> None:
+    """Torch's own way to end workers waits for a lock that one that is killed may hold, and without end."""
+    with suppress(RuntimeError):  # torch tells a second time, by its signal, of a worker whose loss is known
+        _utils.signal_handling._remove_worker_pids(id(batches))
+    batches._shutdown, batches._worker_pids_set = True, False
+    if hasattr(batches, '_pin_memory_thread'):
+        batches._pin_memory_thread_done_event.set()
+    for worker in batches._workers:
+        worker.kill()
+    for worker in batches._workers:
+        worker.join()
+    for queue in batches._index_queues:
+        queue.cancel_join_thread()
+        queue.close()
+    _running.discard(batches)
 
 
 def lost_worker(error: Exception) -> UsageError | None:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vimamba.data import lost_worker
+from vimamba.data import end_workers, lost_worker
 from vimamba.errors import UsageError
 
 __all__ = [
@@ -62,6 +62,7 @@ def initialized(device: torch.device) -> Iterator[None]:
             yield
         except RuntimeError as error:
             if lost := lost_worker(error) or _lost_peer(error):
+                end_workers()
                 raise lost from None
             raise
 
