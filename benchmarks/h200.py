@@ -46,13 +46,13 @@ import torch
 from h200_check import check, conv_inputs, ssd_inputs
 
 from vimamba.errors import UsageError, run, unknown_name
-from vimamba.files import check_output
-from vimamba.insight import benchmark, clip_cost
-from vimamba.insight.benchmark import ScanCase, Times, cells, infer, interleaved
 from vimamba.kernels.routes import walk_of
 from vimamba.kernels.selective_scan import route_scan, selective_scan
 from vimamba.kernels.selective_scan.scan import Scan
 from vimamba.kernels.ssd import ssd
+from vimamba.outputs import check_output
+from vimamba.profile import benchmark, clip_cost
+from vimamba.profile.benchmark import ScanCase, Times, cells, infer, interleaved
 from vimamba.scans import create_order
 from vimamba.testing import relative_l2
 from vimamba.testing.compare import RMS

@@ -11,10 +11,10 @@ import timm
 import torch
 from torch import Tensor
 
-from vimamba.insight.benchmark import ScanCase
 from vimamba.kernels.routes import walk_of
 from vimamba.kernels.selective_scan import route_scan, selective_scan
 from vimamba.kernels.ssd import ssd
+from vimamba.profile.benchmark import ScanCase
 from vimamba.scans import ScanOrder, create_order
 from vimamba.testing import relative_l2
 from vimamba.testing.compare import PARITY, RMS

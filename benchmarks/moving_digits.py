@@ -19,10 +19,10 @@ from digits import commit, cpu_name
 from scenes import spent
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
+from vimamba.config.reading import read_config
+from vimamba.config.schema import check
 from vimamba.data import create_loader
 from vimamba.data.moving_digits import MovingDigits, opposite
-from vimamba.engine.config import read_config
-from vimamba.engine.schema import check
 from vimamba.errors import UsageError, run
 from vimamba.tasks import VideoTask
 

@@ -14,10 +14,10 @@ import timm
 import torch
 from digits import commit, cpu_name
 
-from vimamba.data.video import read_clip, video_library
-from vimamba.insight.memory import peak_memory
-from vimamba.tasks.predict import load_classifier
-from vimamba.tasks.stream import stream
+from vimamba.data.video_decode import read_clip, video_library
+from vimamba.profile.memory import peak_memory
+from vimamba.tasks.predict.classify import load_classifier
+from vimamba.tasks.predict.stream import stream
 
 ROOT = Path(__file__).parents[1]
 MODEL, FRAMES, SIZE = 'videomamba_tiny_causal_patch16_224', 256, (320, 240)

@@ -40,8 +40,8 @@ def models(*patterns: str) -> str:
     import timm
 
     import vimamba  # noqa: F401  (registers the models)
-    from vimamba.insight.flops import count_gflops
     from vimamba.models import input_shape
+    from vimamba.profile.flops import count_gflops
 
     published = {row['model']: row for row in rows('published.csv')}
     timed = {row['implementation']: row for row in measured('model') if row['case'] == '224 px'}
@@ -249,7 +249,7 @@ def resolutions() -> str:
 
 def draw_scaling() -> None:
     """Time against resolution and against length, as benchmarks/scaling.png."""
-    from vimamba.insight.plots import plot_scaling
+    from vimamba.visualize.plots import plot_scaling
 
     models_at = defaultdict(list)
     for row in measured('model'):
@@ -310,7 +310,7 @@ def stream() -> str:
 
 def draw_frames() -> None:
     """Time and memory against frames, as benchmarks/frames.png."""
-    from vimamba.insight.plots import plot_scaling
+    from vimamba.visualize.plots import plot_scaling
 
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for title, column in (('one clip, one thread', 'median_ms'), ('peak memory of the process', 'memory_mib')):

@@ -13,7 +13,7 @@ SLOW = (
     'tools',
     'kernels/test_triton_scan.py',
     'scans/test_draw.py',
-    'insight/test_plots.py',
+    'visualize/test_plots.py',
     'test_configs.py',
     'test_video_configs.py',
     'test_docs.py',

@@ -1,6 +1,6 @@
 """Arrows point down: what each part of the package may import, read from the source with `ast`.
 
-tools -> tasks, engine, data, export, insight      tasks -> models -> layers, mixers -> scans, kernels
+tools -> tasks, engine, data, export, profile, visualize      tasks -> models -> layers, mixers -> scans, kernels
 scans -> torch only      kernels -> torch, triton      engine, data -> no model, layer, scan or kernel
 """
 
@@ -12,23 +12,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOUNDATION = {'errors', 'files', 'checkpoint'}  # they import nothing of ours but each other
+FOUNDATION = {'errors', 'outputs', 'checkpoint'}  # they import nothing of ours but each other
 ALLOWED = {  # part -> parts of vimamba it may import, besides itself
     'errors': set(),
-    'files': {'errors'},
-    'checkpoint': {'errors', 'files'},
+    'outputs': {'errors'},
+    'checkpoint': {'errors', 'outputs'},
     'kernels': {'errors'},
     'scans': {'errors'},
     'layers': {'errors', 'kernels', 'scans'},
     'mixers': {'errors', 'kernels', 'layers', 'scans'},
     'models': {*FOUNDATION, 'layers', 'mixers', 'scans'},
     'data': FOUNDATION,
-    'insight': {'errors', 'files', 'data', 'kernels', 'layers', 'models', 'scans'},
-    'export': {'errors', 'files', 'kernels'},
-    'engine': {*FOUNDATION, 'data'},
+    'profile': {'errors', 'outputs', 'data', 'kernels', 'layers', 'models', 'scans'},
+    'visualize': {'errors', 'outputs', 'data', 'layers', 'models', 'scans'},
+    'config': {*FOUNDATION, 'data'},
+    'export': {'errors', 'outputs', 'kernels'},
+    'engine': {*FOUNDATION, 'config', 'data'},
     'tasks': {*FOUNDATION, 'data', 'models'},
     'testing': set(),
-    'process': {'errors'},
+    'cli': {'errors'},
     '__init__': {'models'},
 }
 ONLY_IMPORTERS = {  # third-party package -> the only place that may import it

@@ -11,12 +11,12 @@ import torch
 
 pytest.importorskip('mmengine', reason='configurations of training need vimamba[train]')
 
-from vimamba.engine import schema
-from vimamba.engine.config import apply_option, read_config
+from vimamba.config import schema
+from vimamba.config.reading import apply_option, read_config
 from vimamba.engine.optim import create_optimizer
 from vimamba.errors import UsageError
 from vimamba.tasks import TASKS
-from vimamba.tasks.features import Features
+from vimamba.tasks.feature_pyramid import Features
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / 'configs').glob('[!_]*/*.py'))

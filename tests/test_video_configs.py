@@ -9,9 +9,9 @@ import torch
 pytest.importorskip('mmengine', reason='configurations of training need vimamba[train]')
 pytest.importorskip('av')
 
-from tests.data.test_clips import folder_of_videos, lists, something
-from vimamba.engine import schema
-from vimamba.engine.config import read_config
+from tests.data.test_video_datasets import folder_of_videos, lists, something
+from vimamba.config import schema
+from vimamba.config.reading import read_config
 from vimamba.engine.optim import create_optimizer
 from vimamba.engine.train import create_loaders
 from vimamba.tasks import VideoTask
@@ -135,7 +135,7 @@ def test_a_recipe_starts_from_the_weights_that_it_names(tmp_path, monkeypatch, n
         fetched.append(url)
         return str(tmp_path / 'weights.pth')
 
-    monkeypatch.setattr('vimamba.models.builder.download_cached_file', download)
+    monkeypatch.setattr('vimamba.models._builder.download_cached_file', download)
     for options in ([], ['model.pretrained=False', f'model.checkpoint={tmp_path / "weights.pth"}']):
         task = VideoTask.build(miniature(name, *options), [str(i) for i in range(7)])
         own, given = task.model.state_dict()[patches], source.state_dict()[patches]

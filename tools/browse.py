@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without i
 if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
+from vimamba.cli import add_import, import_code
 from vimamba.errors import bad_argument, run
-from vimamba.files import check_output, whole_file
-from vimamba.process import add_import, import_code
+from vimamba.outputs import check_output, whole_file
 
 
 def main() -> int:
@@ -28,11 +28,11 @@ def main() -> int:
     add_import(parser)
     args = parser.parse_args()
 
+    from vimamba.config import schema
+    from vimamba.config.reading import read_config
     from vimamba.data import create_loader
-    from vimamba.engine import schema
-    from vimamba.engine.config import read_config
-    from vimamba.insight.samples import picture
     from vimamba.tasks import TASKS
+    from vimamba.visualize.samples import picture
 
     if args.count < 1 or args.epoch < 0:
         raise bad_argument('--count, --epoch', 'at least 1, at least 0', f'{args.count}, {args.epoch}')

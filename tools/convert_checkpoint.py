@@ -12,7 +12,7 @@ if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
 from vimamba.errors import UsageError, run
-from vimamba.files import check_output
+from vimamba.outputs import check_output
 
 
 def main() -> int:

@@ -13,9 +13,9 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse
 if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
+from vimamba.cli import add_import, import_code
 from vimamba.errors import UsageError, check_integers, run
-from vimamba.files import check_output
-from vimamba.process import add_import, import_code
+from vimamba.outputs import check_output
 
 
 def main() -> int:
@@ -42,8 +42,8 @@ def main() -> int:
 
     from vimamba.export import export_onnx, export_program, save_program
     from vimamba.models import Stream
-    from vimamba.tasks.predict import load_classifier
-    from vimamba.tasks.stream import check_causal, frame_interval
+    from vimamba.tasks.predict.classify import load_classifier
+    from vimamba.tasks.predict.stream import check_causal, frame_interval
 
     model: Any
     classifier = load_classifier(args.model, args.checkpoint)

@@ -16,9 +16,9 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse
 if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
+from vimamba.cli import add_import, find_device, import_code, interruptible, keep_memory
 from vimamba.errors import UsageError, check_integers, run
-from vimamba.files import check_output, write_json
-from vimamba.process import add_import, find_device, import_code, interruptible, keep_memory
+from vimamba.outputs import check_output, write_json
 
 
 def main() -> int:
@@ -58,8 +58,8 @@ def main() -> int:
 
 
 def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
-    from vimamba.insight.answers import draw_answers
-    from vimamba.tasks.predict_files import predict_files
+    from vimamba.tasks.predict.files import predict_files
+    from vimamba.visualize.answers import draw_answers
 
     options = {key: getattr(args, key) for key in ('topk', 'batch_size', 'threshold', 'views', 'maps')}
     said = predict_files(args.files, args.model, args.checkpoint, device=device, **options)
@@ -74,9 +74,9 @@ def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
 
 def stream_file(args: argparse.Namespace, device: Any) -> list[Any]:
     from vimamba.data import BrokenImage
-    from vimamba.insight.memory import peak_memory
-    from vimamba.tasks.predict import load_classifier
-    from vimamba.tasks.stream import HEADER, stream
+    from vimamba.profile.memory import peak_memory
+    from vimamba.tasks.predict.classify import load_classifier
+    from vimamba.tasks.predict.stream import HEADER, stream
 
     classifier, rows, broken = load_classifier(args.model, args.checkpoint), list[Any](), list[Any]()
     with interruptible() as stopped:  # the natural end of a stream

@@ -15,8 +15,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse
 if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
+from vimamba.cli import add_import, import_code, keep_memory
 from vimamba.errors import UsageError, run
-from vimamba.process import add_import, import_code, keep_memory
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     add_import(parser)
     args = parser.parse_args()
     if args.help_config:
-        from vimamba.engine.schema import describe
+        from vimamba.config.schema import describe
         from vimamba.tasks import TASKS, DenseTask
 
         print(describe())
@@ -46,9 +46,9 @@ def main() -> int:
         raise UsageError('training needs mmengine, which is not installed: pip install vimamba[train]')
     import_code(args.imports)
     from vimamba.engine.train import train
-    from vimamba.insight.plots import plot_curves
-    from vimamba.insight.samples import picture
     from vimamba.tasks import TASKS
+    from vimamba.visualize.plots import plot_curves
+    from vimamba.visualize.samples import picture
 
     keywords = {'work_dir': args.work_dir, 'resume': args.resume, 'overwrite': args.overwrite}
     return train(args.config, TASKS, options=args.cfg_options, plot=plot_curves, draw=picture, **keywords)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UsageError
-from .files import whole_file
+from .outputs import whole_file
 
 __all__ = ['FORMAT', 'load_checkpoint', 'load_weights', 'model_weights', 'save_checkpoint', 'written_by']
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.data.dense_files import shapes
-from vimamba.data.dense import DenseTransform
+from vimamba.data.dense_transforms import DenseTransform
 from vimamba.errors import UsageError
 
 pytest.importorskip('albumentations', reason='augmentation needs vimamba[train]')

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vimamba.data.video import BrokenVideo, read_clip, sample_uniform, stream_frames, timed_frames
+from vimamba.data.video_decode import BrokenVideo, read_clip, sample_uniform, stream_frames, timed_frames
 from vimamba.errors import UsageError
 
 from .test_video import levels, write

@@ -7,11 +7,11 @@ from torchvision.transforms import v2
 
 from vimamba.data import create_dataset
 from vimamba.data.clip_transforms import ClipTransform
-from vimamba.data.clips import Clips
+from vimamba.data.video_datasets import Clips
 from vimamba.errors import UsageError
 
-from .test_clips import folder_of_videos, lists, moving, something, ucf, videos  # noqa: F401
 from .test_video import levels, write
+from .test_video_datasets import folder_of_videos, lists, moving, something, ucf, videos  # noqa: F401
 
 
 def created(options, split='train', **more):

@@ -18,8 +18,8 @@ from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.evaluation import evaluate_checkpoint
 from vimamba.engine.train import train
 from vimamba.errors import UsageError
-from vimamba.insight import plots
 from vimamba.tasks import TASKS
+from vimamba.visualize import plots
 
 ROOT = Path(__file__).parents[2]
 VIM = {'name': 'vim_nano_patch4_32', 'img_size': 16, 'in_chans': 1, 'embed_dim': 32, 'depth': 2}

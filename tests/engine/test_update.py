@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.runs import complete, last, records, said, write_config
-from vimamba.engine.config import Table
+from vimamba.config.reading import Table
+from vimamba.config.schema import check
 from vimamba.engine.optim import NonFinite, Update, autocast, create_optimizer, create_schedule
-from vimamba.engine.schema import check
 from vimamba.engine.train import train
 from vimamba.tasks import ClassificationTask
 

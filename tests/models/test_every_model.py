@@ -24,13 +24,13 @@ from timm.models import save_for_hf
 from timm.optim import param_groups_weight_decay
 
 import vimamba  # noqa: F401  (registers the models)
-from vimamba.engine.config import read_config
-from vimamba.engine.schema import check
+from vimamba.config.reading import read_config
+from vimamba.config.schema import check
 from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import cpu
 from vimamba.mixers import walk
 from vimamba.models import input_shape
-from vimamba.models.backbone import Backbone, Stage
+from vimamba.models._backbone import Backbone, Stage
 from vimamba.tasks import TASKS
 from vimamba.testing import relative_l2
 

@@ -17,7 +17,7 @@ from vimamba.layers.rope import RotaryPositions
 from vimamba.mixers import Mamba1
 from vimamba.models.local_mamba import checkpoint_filter_fn
 from vimamba.scans import create_order
-from vimamba.scans.hybrid import _searched, schedule
+from vimamba.scans.schedules import _searched, schedule
 from vimamba.testing import assert_parity, relative_l2
 
 VIM = {'local_vim_tiny_224': 'local_vim_tiny', 'local_vim_tiny_middle_cls_token_224': 'local_vim_tiny_midcls'}

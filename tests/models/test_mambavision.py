@@ -24,7 +24,7 @@ from vimamba.kernels.cpu.library import is_built
 from vimamba.kernels.selective_scan import selective_scan
 from vimamba.layers.windows import from_windows, to_windows
 from vimamba.mixers import ConcatMixer
-from vimamba.models import builder
+from vimamba.models import _builder as builder
 from vimamba.models.mambavision import MambaVision, checkpoint_filter_fn
 from vimamba.scans import create_order
 from vimamba.testing import assert_parity, relative_l2

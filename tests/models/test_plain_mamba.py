@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from tests.models.official import Case, assert_stages, random_norms, save_detector
 from vimamba.kernels.selective_scan import selective_scan
 from vimamba.mixers import DirectionalSSM
-from vimamba.mixers.directional import SNAKES, find_directions
+from vimamba.mixers.plain_mamba import SNAKES, find_directions
 from vimamba.models.plain_mamba import checkpoint_filter_fn
 from vimamba.scans import create_order
 from vimamba.testing import assert_parity, relative_l2

@@ -26,7 +26,7 @@ from vimamba.scans import (
     strided,
     zigzag,
 )
-from vimamba.scans.base import ORDERS
+from vimamba.scans.order import ORDERS
 
 PLANES = st.tuples(st.integers(1, 10), st.integers(1, 10))
 QUICK = settings(deadline=None, max_examples=50)
@@ -332,7 +332,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 def test_a_registered_order_is_known_by_its_name(monkeypatch):
-    monkeypatch.setattr('vimamba.scans.base.ORDERS', dict(ORDERS))
+    monkeypatch.setattr('vimamba.scans.order.ORDERS', dict(ORDERS))
     built = []
 
     @register_order(1)
@@ -353,7 +353,7 @@ def test_a_registered_order_is_known_by_its_name(monkeypatch):
 
 
 def test_a_name_of_another_module_cannot_be_taken(monkeypatch):
-    monkeypatch.setattr('vimamba.scans.base.ORDERS', dict(ORDERS))
+    monkeypatch.setattr('vimamba.scans.order.ORDERS', dict(ORDERS))
     with pytest.raises(UsageError, match=r"^scan order 'raster' is registered by vimamba\.scans\.flat"):
 
         @register_order(2)

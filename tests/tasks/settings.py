@@ -19,7 +19,7 @@ TINY = {  # a small model of each family, and of timm: name -> arguments
 
 
 class Settings(SimpleNamespace):
-    """What `vimamba.engine.schema.Config` gives, without a file."""
+    """What `vimamba.config.schema.Config` gives, without a file."""
 
     def at(self, path):
         return ''

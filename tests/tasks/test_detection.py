@@ -218,8 +218,8 @@ def test_mistakes_are_named(model, options, says):
 )
 def test_what_a_detector_has_no_use_for_is_refused(sections, says):
     pytest.importorskip('mmengine')
-    from vimamba.engine.config import Table
-    from vimamba.engine.schema import check
+    from vimamba.config.reading import Table
+    from vimamba.config.schema import check
 
     plain = {'task': {'name': 'detection'}, 'model': {'name': 'test_vmamba'}, 'data': {'name': 'digit_scenes'},
              'schedule': {'warmup_epochs': 0}}  # fmt: skip

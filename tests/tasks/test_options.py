@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip('mmengine', reason='configurations of training need vimamba[train]')
 pytest.importorskip('segmentation_models_pytorch', reason='segmentation needs vimamba[seg]')
 
-from vimamba.engine import schema
-from vimamba.engine.config import read_config
+from vimamba.config import schema
+from vimamba.config.reading import read_config
 from vimamba.errors import UsageError
 from vimamba.tasks import TASKS
 

@@ -8,8 +8,8 @@ from torch import nn
 
 pytest.importorskip('mmengine', reason='configurations of training need vimamba[train]')
 
-from vimamba.engine import schema
-from vimamba.engine.config import Table, apply_option
+from vimamba.config import schema
+from vimamba.config.reading import Table, apply_option
 from vimamba.errors import UsageError
 from vimamba.tasks import VideoTask
 

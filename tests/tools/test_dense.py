@@ -17,11 +17,11 @@ from tests.runs import complete, complete_distributed, differences, last, record
 from tests.tasks.settings import TINY, settings
 from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.train import train
-from vimamba.insight.samples import picture
 from vimamba.tasks import TASKS
-from vimamba.tasks.predict_dense import load_dense, predict_dense
-from vimamba.tasks.predict_files import SHOWN, predict_files
+from vimamba.tasks.predict.dense import load_dense, predict_dense
+from vimamba.tasks.predict.files import SHOWN, predict_files
 from vimamba.tasks.segmentation import SegmentationTask
+from vimamba.visualize.samples import picture
 
 ROOT = Path(__file__).parents[2]
 SMALL = {

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vimamba.engine.config import read_config
-from vimamba.engine.schema import check
+from vimamba.config.reading import read_config
+from vimamba.config.schema import check
 from vimamba.tasks import ClassificationTask
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'classification'

@@ -19,7 +19,7 @@ from tests.data.bad_images import BAD_IMAGES, write_bad_images
 from vimamba.checkpoint import FORMAT, save_checkpoint
 from vimamba.data import create_dataset, create_transform
 from vimamba.errors import UsageError, run
-from vimamba.tasks.predict import load_classifier, predict
+from vimamba.tasks.predict.classify import load_classifier, predict
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'predict.py'
 NANO = {'in_chans': 1, 'img_size': 16, 'depth': 2, 'embed_dim': 32}

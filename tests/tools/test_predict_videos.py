@@ -18,13 +18,13 @@ import vimamba  # noqa: F401  (registers the models)
 from tests.data.test_video import broken, write
 from vimamba.checkpoint import FORMAT, save_checkpoint
 from vimamba.data.clip_transforms import ClipTransform
-from vimamba.data.clips import VideoList
-from vimamba.data.video import BrokenVideo, read_clip, timed_frames
+from vimamba.data.video_datasets import VideoList
+from vimamba.data.video_decode import BrokenVideo, read_clip, timed_frames
 from vimamba.engine.train import train
 from vimamba.errors import UsageError, run
 from vimamba.tasks import TASKS, VideoTask
-from vimamba.tasks.predict import load_classifier, predict
-from vimamba.tasks.stream import StreamPrediction, stream
+from vimamba.tasks.predict.classify import load_classifier, predict
+from vimamba.tasks.predict.stream import StreamPrediction, stream
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'predict.py'
 CLASSES = [f'move {i}' for i in range(6)]
@@ -262,7 +262,7 @@ def test_an_interrupt_is_the_end_of_a_stream(tool, tmp_path, monkeypatch, reques
                         signal.raise_signal(signal.SIGINT)
                 yield timed
 
-        monkeypatch.setattr('vimamba.tasks.stream.timed_frames', frames)
+        monkeypatch.setattr('vimamba.tasks.predict.stream.timed_frames', frames)
         return tool('--stream', file, '--checkpoint', checkpoint, '--every', 8, '--json', out)
 
     code, said, err = interrupted(times=2)
@@ -372,9 +372,9 @@ run = dict(device='cpu', tensorboard=False)
 STREAM = """
 import subprocess
 import sys
-from vimamba.insight.memory import peak_memory
-from vimamba.tasks.predict import load_classifier
-from vimamba.tasks.stream import stream
+from vimamba.profile.memory import peak_memory
+from vimamba.tasks.predict.classify import load_classifier
+from vimamba.tasks.predict.stream import stream
 rows = stream(load_classifier(checkpoint=sys.argv[1]), sys.argv[2])
 print(*(f'{row.frames} {peak_memory()} {row.score} {row.index}' for row in rows), sep='\\n')
 """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.test_clips import folder_of_videos, hmdb, lists, something, ucf, videos
+from tests.data.test_video_datasets import folder_of_videos, hmdb, lists, something, ucf, videos
 from tests.runs import Fault, complete, complete_distributed, differences, last, records, said
 from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.evaluation import evaluate_checkpoint

@@ -7,7 +7,7 @@
 [(90, 1, 32, 32), (90, 1, 32, 32), (90, 1, 32, 32)]
 """
 
-from vimamba.data.dense import AUGMENT_DENSE, DenseTransform
+from vimamba.data.dense_transforms import AUGMENT_DENSE, DenseTransform
 from vimamba.data.factory import DATASETS, create_dataset
 from vimamba.data.image import BrokenImage, find_images, read_image
 from vimamba.data.loader import EpochSampler, Loader, create_loader, end_workers, lost_worker

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from vimamba.data.objects import ObjectDataset, checked_box, inside, is_number
+from vimamba.data.box_datasets import ObjectDataset, checked_box, inside, is_number
 from vimamba.errors import UsageError, bad_argument
 
 __all__ = ['CocoDataset', 'run_lengths']

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from vimamba.data.clips import Clips, Layout, SomethingSomething, VideoFolder, VideoList, VideoSplits
 from vimamba.data.coco import CocoDataset
-from vimamba.data.datasets import Digits, Folder, ImageNet
+from vimamba.data.image_datasets import Digits, Folder, ImageNet
 from vimamba.data.mask_folders import ADE20K, Cityscapes, MaskFolder, VocSegmentation
 from vimamba.data.moving_digits import MovingDigits
 from vimamba.data.scenes import DigitScenes, SemanticDigitScenes
+from vimamba.data.video_datasets import Clips, Layout, SomethingSomething, VideoFolder, VideoList, VideoSplits
 from vimamba.data.voc import VocDataset
 from vimamba.errors import unknown_name
 
@@ -67,7 +67,7 @@ def create_dataset(
         root: the folder of the data set; digits and digit scenes need none.
         split: which part.
         transform: to classify, PIL image -> float tensor (C, H, W); None keeps the size and scales to 0..1. For the
-            other tasks, image and target -> both as tensors, such as `vimamba.data.dense.DenseTransform`.
+            other tasks, image and target -> both as tensors, such as `vimamba.data.dense_transforms.DenseTransform`.
         seed: only chooses which images ``fraction`` keeps. The digits split never depends on it.
         options: further arguments of the data set's class.
 

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, _utils, default_collate
 
-from vimamba.data.datasets import ImageDataset
 from vimamba.data.image import BrokenImage
+from vimamba.data.image_datasets import ImageDataset
 from vimamba.errors import UsageError, bad_argument
 
 __all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'end_workers', 'lost_worker', 'seeded']

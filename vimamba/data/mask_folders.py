@@ -12,8 +12,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from vimamba.data.box_datasets import MAX_ASPECT
 from vimamba.data.image import BrokenImage, files_below, read_image
-from vimamba.data.objects import MAX_ASPECT
 from vimamba.data.voc import VOC_CLASSES, listed_names
 from vimamba.errors import UsageError, bad_argument
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vimamba.data.clips import Clips
-from vimamba.data.datasets import Digits
-from vimamba.data.video import video_library
+from vimamba.data.image_datasets import Digits
+from vimamba.data.video_datasets import Clips
+from vimamba.data.video_decode import video_library
 from vimamba.errors import UsageError, check_integers
 
 __all__ = ['DIRECTIONS', 'MovingDigits', 'compose', 'opposite']

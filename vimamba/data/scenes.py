@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vimamba.data.datasets import Digits
+from vimamba.data.image_datasets import Digits
 from vimamba.errors import bad_argument, check_integers
 
 __all__ = ['DigitScenes', 'SemanticDigitScenes']

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from vimamba.data.objects import ObjectDataset, checked_box, inside
+from vimamba.data.box_datasets import ObjectDataset, checked_box, inside
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
 __all__ = ['VOC_CLASSES', 'VocDataset', 'listed_names']

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
+from vimamba.config import schema
+from vimamba.config.reading import read_config
 from vimamba.data import BrokenImage
+from vimamba.engine import distributed
 from vimamba.errors import UsageError
-from vimamba.files import check_output, whole_file, write_text
+from vimamba.outputs import check_output, whole_file, write_text
 
-from . import distributed, schema
-from .config import read_config
 from .loop import Sample, evaluate
 from .train import create_loaders
 
@@ -45,7 +46,7 @@ def evaluate_checkpoint(
         json_file: for all numbers, the confusion matrix among them.
         out_dir: for ``predictions.png`` and, where the metric has one, ``confusion.png``.
         plots: a module with ``plot_confusion``.
-        draw: `vimamba.insight.samples.picture`.
+        draw: `vimamba.visualize.samples.picture`.
 
     Returns:
         The exit code, 0.

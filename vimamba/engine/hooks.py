@@ -19,7 +19,7 @@ from mmengine.hooks import Hook
 from timm.scheduler.scheduler import Scheduler
 
 from vimamba.errors import UsageError
-from vimamba.files import naming, write_text
+from vimamba.outputs import naming, write_text
 
 from . import distributed
 from .state import TrainingState

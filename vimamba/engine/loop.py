@@ -10,13 +10,13 @@ from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from vimamba.config.schema import Config
 from vimamba.data import BrokenImage
 from vimamba.errors import UsageError
 
 from . import distributed
 from .hooks import peak_memory
 from .optim import NonFinite, autocast
-from .schema import Config
 from .state import TrainingState
 
 __all__ = ['EvalLoop', 'Sample', 'TrainLoop', 'evaluate']

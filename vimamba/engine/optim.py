@@ -15,9 +15,8 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from vimamba.config.schema import Config
 from vimamba.errors import UsageError
-
-from .schema import Config
 
 __all__ = ['NonFinite', 'Update', 'autocast', 'create_optimizer', 'create_schedule']
 

@@ -12,12 +12,12 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
+from vimamba.config.schema import Config
 from vimamba.errors import UsageError
-from vimamba.files import check_output, whole_file, write_text
+from vimamba.outputs import check_output, whole_file, write_text
 
 from . import distributed
 from .hooks import clock, peak_memory, read_log
-from .schema import Config
 from .state import TrainingState
 
 __all__ = ['logging_to', 'report', 'summary']

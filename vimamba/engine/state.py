@@ -16,12 +16,12 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, save_checkpoint, written_by
+from vimamba.config.schema import Config
 from vimamba.errors import UsageError
-from vimamba.files import write_text
+from vimamba.outputs import write_text
 
 from . import distributed
 from .optim import Update
-from .schema import Config
 
 __all__ = ['TrainingState', 'find_checkpoint']
 

@@ -18,17 +18,18 @@ import torch
 from timm.utils import ModelEmaV3
 
 from vimamba.checkpoint import load_checkpoint
+from vimamba.config import schema
+from vimamba.config.reading import read_config
+from vimamba.config.schema import Config
 from vimamba.data import create_loader
+from vimamba.engine import distributed
 from vimamba.errors import UsageError
 
-from . import distributed, schema
-from .config import read_config
 from .hooks import CheckpointHook, EmaHook, Interrupted, LogHook, ScheduleHook
 from .loop import EvalLoop, TrainLoop
-from .mm import Runner, wrap
 from .optim import Update, create_optimizer, create_schedule
 from .report import logging_to, report, summary
-from .schema import Config
+from .runner import Runner, wrap
 from .state import TrainingState, find_checkpoint
 
 __all__ = ['create_loaders', 'train']
@@ -61,7 +62,7 @@ def train(
             up that file.
         overwrite: start anew in a folder that holds a run.
         plot: draws ``log.jsonl`` as a picture at the end.
-        draw: `vimamba.insight.samples.picture`, for the predictions that TensorBoard shows.
+        draw: `vimamba.visualize.samples.picture`, for the predictions that TensorBoard shows.
 
     Returns:
         The exit code: 0, or 128 + the signal that stopped the run, which has then been saved.

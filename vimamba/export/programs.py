@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from vimamba.errors import UsageError
-from vimamba.files import whole_file
+from vimamba.outputs import whole_file
 
 from .decompositions import decompositions
 

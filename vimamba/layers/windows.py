@@ -3,7 +3,7 @@
 from timm.models import register_notrace_function
 from torch import Tensor
 
-from .maps import pad_map
+from .channels_last import pad_map
 
 
 @register_notrace_function

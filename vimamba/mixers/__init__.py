@@ -1,10 +1,10 @@
 """Mixers: what a model computes along its routes (projections, convolution, gate); no indices, no kernel code."""
 
-from .concat import ConcatMixer
-from .directional import DirectionalSSM
-from .grid import GridMixer, RouteSSD, RouteSSM, StridedSSM
 from .mamba1 import Mamba1, MapMamba1
 from .mamba2 import Mamba2
+from .mambavision import ConcatMixer
+from .plain_mamba import DirectionalSSM
+from .ss2d import GridMixer, RouteSSD, RouteSSM, StridedSSM
 
 __all__ = [
     'ConcatMixer',

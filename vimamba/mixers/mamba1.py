@@ -14,7 +14,7 @@ from vimamba.kernels.linear import linears
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.norm import widen
 from vimamba.scans import ScanOrder, create_order
-from vimamba.scans.hybrid import Scan
+from vimamba.scans.schedules import Scan
 
 from .init import init_A_log, init_dt
 from .scan import scan, scan_each, scan_on

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from vimamba.kernels.routes import walk_of
 from vimamba.scans import Grid, ScanOrder, create_order
-from vimamba.scans.base import plainly
-from vimamba.scans.hybrid import Scan
+from vimamba.scans.order import plainly
+from vimamba.scans.schedules import Scan
 
 __all__ = ['Scan', 'Walker', 'as_scan', 'concrete', 'count_routes', 'for_scripts', 'walk']
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
 from vimamba.errors import unknown_name
-from vimamba.files import whole_file
+from vimamba.outputs import whole_file
 
 __all__ = ['convert_checkpoint']
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from vimamba.checkpoint import model_weights
 from vimamba.errors import check_integers
 from vimamba.layers.channel_attention import ChannelAttention
-from vimamba.layers.maps import Conv2d, ToMap
+from vimamba.layers.channels_last import Conv2d, ToMap
 from vimamba.layers.norm import BatchNorm2d
 from vimamba.mixers import GridMixer, StridedSSM
 
-from .backbone import Backbone, Stage
-from .builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
+from ._backbone import Backbone, Stage
+from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 from .vmamba import FIRST_NAMES, SS2D_NAMES
 
 __all__ = ['EfficientVMamba']

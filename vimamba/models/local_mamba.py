@@ -22,7 +22,7 @@ from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument
 
 from . import vmamba
-from .builder import build_model, imagenet_cfg, rename, unwrap
+from ._builder import build_model, imagenet_cfg, rename, unwrap
 from .vim import Vim
 from .vim_checkpoint import resize_positions
 from .vmamba import V0, VMamba

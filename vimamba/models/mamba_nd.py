@@ -20,15 +20,15 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument, check_integers
-from vimamba.layers.maps import ClipToMap, Conv2d, Conv3d, ToMap, pad_map
+from vimamba.layers.channels_last import ClipToMap, Conv2d, Conv3d, ToMap, pad_map
 from vimamba.layers.patch_embed import check_frames
 from vimamba.layers.pos_embed import PosEmbed
 from vimamba.mixers import MapMamba1
 from vimamba.scans import schedule
-from vimamba.scans.hybrid import Schedule
+from vimamba.scans.schedules import Schedule
 
-from .backbone import Backbone, check_img_size
-from .builder import build_model, imagenet_cfg
+from ._backbone import Backbone, check_img_size
+from ._builder import build_model, imagenet_cfg
 from .mamba_nd_checkpoint import checkpoint_filter_fn, inflate
 
 __all__ = ['MambaND', 'checkpoint_filter_fn', 'inflate']

@@ -10,7 +10,7 @@ from vimamba.checkpoint import model_weights
 from vimamba.errors import UsageError
 from vimamba.layers.pos_embed import resize_table, unfold_image
 
-from .builder import fit_channels, rename
+from ._builder import fit_channels, rename
 
 _RENAMED = (  # official -> here, in this order
     (r'^pos_embed$', 'stem.2.table'),

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
-from vimamba.layers.maps import BatchNorm, ChannelsLast, Conv2d, ToMap
+from vimamba.layers.channels_last import BatchNorm, ChannelsLast, Conv2d, ToMap
 from vimamba.layers.norm import BatchNorm2d
 from vimamba.layers.windows import from_windows, to_windows
 from vimamba.mixers import ConcatMixer
 from vimamba.scans import create_order
 
-from .backbone import Backbone, Stage
-from .builder import build_model, imagenet_cfg, rename, unwrap
+from ._backbone import Backbone, Stage
+from ._builder import build_model, imagenet_cfg, rename, unwrap
 
 __all__ = ['MambaVision']
 

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from vimamba.checkpoint import model_weights
 from vimamba.errors import check_integers
 from vimamba.layers import Block
-from vimamba.layers.maps import ChannelsLast, Conv2d, ToMap, pad_map
+from vimamba.layers.channels_last import ChannelsLast, Conv2d, ToMap, pad_map
 from vimamba.layers.norm import BatchNorm2d
 from vimamba.layers.pos_embed import PosEmbed
 from vimamba.mixers import DirectionalSSM, GridMixer
-from vimamba.mixers.directional import SNAKES
+from vimamba.mixers.plain_mamba import SNAKES
 from vimamba.scans import schedule
-from vimamba.scans.hybrid import Schedule
+from vimamba.scans.schedules import Schedule
 
-from .backbone import Backbone, check_img_size
-from .builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
+from ._backbone import Backbone, check_img_size
+from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 
 __all__ = ['PlainMamba']
 

@@ -31,8 +31,8 @@ from vimamba.layers.patch_embed import (
 from vimamba.mixers.mamba1 import MambaState
 
 from . import vim, vim_checkpoint
-from .builder import build_model, fit_channels, imagenet_cfg, record_input_size
-from .stream import StreamState
+from ._builder import build_model, fit_channels, imagenet_cfg, record_input_size
+from ._stream import StreamState
 
 __all__ = ['VideoMamba', 'checkpoint_filter_fn', 'forth', 'inflate']
 

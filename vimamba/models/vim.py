@@ -20,13 +20,13 @@ from torch.utils.checkpoint import checkpoint
 from vimamba.errors import UsageError, bad_argument, check_integers
 from vimamba.layers import Block, LayerNorm, PatchEmbed, RMSNorm, resize_pos_embed, widen
 from vimamba.layers.class_token import CLASS_TOKENS, class_rows, insert_class, split_class
-from vimamba.layers.pyramid import FlatPyramid
+from vimamba.layers.feature_pyramid import FlatPyramid
 from vimamba.layers.rope import RotaryPositions
 from vimamba.mixers import Mamba1, Mamba2
 from vimamba.scans import ScanOrder, create_order, schedule
-from vimamba.scans.hybrid import Scan, Schedule
+from vimamba.scans.schedules import Scan, Schedule
 
-from .builder import build_model, imagenet_cfg, record_input_size
+from ._builder import build_model, imagenet_cfg, record_input_size
 from .vim_checkpoint import checkpoint_filter_fn
 
 __all__ = ['Vim', 'checkpoint_filter_fn']

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vimamba.checkpoint import FORMAT, model_weights
 from vimamba.layers import resize_pos_embed
 
-from .builder import unwrap
+from ._builder import unwrap
 
 __all__ = ['checkpoint_filter_fn', 'rename', 'resize_positions']
 

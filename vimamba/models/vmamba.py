@@ -19,13 +19,13 @@ from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
 from vimamba.layers.channel_attention import ChannelAttention
-from vimamba.layers.maps import Conv2d, ToMap
+from vimamba.layers.channels_last import Conv2d, ToMap
 from vimamba.mixers import GridMixer, RouteSSD, RouteSSM
 from vimamba.scans import schedule
-from vimamba.scans.hybrid import Schedule
+from vimamba.scans.schedules import Schedule
 
-from .backbone import Backbone, Stage
-from .builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
+from ._backbone import Backbone, Stage
+from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 
 __all__ = ['VMamba']
 

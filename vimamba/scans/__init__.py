@@ -1,14 +1,5 @@
 """Scan orders: where a model reads. `vimamba.scans.draw` draws them."""
 
-from vimamba.scans.base import (
-    Affine,
-    Grid,
-    ScanOrder,
-    create_order,
-    find_affine,
-    list_orders,
-    register_order,
-)
 from vimamba.scans.flat import (
     bidirectional,
     column,
@@ -25,7 +16,16 @@ from vimamba.scans.flat import (
     zigzag_bidirectional,
 )
 from vimamba.scans.hierarchical import pyramid, windows, windows2, windows7
-from vimamba.scans.hybrid import SCHEDULES, schedule
+from vimamba.scans.order import (
+    Affine,
+    Grid,
+    ScanOrder,
+    create_order,
+    find_affine,
+    list_orders,
+    register_order,
+)
+from vimamba.scans.schedules import SCHEDULES, schedule
 from vimamba.scans.spatiotemporal import (
     spatial_first,
     spatial_first_bidirectional,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vimamba import scans
 from vimamba.errors import UsageError, bad_argument, run
-from vimamba.scans.base import ORDERS, Grid, ScanOrder
+from vimamba.scans.order import ORDERS, Grid, ScanOrder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vimamba.errors import bad_argument
-from vimamba.scans.base import Grid, ScanOrder, register_order
+from vimamba.scans.order import Grid, ScanOrder, register_order
 
 __all__ = [
     'bidirectional',

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from vimamba.errors import check_integers
-from vimamba.scans.base import Grid, ScanOrder, register_order
+from vimamba.scans.order import Grid, ScanOrder, register_order
 
 __all__ = ['pyramid', 'windows', 'windows2', 'windows7']
 

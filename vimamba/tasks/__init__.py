@@ -1,9 +1,9 @@
 """Tasks: a backbone with its head, loss and metric."""
 
+from .build import build_model
 from .classification import ClassificationMetric, ClassificationTask
 from .dense import DenseTask
 from .detection import DetectionTask
-from .models import build_model
 from .segmentation import SegmentationTask
 from .video import VideoTask
 

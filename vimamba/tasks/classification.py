@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vimamba.data import create_transform
 from vimamba.errors import UsageError, unknown_name
 
-from .models import (
+from .build import (
     Settings,
     build_model,
     checkpointed,

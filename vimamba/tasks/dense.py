@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weights
 from vimamba.data import DATASETS
-from vimamba.data.dense import DenseTransform
+from vimamba.data.dense_transforms import DenseTransform
 from vimamba.errors import UsageError, unknown_name
 
-from .features import DenseModel
-from .models import Settings, configured_dataset
+from .build import Settings, configured_dataset
+from .feature_pyramid import DenseModel
 from .options import Rule
 
 __all__ = ['DenseTask']

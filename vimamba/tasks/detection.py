@@ -22,13 +22,13 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import LevelMapper
 
-from vimamba.data.dense import DenseTransform
+from vimamba.data.dense_transforms import DenseTransform
 from vimamba.errors import bad_argument
 
+from .build import Settings
 from .coco_metric import CocoMetric
 from .dense import DenseTask
-from .features import DenseModel, Features, create_features
-from .models import Settings
+from .feature_pyramid import DenseModel, Features, create_features
 from .options import Rule, integer, number, one_of, one_or_several, or_none, several
 
 __all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']

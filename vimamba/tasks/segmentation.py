@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimamba.data.dense import DenseTransform
+from vimamba.data.dense_transforms import DenseTransform
 from vimamba.errors import UsageError, bad_argument
 
+from .build import Settings
 from .dense import DenseTask
-from .features import DenseModel, Features, create_features
-from .models import Settings
+from .feature_pyramid import DenseModel, Features, create_features
 from .options import Rule, flag, integer, number, one_of, or_none, several
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vimamba.data.clip_transforms import ClipTransform
-from vimamba.data.video import sample_uniform
+from vimamba.data.video_decode import sample_uniform
 from vimamba.errors import UsageError, bad_argument
 
+from .build import Settings, configured_dataset, create, located_in_augment, located_in_data
 from .classification import ClassificationTask
-from .models import Settings, configured_dataset, create, located_in_augment, located_in_data
 
 __all__ = ['VideoTask']
 
@@ -25,7 +25,7 @@ _SIDED = ('moving_digits', 'something_v2')  # data sets in whose classes left an
 class VideoTask(ClassificationTask):
     """A model of clips (B, 3, T, H, W), with the loss it is trained on; the scores of several views are averaged.
 
-    Views (B, V, 3, T, H, W) are those of `vimamba.data.clips.Clips` and `ClipTransform`: in time and in space.
+    Views (B, V, 3, T, H, W) are those of `vimamba.data.video_datasets.Clips` and `ClipTransform`: in time and in space.
     """
 
     what = 'videos'

@@ -1,0 +1,1 @@
+"""What a configuration is: reading, schema and the rules of its options."""

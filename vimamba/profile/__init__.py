@@ -1,0 +1,1 @@
+"""FLOPs, timing and memory of models and scans."""

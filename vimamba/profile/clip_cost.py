@@ -1,0 +1,203 @@
+"""What a clip costs against its number of frames: each measurement in a fresh process, whose peak memory is its own.
+
+Beside VideoMamba stands what a ViT costs that attends over all tokens of the clip at once: joint space-time attention
+(arXiv:2102.05095, Sec. 3), whose time grows with the square of the frames.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from vimamba.errors import UsageError
+from vimamba.layers.linear import use_linear
+from vimamba.profile.benchmark import cells, interleaved, step
+from vimamba.profile.memory import peak_memory
+
+__all__ = ['CAUSAL', 'JOINT', 'MODELS', 'TRAINING', 'ClipCost', 'JointViT', 'plan', 'time_clips']
+
+JOINT = 'joint space-time ViT-T'
+
+
+class JointViT(nn.Module):
+    """ViT-T over all tokens of a clip at once: timm's blocks, whose attention is PyTorch's fused one.
+
+    Args:
+        num_frames: frames of a clip.
+        img_size: pixels of a side of a frame, a multiple of 16.
+        dim, depth, heads: 192, 12 and 3 are those of DeiT-T.
+
+    Shape: (b, 3, T, H, W) -> (b, num_classes), over T * (H / 16) * (W / 16) tokens and a class token.
+    """
+
+    def __init__(
+        self, num_frames: int, img_size: int = 224, dim: int = 192, depth: int = 12, heads: int = 3,
+        num_classes: int = 400,
+    ):  # fmt: skip
+        super().__init__()
+        self.patch_embed = nn.Conv3d(3, dim, (1, 16, 16), (1, 16, 16))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + num_frames * (img_size // 16) ** 2, dim) * 0.02)
+        self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch_embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1) + self.pos_embed
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+class ClipCost(NamedTuple):
+    """One measurement."""
+
+    model: str  # of timm, or `JOINT`
+    frames: int
+    size: int = 224  # pixels of a side
+    training: bool = False  # forward and backward, instead of inference
+    checkpointing: bool = False  # the activations of a block computed again in the backward pass
+    chunk_frames: int = 0  # as of `VideoMamba`
+
+    @property
+    def case(self) -> str:
+        return f'{self.frames} frames of {self.size} px'
+
+    @property
+    def name(self) -> str:
+        parts = f', {self.chunk_frames} frames at a time' * bool(self.chunk_frames)
+        return self.model + parts + ', recomputed' * self.checkpointing
+
+    def build(self) -> nn.Module:
+        if self.model == JOINT:
+            model: Any = use_linear(JointViT(self.frames, self.size))  # which gains from our dense layers, too
+        else:
+            options: dict[str, Any] = {'chunk_frames': self.chunk_frames} if self.chunk_frames else {}
+            try:
+                model = timm.create_model(self.model, num_frames=self.frames, img_size=self.size, **options)
+            except TypeError:
+                raise UsageError(f'{self.model} takes images; choose a model of clips') from None
+        if self.checkpointing:
+            model.set_grad_checkpointing()
+        return model.train(self.training)
+
+
+MODELS = ('videomamba_tiny_patch16_224_f8', JOINT)
+CAUSAL = 'videomamba_tiny_causal_patch16_224'
+TRAINING: tuple[dict[str, Any], ...] = (
+    {}, {'checkpointing': True}, {'chunk_frames': 8}, {'chunk_frames': 8, 'checkpointing': True},
+)  # fmt: skip
+
+
+def plan(
+    frames: Iterable[int], sizes: Iterable[int], models: Sequence[str] | None = None, training: bool = False
+) -> list[ClipCost]:
+    """The measurements of models, by default `MODELS`, or for training a causal one in each way that saves memory."""
+    ways = TRAINING if training and models is None else ({},)
+    chosen = models or ((CAUSAL,) if training else MODELS)
+    return [
+        ClipCost(model, n, size, training, **way) for size in sizes for n in frames for model in chosen for way in ways
+    ]
+
+
+def time_clips(
+    costs: Iterable[ClipCost],
+    device: torch.device,
+    dtype: torch.dtype,
+    repeats: int,
+    prepare: Callable[[], object] | None = None,
+) -> Iterator[dict]:
+    """Rows of the results file: on the CPU of one clip, on a GPU of the largest batch, a power of 2, that fits
+    or takes half a second.
+
+    Memory is the peak of the whole process on the CPU, and that of PyTorch's tensors on a GPU. ``prepare`` runs first
+    in every process.
+
+    Raises:
+        UsageError: a process was ended, as the system does where memory is short.
+    """
+    for cost in costs:
+        with ProcessPoolExecutor(1, get_context('spawn'), prepare) as process:
+            try:
+                yield process.submit(measure, cost, device, dtype, repeats, torch.get_num_threads()).result()
+            except BrokenProcessPool:
+                raise UsageError(f'{cost.name}, {cost.case}: memory does not suffice; take fewer') from None
+
+
+def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: int, threads: int) -> dict:
+    """One row, in this process, whose peak memory should be due to nothing else."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model, batch = cost.build().to(device), 1
+
+    def run(batch: int) -> Callable[[], object]:
+        clips = torch.randn(batch, 3, cost.frames, cost.size, cost.size, device=device)
+        return step(model, clips, dtype, cost.training)
+
+    if device.type == 'cuda':
+
+        def finish(batch: int) -> None:
+            run(batch)()
+            torch.cuda.synchronize(device)
+
+        batch = largest_batch(finish)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    times = interleaved({cost.name: run(batch)}, device, repeats)[cost.name]
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == 'cuda' else peak_memory()
+    return {'what': 'clip', 'case': cost.case, 'implementation': cost.name,
+            'dtype': str(dtype).removeprefix('torch.'), 'batch': batch, 'tokens': _tokens(model, cost),
+            'direction': 'forward + backward' if cost.training else 'forward', **cells(times),
+            'memory_mib': f'{memory:.0f}'}  # fmt: skip
+
+
+def _tokens(model: nn.Module, cost: ClipCost) -> int:
+    """Patches of a clip."""
+    patches = next(module for module in model.modules() if isinstance(module, nn.Conv3d))
+    sides = zip((cost.frames, cost.size, cost.size), patches.kernel_size, patches.stride)
+    return math.prod((side - patch) // stride + 1 for side, patch, stride in sides)
+
+
+def largest_batch(run: Callable[[int], object], seconds: float = 0.5) -> int:
+    """The largest power of 2 for which ``run`` does not run out of a GPU's memory.
+
+    It is not looked for beyond a run of so many seconds: a GPU that busy gains nothing by more.
+
+    Raises:
+        UsageError: there is none.
+
+    >>> def run(batch):
+    ...     if batch > 12:
+    ...         raise torch.OutOfMemoryError
+    >>> largest_batch(run)
+    8
+    >>> largest_batch(run, seconds=0)
+    2
+    """
+
+    def fits(batch: int) -> bool:
+        try:
+            run(batch)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    batch = 1
+    if not fits(batch):
+        raise UsageError('not even one clip fits in the memory of this GPU; take fewer frames')
+    while fits(2 * batch):
+        batch *= 2
+        start = time.perf_counter()
+        run(batch)  # once more, since kernels may have been compiled for it
+        if time.perf_counter() - start > seconds:
+            break
+    return batch

@@ -1,0 +1,239 @@
+"""Feature maps of any timm backbone for dense tasks, as a pyramid, whether the backbone is one or not."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d, freeze_batch_norm_2d
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.models._builder import FeatureGetter
+
+from .build import Settings, build_model, checkpointed, create, mean_and_std
+
+__all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid', 'create_features']
+
+_ANY_SIZE = {'dynamic_img_size': True, 'strict_img_size': False}  # how Vim and ViT, and Swin, come to take any image
+
+
+class SimpleFeaturePyramid(nn.Module):
+    """A pyramid out of maps of other strides (ViTDet, arXiv:2203.16527, Sec. 3): deconvolutions up, pooling down.
+
+    Args:
+        sources: for each level the (channels, stride in pixels) of the map that it is made of.
+        strides: of the levels; each the source's stride times or divided by a power of two.
+        out_channels: of the levels, through a 1x1 and a 3x3 convolution, each with a LayerNorm; None leaves them out,
+            and halves the channels with each deconvolution.
+
+    Shape: for each level a map (b, channels, h, w) -> (b, out_channels, h', w').
+
+    >>> pyramid = SimpleFeaturePyramid([(32, 16)] * 4, (4, 8, 16, 32), out_channels=24)
+    >>> [tuple(level.shape[1:]) for level in pyramid([torch.zeros(1, 32, 6, 4)] * 4)]
+    [(24, 24, 16), (24, 12, 8), (24, 6, 4), (24, 3, 2)]
+    """
+
+    def __init__(
+        self, sources: Sequence[tuple[int, int]], strides: Sequence[int], out_channels: int | None = None
+    ) -> None:
+        super().__init__()
+        self.levels, self.channels = nn.ModuleList(), []
+        for (width, stride), wanted in zip(sources, strides, strict=True):
+            layers: list[nn.Module] = []
+            for step in range(_doublings(stride, wanted)):
+                layers += [LayerNorm2d(width), nn.GELU()] if step else []
+                layers += [nn.ConvTranspose2d(width, width // 2, 2, 2)]
+                width //= 2
+            if (down := _doublings(wanted, stride)) > 0:
+                layers += [nn.MaxPool2d(2**down, ceil_mode=True)]
+            if out_channels:
+                layers += [nn.Conv2d(width, out_channels, 1, bias=False), LayerNorm2d(out_channels)]
+                layers += [nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels)]
+            self.levels.append(nn.Sequential(*layers))
+            self.channels.append(out_channels or width)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [level(map_) for level, map_ in zip(self.levels, maps)]
+
+
+def _doublings(stride: int, wanted: int) -> int:
+    """How often ``wanted`` has to be doubled to be ``stride``; negative where it has to be halved."""
+    steps = math.log2(stride / wanted)
+    if not steps.is_integer():
+        raise bad_argument('stride of the backbone', f'{wanted} times or divided by a power of two', stride)
+    return int(steps)
+
+
+class Features(nn.Module):
+    """A backbone that gives maps of chosen strides.
+
+    Args:
+        backbone: of timm's ``features_only``, by `FeatureGetter`.
+        layers: of the backbone, whose map each level is, or is made of.
+        strides: of the levels, in pixels.
+        out_channels: of the pyramid that is made where the backbone has other strides; see `SimpleFeaturePyramid`.
+        fixed_size: (height, width) in pixels of the only images that the backbone takes, if it does not take any.
+        mean, std: per channel, for pixels in 0..1, of the images.
+        overlap: pixels by which each patch reaches into the next ones. They are added around an image, half of them on
+            each side: without, its last rows and columns would have no patch in whose middle they are.
+
+    Attributes:
+        channels: of each level.
+        flat: whether the backbone is no pyramid of these strides, and one is made of its maps.
+
+    Shape: (b, in_chans, H, W) -> a list of (b, channels, H / stride, W / stride), rounded up.
+    """
+
+    def __init__(
+        self,
+        backbone: FeatureGetter,
+        layers: Sequence[int],
+        strides: Sequence[int],
+        out_channels: int | None = None,
+        fixed_size: tuple[int, int] | None = None,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        overlap: int = 0,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.strides, self.overlap = backbone, list(strides), overlap
+        self.fixed_size, self.mean, self.std = fixed_size, list(mean), list(std)
+        distinct = sorted(set(layers))  # what the backbone gives
+        self.taken = [distinct.index(layer) for layer in layers]
+        channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
+        sources = [(channels[i], reductions[i]) for i in self.taken]
+        self.flat = [stride for _, stride in sources] != self.strides
+        self.channels = [width for width, _ in sources]
+        self.pyramid: nn.Module = nn.Identity()
+        if self.flat:
+            self.pyramid = SimpleFeaturePyramid(sources, strides, out_channels)
+            self.channels = self.pyramid.channels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        before = self.overlap // 2
+        maps = self.backbone(F.pad(images, (before, self.overlap - before) * 2) if self.overlap else images)
+        return self.pyramid([maps[i] for i in self.taken])
+
+
+class DenseModel(nn.Module):
+    """A module with `Features` somewhere in it, which tells an optimizer about the backbone as timm's models do."""
+
+    def _backbone(self) -> tuple[str, nn.Module]:
+        name, features = next((n, m) for n, m in self.named_modules() if isinstance(m, Features))
+        return f'{name}.backbone.model.', features.backbone.model
+
+    def no_weight_decay(self) -> set[str]:
+        """What the backbone exempts, under the names that it has here."""
+        prefix, backbone = self._backbone()
+        return {prefix + name for name in getattr(backbone, 'no_weight_decay', set)()}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """The layers of the backbone, in its order; necks and heads behind them."""
+        prefix, backbone = self._backbone()
+        layers = group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True)
+        return lambda name: float(layers.get(name.removeprefix(prefix), math.inf))
+
+
+def create_features(
+    config: Settings,
+    strides: Sequence[int],
+    *,
+    out_indices: Sequence[int] | None = None,
+    out_channels: int | None = None,
+    pyramid: bool = True,
+    norm: str = 'batch',
+    with_weights: bool = True,
+) -> Features:
+    """The configured backbone, with the weights that the configuration asks for.
+
+    Args:
+        config: ``model`` and ``run.grad_checkpointing`` are read.
+        strides: of the maps, in pixels.
+        out_indices: blocks of a flat backbone: one, or one for each stride; None for the last.
+        out_channels: see `Features`.
+        pyramid: False keeps the maps of a flat backbone as they are, all of its stride.
+        norm: 'frozen' keeps the statistics and weights of its batch norms; 'batch' and 'sync' leave them.
+        with_weights: whether to load ``model.pretrained`` or ``model.checkpoint``.
+
+    Raises:
+        UsageError: unknown model or argument, a backbone without these strides, or weights that do not fit.
+    """
+    settings, where = config.model, config.at('model.name')
+    with torch.device('meta'):
+        plain = create(config, num_classes=0)
+        arguments = {key: on for key, on in _ANY_SIZE.items() if key in inspect.signature(type(plain)).parameters}
+        try:
+            plain = create(config, num_classes=0, **arguments)
+        except UsageError:  # a scan order of one size
+            arguments = {}
+        if getattr(plain, 'num_frames', None):
+            raise UsageError(f'{where}model {settings.name!r} takes clips; choose one of images')
+        fixed_size = None
+        if not _takes_any_size(plain, settings.in_chans):
+            fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
+            if fixed_size is None:
+                raise UsageError(f'{where}model {settings.name!r} does not take images of 64 x 96 and 128 x 64 pixels')
+    if not hasattr(plain, 'forward_intermediates'):
+        raise UsageError(f'{where}model {settings.name!r} gives no feature maps: it has no forward_intermediates')
+    layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices, config)
+    if not pyramid:
+        strides, wanted = [plain.feature_info[i]['reduction'] for i in layers], strides
+        if strides == list(wanted):
+            raise bad_argument(f'{config.at("task.pyramid")}task.pyramid', 'True for maps of these strides', False)
+    indices = sorted(set(layers))
+    if type(plain).__module__.startswith('vimamba.'):
+        overlay = {'pretrained_cfg_overlay': {'file': settings.checkpoint}} if settings.checkpoint else {}
+        pretrained = with_weights and (settings.pretrained or bool(overlay))
+        backbone = create(
+            config, pretrained, features_only=True, out_indices=indices, **(overlay if pretrained else {}), **arguments
+        )
+    else:
+        backbone = FeatureGetter(build_model(config, 0, with_weights, **arguments), indices)
+    checkpointed(backbone, config)
+    if norm == 'frozen':
+        backbone = freeze_batch_norm_2d(backbone)
+    elif norm not in ('batch', 'sync'):
+        raise unknown_name('task.norm', norm, ('batch', 'frozen', 'sync'), config.at('task.norm'))
+    mean, std = mean_and_std(plain, config)
+    overlap = _overlap(plain)
+    if fixed_size is not None:
+        fixed_size = tuple(side - overlap for side in fixed_size)
+    return Features(backbone, layers, strides, out_channels, fixed_size, mean, std, overlap)
+
+
+def _overlap(model: nn.Module) -> int:
+    """Pixels by which the patches of a flat model, such as Vim's of 16 every 8, reach into the next ones."""
+    patches = getattr(getattr(model, 'patch_embed', None), 'proj', None)
+    if not isinstance(patches, nn.Conv2d) or isinstance(patches.padding, str):
+        return 0
+    return max(0, patches.kernel_size[0] - patches.stride[0] - 2 * patches.padding[0])
+
+
+def _layers(
+    reductions: Sequence[int], strides: Sequence[int], chosen: Sequence[int] | None, config: Settings
+) -> list[int]:
+    """For each stride a layer of the backbone: the last that has it, or else is finer, or else is the finest."""
+    if chosen is None:
+        sources = [max((r for r in reductions if r <= stride), default=min(reductions)) for stride in strides]
+        return [len(reductions) - 1 - list(reversed(reductions)).index(source) for source in sources]
+    where = f'{config.at("task.out_indices")}task.out_indices'
+    if set(strides) <= set(reductions):
+        raise bad_argument(where, 'None for a pyramid', chosen)
+    if len(chosen) not in (1, len(strides)) or not all(0 <= i < len(reductions) for i in chosen):
+        raise bad_argument(where, f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}', chosen)
+    return list(chosen) * (len(strides) // len(chosen))
+
+
+def _takes_any_size(model: nn.Module, channels: int) -> bool:
+    """Whether images of two sizes go through a model on the meta device."""
+    try:
+        for size in ((64, 96), (128, 64)):
+            model.eval()(torch.zeros(1, channels, *size, device='meta'))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        return 'meta' in str(error).lower()  # some models read values, which this device does not have
+    return True

@@ -1,0 +1,250 @@
+"""Labels for image and video files: from a checkpoint of our training, an official file, or published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
+from torch import Tensor, nn
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weights, written_by
+from vimamba.data import BrokenImage, create_transform, read_image
+from vimamba.data.clip_transforms import ClipTransform
+from vimamba.data.video_datasets import Clips
+from vimamba.data.video_decode import VIDEO_EXTENSIONS
+from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.models import input_shape
+from vimamba.tasks.build import OWN, build_model, fitted_weights
+from vimamba.tasks.classification import ClassificationTask
+from vimamba.tasks.video import VideoTask
+
+from .dense import task_of
+
+__all__ = ['Classifier', 'Prediction', 'load_classifier', 'predict', 'table']
+
+
+_VIEWS = ('sampling', 'frame_interval', 'num_clips', 'time')  # what a configuration says of them, for `Clips`
+
+
+class Classifier(NamedTuple):
+    """A model with what is needed to ask it."""
+
+    name: str
+    model: nn.Module  # images (B, C, H, W) or clips (B, C, T, H, W) -> logits (B, classes)
+    classes: list[str]
+    transform: Callable[..., Tensor]  # of an image, or of the frames of a clip
+    data: dict[str, Any]  # what the transform does: input_size (C, H, W) or (C, T, H, W), mean, std, ...
+    views: dict[str, Any] | None = None  # of a video, as arguments of `Clips`; None for a model of images
+
+    @property
+    def frames(self) -> int:
+        """Of all views of a video."""
+        views = self.views or {}
+        return views['num_frames'] * views.get('num_clips', 1) * self.transform.crops  # type: ignore[attr-defined]
+
+    def read(self, path: str) -> Tensor:
+        """An image (C, H, W), a clip (C, T, H, W), or several views of it (V, C, T, H, W), as the model takes it.
+
+        Raises:
+            BrokenImage: the file cannot be read, or the model takes no such files.
+        """
+        self.check_kind(path)
+        if self.views is None:
+            return self.transform(read_image(path))
+        return Clips([path], [0], self.classes, 'test', self.transform, **self.views)[0][0]
+
+    def with_views(self, clips: int, crops: int) -> Classifier:
+        """The same with other views of a video: so many in time, times 1 or 3 in space.
+
+        Raises:
+            UsageError: no such views, or the model takes images.
+        """
+        if self.views is None:
+            raise UsageError(f'{self.name} labels images, of which there are no views in time')
+        if clips < 1 or crops not in (1, 3):
+            raise bad_argument('--views', 'at least 1 clip, and 1 or 3 crops', f'{clips} {crops}')
+        return self._replace(transform=_clips(self.data, crops), views={**self.views, 'num_clips': clips})
+
+    def check_kind(self, path: str) -> None:
+        """Raises a `BrokenImage` for a video where the model takes images, and for an image where it takes videos."""
+        others, what, own = (
+            (VIDEO_EXTENSIONS, 'a video', 'images') if self.views is None else (IMG_EXTENSIONS, 'an image', 'videos')
+        )
+        if Path(path).suffix.lower() in others:
+            raise BrokenImage(path, f'{what}, but {self.name} labels {own}')
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of one image or video, first the likeliest."""
+
+    path: str
+    classes: list[str]
+    indices: list[int]
+    scores: list[float]  # probabilities
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``tools/predict.py --json`` writes of it."""
+        keys = ('class', 'index', 'score')
+        rows = zip(self.classes, self.indices, self.scores)
+        return {'path': self.path, 'predictions': [dict(zip(keys, row)) for row in rows]}
+
+
+def load_classifier(name: str | None = None, checkpoint: str | Path | None = None) -> Classifier:
+    """A classifier in evaluation mode on the CPU; its weights are never random.
+
+    Args:
+        name: a timm model; may be left out where the checkpoint is one of our training.
+        checkpoint: of our training, which says the model, the image size and the class names; or an official file of
+            the model's weights. None for the weights published for ``name``.
+
+    Videos are seen in those views that a checkpoint of our training is tested with, else in one.
+
+    Raises:
+        UsageError: neither says which weights, they do not fit, or there is no such model or file.
+    """
+    state = load_checkpoint(checkpoint) if checkpoint else {}
+    if checkpoint and state.get('format') == FORMAT:
+        return _of_our_training(name, state, checkpoint)
+    if name is None:
+        what = f'{checkpoint} does not say which model it is of' if checkpoint else 'no model given'
+        raise UsageError(f'{what}: add --model NAME' + ('' if checkpoint else ', --checkpoint FILE, or both'))
+    if not timm.is_model(name.split('.')[0]):
+        raise unknown_name('model', name, timm.list_models())
+    model = _with_weights_of(name, state, checkpoint) if checkpoint else _published(name)
+    if not model.num_classes:
+        raise UsageError(f'{name} has no classifier: choose a model that was trained to classify')
+    subset = infer_imagenet_subset({'num_classes': model.num_classes})
+    info = ImageNetInfo(subset) if subset else None
+    classes = [info.index_to_description(i) if info else str(i) for i in range(int(model.num_classes))]
+    data = {**resolve_model_data_config(model), 'input_size': input_shape(model)}
+    return _classifier(name, model, classes, data, {})
+
+
+def predict(
+    classifier: Classifier,
+    paths: Sequence[str],
+    *,
+    topk: int = 5,
+    batch_size: int = 32,
+    device: torch.device | str = 'cpu',
+) -> Iterator[Prediction | BrokenImage]:
+    """The ``topk`` likeliest classes of each file, in the order of ``paths``; an unreadable one gives its error.
+
+    ``batch_size`` images go through the model at a time, or videos of as many frames, and one at least with all its
+    views, over which the probabilities are averaged.
+
+    Raises:
+        UsageError: the model's output is not finite.
+    """
+    if topk < 1 or batch_size < 1:
+        raise bad_argument('topk, batch_size', 'positive integers', (topk, batch_size))
+    model = classifier.model.to(device)
+    if classifier.views is not None:
+        model = VideoTask(model, classifier.classes)  # it averages
+        batch_size = max(1, batch_size // classifier.frames)
+    for first in range(0, len(paths), batch_size):
+        read: list[tuple[str, Tensor | BrokenImage]] = []
+        for path in paths[first : first + batch_size]:
+            try:
+                read.append((path, classifier.read(path)))
+            except BrokenImage as error:
+                read.append((path, error))
+        images = [image for _, image in read if isinstance(image, Tensor)]
+        rows: Iterator[tuple[list[float], list[int]]] = iter(())
+        if images:
+            with torch.inference_mode():
+                probabilities = model(torch.stack(images).to(device)).float().softmax(1).cpu()
+            if not probabilities.isfinite().all():
+                raise UsageError(f'{classifier.name} gives numbers that are not finite: its weights are damaged')
+            top = probabilities.topk(min(topk, len(classifier.classes)))
+            rows = zip(top.values.tolist(), top.indices.tolist())
+        for path, image in read:
+            if isinstance(image, BrokenImage):
+                yield image
+            else:
+                scores, indices = next(rows)
+                yield Prediction(path, [classifier.classes[i] for i in indices], indices, scores)
+
+
+def _classifier(
+    name: str, model: nn.Module, classes: list[str], data: dict[str, Any], options: dict[str, Any]
+) -> Classifier:
+    """``options`` are those of the data that the model was trained on."""
+    size = data['input_size']
+    if len(size) == 3:
+        return Classifier(name, model.eval(), classes, create_transform(training=False, **data), data)
+    views = {'num_frames': size[1], **{key: options[key] for key in _VIEWS if key in options}}
+    return Classifier(name, model.eval(), classes, _clips(data, options.get('num_crops', 1)), data, views)
+
+
+def _clips(data: dict[str, Any], crops: int) -> ClipTransform:
+    size, own = data['input_size'][-2:], {key: data[key] for key in ('mean', 'std', 'interpolation', 'crop_pct')}
+    return ClipTransform(size, training=False, crops=crops, **own)
+
+
+def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) -> Classifier:
+    author = written_by(state)
+    if name not in (None, author):
+        raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
+    if (trained := task_of(state)) not in ('classification', 'video'):
+        raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier')
+    config, classes = state['config'], list(state['classes'])
+    settings = SimpleNamespace(
+        model=SimpleNamespace(**config['model']), data=SimpleNamespace(**config['data']), at=lambda key: ''
+    )
+    task = VideoTask if trained == 'video' else ClassificationTask
+    try:
+        model = build_model(settings, len(classes), with_weights=False)
+        data = task.preprocessing(settings)._asdict()
+        classifier = _classifier(author, model, classes, data, config['data'].get('options', {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = '' if OWN in reason else '; use another copy'
+        raise UsageError(f'{path}: its model cannot be built as the file says ({reason}){hint}') from error
+    load_weights(model, model_weights(state, path), path, author, author)
+    return classifier
+
+
+def _with_weights_of(name: str, state: dict[str, Any], path: str | Path) -> nn.Module:
+    """The model with the weights of an official file, and as many classes as that has."""
+    model = timm.create_model(name)
+    weights = fitted_weights(model, state, path)
+    head = model.pretrained_cfg.get('classifier')
+    own = model.state_dict()
+    for key in (f'{head}.weight', f'{head}.bias'):
+        if key in own and key in weights and weights[key].data_ptr() == own[key].data_ptr():  # inflated from images
+            raise UsageError(f'{path}: holds no classifier for {name}; train it from this file, then label with that')
+    bias = weights.get(f'{head}.bias')
+    if bias is not None and len(bias) != model.num_classes:
+        model.reset_classifier(len(bias))  # type: ignore[operator]
+    load_weights(model, weights, path, name)
+    return model
+
+
+def _published(name: str) -> nn.Module:
+    published = timm.get_pretrained_cfg(name)
+    if not published or not published.has_weights:
+        raise UsageError(f'{name} has no published weights: give --checkpoint FILE')
+    try:
+        return timm.create_model(name, pretrained=True)
+    except Exception as error:  # whatever the network, a proxy or the hub answers
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(
+            f'{name}: its published weights cannot be loaded ({reason}): check the network, or give --checkpoint FILE'
+        ) from error
+
+
+def table(predictions: Sequence[Prediction], what: str = 'image') -> str:
+    """The predictions as aligned text, the path beside the likeliest class of each image or video."""
+    width = max(len(what), *(len(p.path) for p in predictions))
+    lines = [f'{what:<{width}}  {"score":>7}  class']
+    for p in predictions:
+        for first, (name, score) in enumerate(zip(p.classes, p.scores)):
+            lines.append(f'{"" if first else p.path:<{width}}  {score:>7.2%}  {name}')
+    return '\n'.join(lines)

@@ -1,0 +1,131 @@
+"""Boxes, masks and maps for image files, from a checkpoint of our training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vimamba.checkpoint import FORMAT, load_weights, model_weights, written_by
+from vimamba.data import BrokenImage, DenseTransform, read_image
+from vimamba.data.box_datasets import MAX_ASPECT
+from vimamba.errors import UsageError, bad_argument
+from vimamba.tasks.build import OWN
+from vimamba.tasks.coco_metric import run_lengths
+from vimamba.tasks.dense import DenseTask
+from vimamba.tasks.detection import DetectionTask
+from vimamba.tasks.segmentation import SegmentationTask
+
+__all__ = ['DensePrediction', 'load_dense', 'predict_dense', 'table', 'task_of']
+
+_TASKS: dict[str, type[DenseTask]] = {'detection': DetectionTask, 'segmentation': SegmentationTask}
+
+
+class DensePrediction(NamedTuple):
+    """What a model says of one image."""
+
+    path: str
+    said: dict[str, Any]  # what ``tools/predict.py --json`` writes of it
+    image: Tensor | None  # (C, H, W) in 0..1, upright
+    output: Any  # of a detector, or a map (H, W) uint8 of classes
+
+    def as_json(self) -> dict[str, Any]:
+        """Objects with boxes (left, top, right, bottom) in pixels and COCO's RLE of masks, or each class's share."""
+        return {'path': self.path, **self.said}
+
+    def without_pixels(self) -> DensePrediction:
+        """The same without what is only needed to draw it."""
+        return self._replace(image=None, output=None)
+
+
+def task_of(state: dict[str, Any]) -> str:
+    """What a checkpoint of our training was trained for; 'classification' for any other file."""
+    section = state['config'].get('task', {}) if state.get('format') == FORMAT else {}
+    return section.get('name', 'classification')
+
+
+def load_dense(state: dict[str, Any], path: str | Path) -> Any:
+    """The task of a checkpoint of our training, in evaluation mode, with the weights that were evaluated.
+
+    Raises:
+        UsageError: the file does not say a model that can be built, or its weights do not fit.
+    """
+    config = {name: SimpleNamespace(**section) for name, section in state['config'].items()}
+    settings = SimpleNamespace(**config, at=lambda key: '')
+    if task_of(state) not in _TASKS:
+        raise UsageError(
+            f'{path}: a model of the task {task_of(state)!r} reads no images; evaluate it with tools/test.py'
+        )
+    try:
+        task = _TASKS[task_of(state)].build(settings, list(state['classes']), with_weights=False)
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = '' if OWN in reason else '; use another copy'
+        raise UsageError(f'{path}: its model cannot be built as the file says ({reason}){hint}') from error
+    author = written_by(state)
+    load_weights(task.model, model_weights(state, path), path, author, author)
+    task.channels = settings.model.in_chans
+    return task.eval()
+
+
+def predict_dense(
+    task: Any, paths: Sequence[str], device: torch.device | str = 'cpu', threshold: float = 0.5
+) -> Iterator[DensePrediction | BrokenImage]:
+    """What the task's model says of each image, in the order of ``paths``; an unreadable one gives its error.
+
+    Boxes of a score below ``threshold`` are left out; an image that the model does not take gives its error, too.
+
+    Raises:
+        UsageError: a threshold that is no score.
+    """
+    if not 0 <= threshold <= 1:  # NaN is neither
+        raise bad_argument('--threshold', 'a score in 0..1', threshold)
+    task.to(device)
+    transform = DenseTransform(task.channels)
+    for path in paths:
+        try:
+            image, _ = transform(read_image(path, max_aspect=MAX_ASPECT), {})
+            with torch.inference_mode():
+                (output,) = task([image.to(device)])
+        except UsageError as error:  # too large for a backbone of one size, say
+            yield error if isinstance(error, BrokenImage) else BrokenImage(path, str(error))
+            continue
+        if isinstance(output, dict):
+            keep = output['scores'] >= threshold
+            output = {key: value[keep].cpu() for key, value in output.items()}
+            said: dict[str, Any] = {'objects': _objects(output, task.classes)}
+        else:
+            output = output.cpu()
+            counts = np.bincount(output.numpy().ravel(), minlength=len(task.classes)) / output.numel()
+            said = {'shares': {task.classes[i]: float(counts[i]) for i in np.flatnonzero(counts)}}
+        yield DensePrediction(path, said, image, output)
+
+
+def _objects(output: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
+    rows = zip(output['labels'].tolist(), output['scores'].tolist(), output['boxes'].tolist())
+    objects: list[dict[str, Any]] = [
+        {'class': classes[label], 'score': score, 'box': box} for label, score, box in rows
+    ]
+    for found, mask in zip(objects, run_lengths(output['masks']) if 'masks' in output else ()):
+        found['mask'] = {**mask, 'counts': mask['counts'].decode()}
+    return objects
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """What `DensePrediction.as_json` gives, as text: objects, or classes by their share of the pixels."""
+    lines = []
+    for row in rows:
+        if 'objects' in row:
+            lines.append(f'{row["path"]}: {len(row["objects"])} objects')
+            for o in row['objects']:
+                lines.append(f'  {o["score"]:>6.1%}  {o["class"]:<20}  ' + ' '.join(f'{edge:.1f}' for edge in o['box']))
+        else:
+            lines.append(row['path'])
+            shares = sorted(row['shares'].items(), key=lambda item: -item[1])
+            lines += [f'  {share:>6.1%}  {name}' for name, share in shares]
+    return '\n'.join(lines)

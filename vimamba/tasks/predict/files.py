@@ -1,0 +1,135 @@
+"""What a checkpoint says of files, whatever it was trained to do with them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+
+from vimamba.checkpoint import load_checkpoint, written_by
+from vimamba.data import BrokenImage, find_images
+from vimamba.data.video_decode import find_videos
+from vimamba.errors import UsageError
+from vimamba.outputs import whole_file
+
+from . import classify
+from . import dense as dense_prediction
+
+__all__ = ['SHOWN', 'Answers', 'predict_files']
+
+SHOWN = 48  # files that a picture shows
+
+
+class Answers(NamedTuple):
+    """Of some files."""
+
+    task: str  # 'classification', 'video', 'detection' or 'segmentation'
+    name: str  # of the model
+    found: list[Any]  # `classify.Prediction` or `dense.DensePrediction`, the first `SHOWN` with pixels
+    broken: list[BrokenImage]
+    what: str  # 'image' or 'video'
+    classes: list[str]
+
+    @property
+    def labels(self) -> bool:
+        """Whether files have classes, instead of objects or maps in them."""
+        return self.task in ('classification', 'video')
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``tools/predict.py --json`` writes besides the model."""
+        broken = [{'path': error.path, 'reason': error.reason} for error in self.broken]
+        return {f'{self.what}s': [result.as_json() for result in self.found], 'broken': broken}
+
+    def table(self) -> str:
+        if self.labels:
+            return classify.table(self.found, self.what)
+        return dense_prediction.table([result.as_json() for result in self.found])
+
+
+def predict_files(
+    files: Sequence[str],
+    name: str | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    topk: int | None = None,
+    views: tuple[int, int] | None = None,
+    threshold: float | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str = 'cpu',
+    maps: str | Path | None = None,
+) -> Answers:
+    """Labels, objects or maps of images, or labels of videos.
+
+    Args:
+        files: or folders, which are searched for what the model takes.
+        name, checkpoint: as of `predict.load_classifier`.
+        topk, batch_size: as of `predict.predict`, None for its own.
+        views: (in time, in space) of a video, as of `predict.Classifier.with_views`.
+        threshold: the least score of an object, by default 0.5.
+        device: where the model runs.
+        maps: a folder for the map of each image, NAME.png with the number of the class in each pixel.
+
+    Raises:
+        UsageError: a file that does not exist, no such model, weights that do not fit, an option that a model of its
+            task has not, or maps of two images of one name.
+    """
+    state = load_checkpoint(checkpoint) if checkpoint else {}
+    task, what = dense_prediction.task_of(state), 'image'
+    labels = 'classification', 'video'
+    for option, value, tasks, reason in (
+        ('--maps', maps, ('segmentation',), 'makes no maps'),
+        ('--threshold', threshold, ('detection',), 'finds no boxes'),
+        ('--topk', topk, labels, 'gives a file no classes'),
+        ('--batch-size', batch_size, labels, 'takes one image at a time'),
+        ('--views', views, labels, 'has no views'),
+    ):
+        if value is not None and task not in tasks:
+            raise UsageError(f'{checkpoint or name}: a model of {task}, which {reason}: leave {option} out')
+    files_of_maps: dict[str, Path] = {}
+    if task in labels:
+        classifier = classify.load_classifier(name, checkpoint)
+        classifier = classifier.with_views(*views) if views else classifier
+        what = 'image' if classifier.views is None else 'video'
+        paths = (find_images if what == 'image' else find_videos)(files)
+        name, classes = classifier.name, classifier.classes
+        counts = {'topk': topk, 'batch_size': batch_size}
+        counts = {option: count for option, count in counts.items() if count is not None}
+        results: Iterator[Any] = classify.predict(classifier, paths, device=device, **counts)
+    else:
+        author = written_by(state)
+        if name not in (None, author):
+            raise UsageError(f'{checkpoint}: written by {author!r}, not {name!r}: leave --model out')
+        dense, paths = dense_prediction.load_dense(state, str(checkpoint)), find_images(files)
+        name, classes = author, dense.classes
+        results = dense_prediction.predict_dense(dense, paths, device, 0.5 if threshold is None else threshold)
+        files_of_maps = _files_of_maps(maps, paths) if maps else {}
+    found, broken = list[Any](), list[BrokenImage]()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # such a file is refused, in one line
+        for result in results:
+            if isinstance(result, BrokenImage):
+                broken.append(result)
+                continue
+            if result.path in files_of_maps:
+                with whole_file(files_of_maps[result.path]) as part:
+                    Image.fromarray(result.output.numpy()).save(part)
+            if isinstance(result, dense_prediction.DensePrediction) and len(found) >= SHOWN:
+                result = result.without_pixels()
+            found.append(result)
+    return Answers(task, str(name), found, broken, what, classes)
+
+
+def _files_of_maps(folder: str | Path, paths: Sequence[str]) -> dict[str, Path]:
+    """Where the map of each image goes."""
+    files = {path: Path(folder, Path(path).stem + '.png') for path in paths}
+    given, of_file = {Path(path).resolve() for path in paths}, dict[Path, str]()
+    for path, file in files.items():
+        if (other := of_file.setdefault(file, path)) != path:
+            raise UsageError(f'--maps: {other} and {path} would both be {file}: give them in two calls, to two folders')
+        if file.resolve() in given:
+            raise UsageError(f'--maps: {file} is an image to be read: choose another folder')
+    return files

@@ -1,0 +1,123 @@
+"""What a causal model says of a video while its frames come, in memory that does not grow with their number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from vimamba.data import BrokenImage
+from vimamba.data.video_decode import timed_frames
+from vimamba.errors import UsageError, check_integers
+
+from .classify import Classifier
+
+__all__ = ['HEADER', 'StreamPrediction', 'check_causal', 'frame_interval', 'stream']
+
+HEADER = f'{"frames":>7} {"time":>11} {"speed":>10} {"score":>8}  class'
+
+
+class StreamPrediction(NamedTuple):
+    """The likeliest class of the frames so far."""
+
+    frames: int  # of the video that have come
+    seconds: float  # the time of the last of them, in the video
+    label: str
+    index: int
+    score: float  # probability
+    rate: float  # frames a second since the start, decoding included
+
+    def __str__(self) -> str:
+        return f'{self.frames:>7} {self.seconds:>9.2f} s {self.rate:>7.1f} /s {self.score:>8.2%}  {self.label}'
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``tools/predict.py --stream --json`` writes of it."""
+        keys = ('frames', 'seconds', 'class', 'index', 'score', 'frames_per_second')
+        return dict(zip(keys, self))
+
+
+def stream(
+    classifier: Classifier,
+    path: str,
+    every: int = 16,
+    device: torch.device | str = 'cpu',
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[StreamPrediction | BrokenImage]:
+    """Decodes a file frame by frame and carries a causal model's state from one to the next.
+
+    Frames are `frame_interval` apart. Of several crops the one in the middle is seen.
+
+    Yields:
+        The scores of all frames so far, ``every`` so many of the video and at its end, or where ``stopped`` says so;
+        of a broken file those of the frames that it has, and then its error; of one too short for a patch, that.
+
+    Raises:
+        UsageError: the model is not causal, was trained on frames in another order, or its scores are not finite.
+    """
+    model = classifier.model.to(device)
+    check_causal(classifier)
+    check_integers(1, every=every)
+    classifier = classifier.with_views(1, 1)
+    interval, patch = frame_interval(classifier), int(model.tubelet_size)  # type: ignore[arg-type]
+    waiting: list[np.ndarray] = []
+    scores = state = broken = None
+    seen, said, seconds, start = 0, 0, 0.0, time.perf_counter()
+
+    try:
+        classifier.check_kind(path)
+        for seconds, frame in timed_frames(path):
+            seen += 1
+            if (seen - 1) % interval == 0:
+                waiting.append(frame)
+            if len(waiting) == patch:
+                clip = classifier.transform(np.stack(waiting)).unsqueeze(0).to(device)  # (1, 3, t, height, width)
+                with torch.inference_mode():
+                    scores, state = model.step(clip, state)  # type: ignore[operator]
+                waiting.clear()
+            if seen % every == 0 and scores is not None:
+                yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
+                said = seen
+            if stopped():
+                break
+    except BrokenImage as error:
+        broken = error
+    if said < seen and scores is not None:
+        yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
+    if broken is None and scores is None and not stopped():
+        broken = BrokenImage(
+            path, f'{seen} frames, fewer than the {(patch - 1) * interval + 1} that one patch is made of'
+        )
+    if broken is not None:
+        yield broken
+
+
+def frame_interval(classifier: Classifier) -> int:
+    """From a frame of a video to the next that a stream takes.
+
+    As in the clips that the model was trained on where these were sampled densely, and 1 where they were sampled
+    uniformly, of which a stream, whose end is unknown, has no like.
+    """
+    views = classifier.views or {}
+    return views.get('frame_interval', 4) if views.get('sampling') == 'dense' else 1
+
+
+def check_causal(classifier: Classifier) -> None:
+    """Refuses a model that cannot take frames as they come."""
+    views = classifier.views or {}
+    if not getattr(classifier.model, 'causal', False):
+        what = 'images' if classifier.views is None else 'whole clips'
+        raise UsageError(f'{classifier.name} takes {what}: frames as they come need a causal VideoMamba (causal=True)')
+    if views.get('time', 'forward') != 'forward':
+        raise UsageError(f'{classifier.name} was trained on frames {views["time"]}: they come forward')
+
+
+def _best(classifier: Classifier, scores: torch.Tensor) -> tuple[str, int, float]:
+    """The name, number and probability of the likeliest class, of scores (1, classes)."""
+    top = scores.float().softmax(1)[0].max(0)
+    if not top.values.isfinite():
+        raise UsageError(f'{classifier.name} gives numbers that are not finite: its weights are damaged')
+    index = int(top.indices)
+    return classifier.classes[index], index, float(top.values)

@@ -1,0 +1,1 @@
+"""Plots and pictures of data, predictions and training."""

@@ -1,0 +1,230 @@
+"""Pictures of a training run and of what a classifier does, as PNG files.
+
+matplotlib is imported when a picture is drawn, never before, and draws into files only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vimamba.errors import UsageError, bad_argument
+from vimamba.visualize.fonts import families
+
+__all__ = ['plot_confusion', 'plot_curves', 'plot_scaling', 'slope']
+
+BLUE, RED, GREY = '#1f5fa8', '#c2362b', '#6b7280'
+STYLE: dict[Any, Any] = {
+    'axes.edgecolor': GREY,
+    'axes.grid': True,
+    'axes.spines.right': False,
+    'axes.spines.top': False,
+    'axes.titlelocation': 'left',
+    'axes.titlesize': 11,
+    'font.size': 9,
+    'grid.color': '#e5e7eb',
+    'legend.frameon': False,
+    'lines.linewidth': 1.6,
+    'xtick.color': GREY,
+    'ytick.color': GREY,
+}
+
+
+def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], out_png: str | os.PathLike[str]) -> None:
+    """Losses, the first metric of the validation and learning rate over epochs.
+
+    Args:
+        records: dicts with 'kind' ('train' or 'val') and 'epoch', the former with 'loss' and 'lr', the latter with
+            a metric in percent, such as 'top1', and maybe 'loss'; or the JSON-lines file that holds them.
+        out_png: the file to write.
+
+    Raises:
+        UsageError: if there is nothing to draw or to draw with.
+    """
+    if isinstance(records, (str, os.PathLike)):
+        records = [json.loads(line) for line in Path(records).read_text().splitlines()]
+    rows = {kind: [r for r in records if r['kind'] == kind] for kind in ('train', 'val')}
+    if not rows['train'] and not rows['val']:
+        raise bad_argument('records', "entries of kind 'train' or 'val'", 'none')
+
+    def series(kind: str, key: str) -> tuple[list[float], list[float]]:
+        points = [(r['epoch'], r[key]) for r in rows[kind] if r.get(key) is not None]
+        return [x for x, _ in points], [y for _, y in points]
+
+    others = {'kind', 'epoch', 'step', 'loss', 'images', 'videos'}
+    metric = next((key for row in rows['val'] for key in row if key not in others), 'top1')
+    with _figure(out_png, (11, 3.3), ncols=3) as (_, (loss, top1, rate)):
+        loss.set_title('Loss')
+        for kind, colour in (('train', GREY), ('val', BLUE)):
+            marker = 'o' if len(rows[kind]) == 1 else None
+            if not series(kind, 'loss')[0]:
+                continue
+            loss.plot(
+                *series(kind, 'loss'),
+                color=colour,
+                marker=marker,
+                clip_on=False,
+                label={'val': 'validation'}.get(kind, kind),
+            )
+        loss.set_ylim(bottom=0)
+        loss.legend()
+        top1.set_title(f'Validation {metric.replace("top1", "top-1")} (%)')
+        x, y = series('val', metric)
+        top1.plot(x, y, color=BLUE)
+        if y:
+            best = int(np.argmax(np.nan_to_num(y)))  # NaN where there was nothing to find
+            top1.axhline(y[best], color=RED, linewidth=0.7, linestyle=':')
+            top1.plot(x[best], y[best], 'o', color=RED, markersize=5, clip_on=False)
+            top1.set_title(f'best: {y[best]:.2f} %, epoch {x[best]:g}', loc='right', color=RED, fontsize=9)
+            margin = 0.06 * (y[best] - min(y)) + 0.5
+            top1.set_ylim(min(y) - margin, min(100.5, y[best] + margin))
+        x, y = series('train', 'lr')
+        power = math.floor(math.log10(max(y, default=1) or 1))
+        rate.set_title(rf'Learning rate ($\times\,10^{{{power}}}$)')
+        rate.plot(x, [value / 10**power for value in y], color=GREY, marker='o' if len(x) == 1 else None)
+        rate.set_ylim(bottom=0)
+        for axes in (loss, top1, rate):
+            axes.set_xlabel('epoch')
+            axes.set_xlim(0, max(r['epoch'] for part in rows.values() for r in part) or 1)
+            axes.locator_params(axis='x', integer=True)
+
+
+def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLike[str]) -> None:
+    """A confusion matrix: right answers in blue, mistakes in red on a scale of their own; names up to 100 classes.
+
+    Args:
+        matrix: (classes, classes) counts, rows the true class, columns the predicted one.
+        classes: their names.
+        out_png: the file to write.
+    """
+    counts = np.asarray(matrix)
+    n = len(classes)
+    if counts.shape != (n, n):
+        raise bad_argument('matrix', f'shape {(n, n)}, one row and column per class', f'shape {counts.shape}')
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    right = np.eye(n, dtype=bool)
+    side = min(10.0, 2.2 + 0.42 * n) if n <= 100 else 8.0
+    with _figure(out_png, (side, side), grid=False, texts=classes) as (_, axes):
+        hits = counts[right].sum()
+        worst = max(share[~right].max(initial=0), 1e-9)
+        axes.set_facecolor('#f3f4f6')
+        axes.imshow(np.where(right, share, np.nan), cmap='Blues', vmin=0, vmax=1.15)
+        axes.imshow(np.where(right | (counts == 0), np.nan, share), cmap='Reds', vmin=-0.35 * worst, vmax=worst * 1.3)
+        axes.set_title(f'{hits:,} of {counts.sum():,} right ({100 * hits / max(counts.sum(), 1):.2f} %)')
+        axes.set(xlabel='predicted', ylabel='true')
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        if n > 100:
+            return
+        names = [_short(name, 16) for name in classes]
+        turned = 0 if max(map(len, names)) <= 3 and n <= 30 else 45 if n <= 30 else 90
+        style = {'fontsize': min(9.0, 450 / n), 'parse_math': False}  # a cell has about 550 / n points
+        axes.set_xticks(range(n), names, rotation=turned, ha='right' if turned == 45 else 'center', **style)
+        axes.set_yticks(range(n), names, **style)
+        if n > 30:
+            return
+        axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.grid(which='minor', color='white', linewidth=1.5)
+        axes.tick_params(which='minor', length=0)
+        for i, j in zip(*np.nonzero(counts)):
+            colour = 'white' if share[i, j] > (0.5 if i == j else 0.6 * worst) else 'black'
+            axes.text(j, i, _count(int(counts[i, j])), ha='center', va='center', color=colour, fontsize=8)
+
+
+def slope(points: Iterable[tuple[float, float]]) -> float:
+    """The exponent p of y = c x^p, by least squares on the logarithms.
+
+    >>> round(slope([(1, 3), (10, 300), (100, 30000)]), 6)
+    2.0
+    """
+    x, y = np.log(np.asarray(list(points), dtype=float)).T
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def plot_scaling(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    out_png: str | os.PathLike[str],
+    against: str = 'tokens',
+    units: Sequence[str] | None = None,
+) -> None:
+    """Milliseconds or another quantity against tokens or frames, log-log, with the exponent beside each name.
+
+    Args:
+        panels: title -> name -> (tokens, milliseconds), two or more.
+        out_png: the file to write.
+        against: what is counted.
+        units: of each panel, by default 'ms'; the exponent is told of milliseconds alone: memory has a constant part.
+
+    Raises:
+        UsageError: matplotlib is missing, or the file cannot be written.
+    """
+    with _figure(out_png, (5.2 * len(panels), 4.0), ncols=len(panels), squeeze=False) as (_, axes):
+        for ax, unit, (title, lines) in zip(axes[0], units or ['ms'] * len(panels), panels.items(), strict=True):
+            for name, points in lines.items():
+                counts, values = zip(*sorted(points), strict=True)
+                label = f'{name}: {against}^{slope(points):.2f}' if unit == 'ms' else name
+                ax.loglog(counts, values, marker='o', markersize=3, label=label)
+                ax.set_xticks(counts, map(str, counts), fontsize=7)
+            ax.set(title=title, xlabel=against, ylabel=unit)
+            ax.set_xticks([], minor=True)
+            if unit != 'ms':  # which would fill the panel with small differences
+                low, high = ax.get_ylim()
+                ax.set_ylim(low / 4, high * 4)
+            ax.legend(fontsize=8)
+
+
+def _short(name: str, length: int) -> str:
+    """A name, cut where it is long.
+
+    >>> _short('walk, slow', 16), _short('black-and-white colobus', 12)
+    ('walk, slow', 'black-and-w…')
+    """
+    return name if len(name) <= length else f'{name[: length - 1]}…'
+
+
+def _count(number: int) -> str:
+    """In four characters, up to a thousand million.
+
+    >>> _count(9999), _count(12_345), _count(999_499), _count(1_234_567), _count(49_600_000)
+    ('9999', '12k', '999k', '1.2M', '50M')
+    """
+    if number < 10_000:
+        return str(number)
+    return f'{number / 1e3:.0f}k' if number < 999_500 else f'{number / 1e6:.{int(number < 9_950_000)}f}M'
+
+
+@contextmanager
+def _figure(
+    out_png: str | os.PathLike[str],
+    size: tuple[float, float],
+    grid: bool = True,
+    texts: Sequence[str] = (),
+    **layout: Any,
+) -> Iterator:
+    """A figure and its axes; written when the block ends, at 150 dots per inch, in fonts that have the ``texts``."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(f'plots need matplotlib ({error}): pip install vimamba[train]') from None
+    font = [*matplotlib.rcParams['font.family'], *families(texts)]
+    with matplotlib.rc_context({**STYLE, 'axes.grid': grid, 'font.family': font}), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing from')  # one line for each; `families` warns once
+        figure = Figure(figsize=size, layout='constrained')
+        FigureCanvasAgg(figure)
+        yield figure, figure.subplots(**layout)
+        try:
+            Path(out_png).parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(out_png, dpi=150, facecolor='white', format='png')
+        except OSError as error:
+            raise UsageError(f'{out_png}: cannot be written: {error.strerror}') from error
