@@ -8,7 +8,7 @@ from torch.nn.modules import module as torch_module
 
 from vimamba.kernels.linear import linear
 
-__all__ = ['Linear', 'dense', 'is_plain', 'use_linear']
+__all__ = ['dense', 'is_plain']
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -40,20 +40,3 @@ def dense(layer: nn.Module, x: Tensor) -> Tensor:
     if is_plain(layer) and not torch.compiler.is_compiling():
         return linear(x, layer.weight, layer.bias)
     return layer(x)
-
-
-class Linear(nn.Linear):
-    """`torch.nn.Linear` by the faster of the libraries that PyTorch carries: see `vimamba.kernels.linear`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return nn.functional.linear(input, self.weight, self.bias)
-        return linear(input, self.weight, self.bias)
-
-
-def use_linear(model: nn.Module) -> nn.Module:
-    """Makes every plain `nn.Linear` in a model, timm's layers included, a `Linear`; same parameters, same keys."""
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = Linear
-    return model

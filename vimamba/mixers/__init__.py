@@ -1,19 +1,29 @@
 """Mixers: what a model computes along its routes (projections, convolution, gate); no indices, no kernel code."""
 
-from .mamba1 import Mamba1, MapMamba1
-from .mamba2 import Mamba2
+from .mamba1 import Mamba1, SelectiveScan
+from .mamba2 import SSD, Mamba2
 from .mambavision import ConcatMixer
-from .plain_mamba import DirectionalSSM
-from .ss2d import GridMixer, RouteSSD, RouteSSM, StridedSSM
+from .mixer import Core, CoreMixer, Mixer, create_mixer, list_mixers, register_mixer
+from .plain_mamba import DirectionalScan
+from .routes import FixedScan, MapScan, Routes
+from .ss2d import GridMixer, StridedScan
 
 __all__ = [
+    'SSD',
     'ConcatMixer',
-    'DirectionalSSM',
+    'Core',
+    'CoreMixer',
+    'DirectionalScan',
+    'FixedScan',
     'GridMixer',
     'Mamba1',
     'Mamba2',
-    'MapMamba1',
-    'RouteSSD',
-    'RouteSSM',
-    'StridedSSM',
+    'MapScan',
+    'Mixer',
+    'Routes',
+    'SelectiveScan',
+    'StridedScan',
+    'create_mixer',
+    'list_mixers',
+    'register_mixer',
 ]

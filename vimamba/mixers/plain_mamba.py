@@ -1,32 +1,33 @@
-"""PlainMamba's scan: one set of parameters for all routes, which say at each step where they come from."""
+"""PlainMamba's core: all routes share one set of parameters, and every step knows the direction it was entered from."""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from vimamba.kernels.linear import dense
+from vimamba.kernels.linear import linear
 from vimamba.layers.norm import widen
-from vimamba.scans import ScanOrder, create_order
+from vimamba.scans import Grid, ScanOrder, create_order
 from vimamba.scans.order import plainly
 from vimamba.scans.schedules import Scan
 
 from .init import init_A_log, init_dt
-from .scan import scan
-from .walk import as_scan, concrete, count_routes, for_scripts, walk
+from .mamba1 import scan
+from .mixer import Core
+from .routes import Routes
 
-__all__ = ['DirectionalSSM', 'find_directions']
+__all__ = ['SNAKES', 'DirectionalScan', 'find_directions']
 
 SNAKES = ('snake', 'snake_reversed', 'snake_column', 'snake_column_reversed')
 
 
 def find_directions(order: ScanOrder) -> Tensor:
-    """How every route came to each of its steps: (k, l), 0 at the start, then 1 right, 2 left, 3 up, 4 down.
+    """The move with which every route enters each of its steps: (k, l), 0 at the start, 1 right, 2 left, 3 up, 4 down.
 
-    A move that changes row and column is one up or down.
+    A move that changes both row and column counts as up or down.
 
     >>> find_directions(create_order('snake', (2, 3)))
     tensor([[0, 1, 1, 4, 2, 2]])
@@ -39,64 +40,43 @@ def find_directions(order: ScanOrder) -> Tensor:
 
 
 @lru_cache(maxsize=128)
-def _laid(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _lay(scan: Scan, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
     with plainly():
-        order = create_order(scan, (height, width))
+        order = create_order(scan, grid)
         return order.inverse.to(device), find_directions(order).gather(1, order.inverse).to(device)
 
 
-# constants of a compiled graph, see `walk`
+# constants of a compiled graph, see routes.py
 @torch.compiler.allow_in_graph
-def _constants(scan: Scan, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    step, direction = _laid(scan, height, width, device)
+def _constants(scan: Scan, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    step, direction = _lay(scan, grid, device)
     return torch.ops.aten.lift_fresh_copy(step), torch.ops.aten.lift_fresh_copy(direction)
 
 
-def find_steps(x: Tensor, scan: list[str], height: int, width: int) -> tuple[Tensor, Tensor]:
-    """At which step each route reads a token of the map, and how it came there: (k, l) each, where x is."""
-    if torch.jit.is_scripting():
-        return torch.ops.vimamba.find_steps(x, scan, height, width)
-    else:
-        place = tuple(scan), concrete(height), concrete(width), x.device
-        return _constants(*place) if torch.compiler.is_dynamo_compiling() else _laid(*place)
-
-
-for_scripts('find_steps(Tensor x, str[] scan, int height, int width) -> (Tensor, Tensor)', find_steps)
-
-
-@register_notrace_module
-class DirectionalSSM(nn.Module):
-    """Selective scans along the routes of an order with shared parameters (arXiv:2403.17695, Eq. 6).
+class DirectionalScan(Core):
+    """Selective scans along the routes of named orders, with shared parameters (arXiv:2403.17695, Eq. 6).
 
         delta, B, C = project(u)
-        y_k = selective_scan(u in the order of route k, delta, A, B + directions[how route k came here], C, D)
+        y_k = selective_scan(u in the order of route k, delta, A, B + directions[move of route k], C, D)
         out = sum_k y_k
 
-    As in the code that the published weights were trained with: delta, B and C stay in memory order, only u follows the
-    route (the paper has all of them follow), and the bias of delta enters twice, softplus(W r + 2 bias).
+    As in the code that trained the published weights: delta, B and C stay in memory order and only u follows the route
+    (in the paper all of them do), and the bias of delta enters twice, softplus(W r + 2 bias).
 
-    Shape: (b, h, w, dim) -> (b, h, w, dim).
+    Shape: u (b, l, dim), kept. The orders have no pads.
 
     Args:
         dim: channels (d_inner).
-        scan: name of a scan order without pads, or names of several whose routes are taken together.
-        d_state: states a channel (N).
-        dt_rank: rank of delta's projection (R).
+        routes: not used: all share their parameters.
+        d_model: width that the rank of the projection of delta derives from, ceil(d_model / 16).
+        d_state: states per channel (N).
     """
 
-    def __init__(
-        self,
-        dim: int,
-        scan: str | Sequence[str] = SNAKES,
-        d_state: int = 16,
-        dt_rank: int | None = None,
-        device=None,
-        dtype=None,
-    ):
+    no_weight_decay = ('A_log', 'D', 'directions')
+
+    def __init__(self, dim: int, routes: int, d_model: int, d_state: int = 16, device=None, dtype=None):
         super().__init__()
-        dd = {'device': device, 'dtype': dtype}
-        self.scan = as_scan(scan)
-        self.routes, dt_rank = count_routes(self.scan), dt_rank or math.ceil(dim / 16)
+        dd, dt_rank = {'device': device, 'dtype': dtype}, math.ceil(d_model / 16)
         self.splits = [dt_rank, d_state, d_state]
         self.x_proj = nn.Parameter(torch.empty(dt_rank + 2 * d_state, dim, **dd))
         self.dt_proj = nn.Parameter(torch.empty(dim, dt_rank, **dd))
@@ -106,7 +86,7 @@ class DirectionalSSM(nn.Module):
         self.directions = nn.Parameter(torch.empty(5, d_state, **dd))
 
     def reset_parameters(self) -> None:
-        """As `RouteSSM` does it; directions truncated normal, std 0.02."""
+        """As `SelectiveScan`; directions truncated normal, std 0.02."""
         bound = self.x_proj.shape[-1] ** -0.5
         nn.init.uniform_(self.x_proj, -bound, bound)
         init_dt(self.dt_proj, self.dt_bias)
@@ -114,20 +94,15 @@ class DirectionalSSM(nn.Module):
         nn.init.ones_(self.D)
         nn.init.trunc_normal_(self.directions, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        b, height, width, d = x.shape
-        k, l = self.routes, height * width
-        rows, steps, _ = walk(x, self.scan, [height, width])
-        step, direction = find_steps(x, self.scan, height, width)
-        u = x.reshape(b, l, d)
-        dt, B, C = dense(u, self.x_proj).split(self.splits, -1)
-        delta = dense(dt, self.dt_proj)
-        # a token is read at another step by each route, and finds there what stands at that place in memory
+    def forward(self, u: Tensor, routes: Routes) -> Tensor:
+        k, l = len(routes.steps), u.shape[1]
+        place = routes.names, routes.grid, u.device
+        step, direction = _constants(*place) if torch.compiler.is_dynamo_compiling() else _lay(*place)
+        dt, B, C = linear(u, self.x_proj).split(self.splits, -1)
+        delta = linear(dt, self.dt_proj)
+        # each route reads a token at another step, and finds what memory holds at the place of that step
         delta, B, C = [t.index_select(1, step.flatten()).unflatten(1, (k, l)) for t in (delta, B, C)]
         B = B + self.directions[direction].to(B.dtype)
         delta, B, C = [t.transpose(2, 3) for t in (delta, B, C)]  # (b, k, ., l)
-        A = -torch.exp(widen(self.A_log)).expand(k, -1, -1)
-        bias = 2 * widen(self.dt_bias).expand(k, -1)
-        D = widen(self.D).expand(k, -1)
-        y = scan(u.transpose(1, 2), delta, A, B.unsqueeze(2), C.unsqueeze(2), D, None, bias, rows, steps)
-        return y.view(b, height, width, d)
+        A, D = -torch.exp(widen(self.A_log)).expand(k, -1, -1), widen(self.D).expand(k, -1)
+        return scan(u.transpose(1, 2), delta, A, B, C, D, 2 * widen(self.dt_bias).expand(k, -1), routes)[0]

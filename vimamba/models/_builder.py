@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from vimamba.checkpoint import load_checkpoint, model_weights
 from vimamba.errors import UsageError, bad_argument, check_flags, check_numbers
-from vimamba.layers.linear import use_linear
 
 
 class FeatureGetter(FeatureGetterNet):
@@ -100,7 +99,7 @@ def build_model(
             raise
         raise _misfit(source, variant, faults[0].strip(), len(faults)) from error
     model.pretrained_cfg.pop('state_dict', None)  # do not keep a second copy of the weights
-    return use_linear(model)
+    return model
 
 
 def _check_options(cls: type[nn.Module], options: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vimamba.mixers.mamba1 import MambaState
+from vimamba.mixers.mixer import MixerState as MambaState
 
 __all__ = ['Stream', 'StreamState']
 

@@ -21,7 +21,7 @@ from vimamba.errors import check_integers
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.channels_last import Conv2d, ToMap
 from vimamba.layers.norm import BatchNorm2d
-from vimamba.mixers import GridMixer, StridedSSM
+from vimamba.mixers import GridMixer, StridedScan
 
 from ._backbone import Backbone, Stage
 from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
@@ -93,7 +93,7 @@ class EfficientVMamba(Backbone):
     |---|---|
     | linear layers (in_proj, out_proj, channel attention, head) | truncated normal, std 0.02; bias 0 |
     | convolutions | PyTorch's: uniform, bound fan_in^-1/2 |
-    | x_proj, dt_proj, dt_bias, A_log, D | those of `RouteSSM` |
+    | x_proj, dt_proj, dt_bias, A_log, D | those of `SelectiveScan` |
     | norms | 1; bias 0 |
 
     Shape: (b, in_chans, H, W) -> (b, num_classes).
@@ -127,8 +127,8 @@ class EfficientVMamba(Backbone):
         rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
 
         def scanning(dim: int) -> DualBlock:
-            ssm = partial(StridedSSM, step=step, d_state=d_state, dt_rank=-(-dim // 16))
-            return DualBlock(dim, GridMixer(dim, ssm, expand, **dd), next(rates), **dd)
+            mixer = GridMixer(dim, 'raster', StridedScan, expand, step=step, d_state=d_state, **dd)
+            return DualBlock(dim, mixer, next(rates), **dd)
 
         super().__init__(
             nn.Sequential(ToMap(), Conv2d(in_chans, embed_dim, 4, 4, **dd), nn.LayerNorm(embed_dim, **dd)),

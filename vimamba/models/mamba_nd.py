@@ -12,6 +12,7 @@ Official code takes every frame for a square one, and clips of one length and si
 grid, and positions of other grids are resized, in a frame bicubic, in time linear.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from vimamba.errors import bad_argument, check_integers
 from vimamba.layers.channels_last import ClipToMap, Conv2d, Conv3d, ToMap, pad_map
 from vimamba.layers.patch_embed import check_frames
 from vimamba.layers.pos_embed import PosEmbed
-from vimamba.mixers import MapMamba1
+from vimamba.mixers import MapScan, Mixer, create_mixer
+from vimamba.mixers.mixer import mixer_per_block
 from vimamba.scans import schedule
 from vimamba.scans.schedules import Schedule
 
@@ -79,6 +81,7 @@ class MambaND(Backbone):
         scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`. None for
             the axes of an image, 'axes', or of a clip, 'axes_3d'.
         d_state: states a channel.
+        mixer: name of a registered mixer, or a list with one for each block; see `vimamba.mixers.list_mixers`.
         pos_drop_rate: dropout behind the positions.
         drop_path_rate: stochastic depth of the last block, linear in depth from 0.
         num_frames: frames of a clip that the table of positions is made for; for any other number it is resized on the
@@ -117,6 +120,7 @@ class MambaND(Backbone):
         merge_at: int | None = 10,
         scan: Schedule | None = None,
         d_state: int = 16,
+        mixer: str | Sequence[str] = 'mamba1',
         drop_rate: float = 0.0,
         pos_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -146,11 +150,12 @@ class MambaND(Backbone):
             patches = [ClipToMap(tubelet_size), Conv3d(in_chans, embed_dim, sizes, sizes, **dd)]
 
         def layer(i: int, scan: Any, drop_path: float) -> nn.Module:
-            mixer = MapMamba1(embed_dim, scan, len(grid), d_state=d_state, merge='sum', **dd)
-            block = SkipBlock(nn.LayerNorm(embed_dim, **dd), mixer, drop_path)
+            where = MapScan(scan, len(grid))
+            mixer_ = create_mixer(mixers[i], embed_dim, where, d_state=d_state, merge='sum', **dd)
+            block = SkipBlock(nn.LayerNorm(embed_dim, **dd), mixer_, drop_path)
             return nn.Sequential(Merging(embed_dim, **dd), block) if i == merge_at else block
 
-        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        mixers, rates = mixer_per_block(mixer, depth), calculate_drop_path_rates(drop_path_rate, depth)
         super().__init__(
             nn.Sequential(*patches, PosEmbed(grid, embed_dim, **dd), nn.Dropout(pos_drop_rate)),
             [layer(i, *own) for i, own in enumerate(zip(schedule(scan, depth), rates))],
@@ -177,7 +182,7 @@ class MambaND(Backbone):
     def init_weights(self) -> None:
         super().init_weights()
         for module in self.modules():
-            if isinstance(module, MapMamba1):
+            if isinstance(module, Mixer):
                 module.reset_parameters()  # its steps are not those of a linear layer with bias 0
 
     @torch.jit.ignore

@@ -11,7 +11,7 @@ which was written from the paper, the layout of the weights and the outputs of t
 from typing import Any
 
 import torch
-from timm.layers import Attention, DropPath, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -19,6 +19,8 @@ from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
 from vimamba.layers.channels_last import BatchNorm, ChannelsLast, Conv2d, ToMap
+from vimamba.layers.attention import Attention
+from vimamba.layers.mlp import Mlp
 from vimamba.layers.norm import BatchNorm2d
 from vimamba.layers.windows import from_windows, to_windows
 from vimamba.mixers import ConcatMixer
@@ -137,7 +139,7 @@ class MambaVision(Backbone):
             order = create_order(scan, (windows[i - 2],) * 2)
             scans, attends = (lengths[i] + 1) // 2, lengths[i] // 2
             mixers: list[nn.Module] = [ConcatMixer(dim, order, d_state, **dd) for _ in range(scans)]
-            mixers += [Attention(dim, heads[i - 2], qkv_bias=True, **dd) for _ in range(attends)]
+            mixers += [Attention(dim, heads[i - 2], **dd) for _ in range(attends)]
             blocks = [
                 Block(
                     nn.LayerNorm(dim, **dd),

@@ -3,7 +3,7 @@
 Paper: PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition, arXiv:2403.17695.
 Official code: ChenhongyiYang/PlainMamba, Apache-2.0; of the weights no licence is stated.
 
-    image -> stem (1/16) -> positions -> depth x Block(norm, GridMixer(DirectionalSSM on snakes)) -> norm -> mean
+    image -> stem (1/16) -> positions -> depth x Block(norm, GridMixer(DirectionalScan on snakes)) -> norm -> mean
           -> head
 """
 
@@ -21,7 +21,7 @@ from vimamba.layers import Block
 from vimamba.layers.channels_last import ChannelsLast, Conv2d, ToMap, pad_map
 from vimamba.layers.norm import BatchNorm2d
 from vimamba.layers.pos_embed import PosEmbed
-from vimamba.mixers import DirectionalSSM, GridMixer
+from vimamba.mixers import DirectionalScan, GridMixer
 from vimamba.mixers.plain_mamba import SNAKES
 from vimamba.scans import schedule
 from vimamba.scans.schedules import Schedule
@@ -73,7 +73,7 @@ class PlainMamba(Backbone):
     | in_proj, out_proj, head | truncated normal, std 0.02; bias 0 |
     | positions | truncated normal, std 0.02 |
     | convolutions | PyTorch's: uniform, bound fan_in^-1/2 |
-    | x_proj, dt_proj, dt_bias, A_log, D, directions | those of `DirectionalSSM` |
+    | x_proj, dt_proj, dt_bias, A_log, D, directions | those of `DirectionalScan` |
     | norms | 1; bias 0 |
 
     Shape: (b, in_chans, H, W) -> (b, num_classes).
@@ -115,8 +115,9 @@ class PlainMamba(Backbone):
         }
 
         def layer(i: int, scan: Any, drop_path: float) -> nn.Module:
-            ssm = partial(DirectionalSSM, scan=scan, d_state=d_state, dt_rank=-(-embed_dim // 16))
-            mixer = GridMixer(embed_dim, ssm, d_conv=7, bias=True, norm=False, **dd)
+            mixer = GridMixer(
+                embed_dim, scan, DirectionalScan, d_conv=7, bias=True, norm=False, d_state=d_state, **dd
+            )
             block = Block(nn.LayerNorm(embed_dim, **dd), mixer, embed_dim, drop_path=drop_path)
             return nn.Sequential(block, LocalConv(embed_dim, **dd)) if i in local_layers else block
 

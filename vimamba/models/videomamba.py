@@ -28,7 +28,7 @@ from vimamba.layers.patch_embed import (
     check_images,
     resize_time_embed,
 )
-from vimamba.mixers.mamba1 import MambaState
+from vimamba.mixers.mixer import MixerState as MambaState
 
 from . import vim, vim_checkpoint
 from ._builder import build_model, fit_channels, imagenet_cfg, record_input_size
@@ -80,8 +80,6 @@ class VideoMamba(vim.Vim):
         for name in ('feature_pyramid', 'pad_image', 'rope'):
             if options.get(name):
                 raise bad_argument(name, 'none of it, which images alone have', repr(options[name]))
-        if causal and options.get('mixer', 'mamba1') != 'mamba1':
-            raise bad_argument('mixer', "'mamba1' in a causal model", repr(options['mixer']))
         class_token = class_token or ('none' if causal else 'first')
         if class_token not in (('none',) if causal else ('first', 'none')):
             raise bad_argument('class_token', "'none'" if causal else "'first' or 'none'", repr(class_token))

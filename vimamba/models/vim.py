@@ -7,6 +7,7 @@ Official code and weights: hustvl/Vim, Apache-2.0.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from vimamba.layers import Block, LayerNorm, PatchEmbed, RMSNorm, resize_pos_emb
 from vimamba.layers.class_token import CLASS_TOKENS, class_rows, insert_class, split_class
 from vimamba.layers.feature_pyramid import FlatPyramid
 from vimamba.layers.rope import RotaryPositions
-from vimamba.mixers import Mamba1, Mamba2
+from vimamba.mixers.mixer import create_mixer, mixer_per_block
 from vimamba.scans import ScanOrder, create_order, schedule
 from vimamba.scans.schedules import Scan, Schedule
 
@@ -31,7 +32,6 @@ from .vim_checkpoint import checkpoint_filter_fn
 
 __all__ = ['Vim', 'checkpoint_filter_fn']
 
-_MIXERS = {'mamba1': Mamba1, 'mamba2': Mamba2}
 _NORMS = {'rms': RMSNorm, 'layer': LayerNorm}
 _POOLS = ('token', 'avg', 'max', '')
 
@@ -50,7 +50,7 @@ class Vim(nn.Module):
         embed_dim: width of the tokens (d_model).
         depth: number of blocks.
         d_state: states a channel.
-        mixer: 'mamba1' (selective scan) or 'mamba2' (SSD, heads of 64 channels).
+        mixer: name of a registered mixer, or a list with one for each block; see `vimamba.mixers.list_mixers`.
         scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
         share_routes: one convolution and one set of projections for all routes (Vim's "bimamba v1").
         merge: 'mean' or 'sum' of the routes, or their sum behind 'attention' over the channels of each (LocalVim).
@@ -88,7 +88,7 @@ class Vim(nn.Module):
         embed_dim: int = 192,
         depth: int = 24,
         d_state: int = 16,
-        mixer: str = 'mamba1',
+        mixer: str | Sequence[str] = 'mamba1',
         scan: Schedule = 'bidirectional',
         share_routes: bool = False,
         merge: str = 'mean',
@@ -137,21 +137,21 @@ class Vim(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, rows, embed_dim, **dd))
         grid, between = self.patch_embed.grid_size, rope == 'between'
         self.rope = RotaryPositions(embed_dim, grid, between=between, device=device) if rope else None
-        if mixer not in _MIXERS or (mixer == 'mamba2' and share_routes):
-            raise bad_argument('mixer', "'mamba1', or without share_routes 'mamba2'", repr(mixer))
         options = {'d_state': d_state, 'merge': merge, **({'share_routes': True} if share_routes else {})}
         self.blocks = nn.Sequential(
             *(
                 Block(
                     _NORMS[norm](embed_dim, **dd),
-                    _MIXERS[mixer](embed_dim, self._order(own), **options, **dd),
+                    create_mixer(name, embed_dim, self._order(own), **options, **dd),
                     embed_dim,
                     before=self.rope,
                     drop_path=rate,
                     layer_scale=layer_scale,
                     **dd,
                 )
-                for own, rate in zip(self.scans, calculate_drop_path_rates(drop_path_rate, depth))
+                for name, own, rate in zip(
+                    mixer_per_block(mixer, depth), self.scans, calculate_drop_path_rates(drop_path_rate, depth)
+                )
             )
         )
         stride, levels = self.patch_embed.stride, tuple(feature_pyramid)

@@ -3,14 +3,14 @@
 Paper: VMamba: Visual State Space Model, arXiv:2401.10166.
 Official code and weights: MzeroMiko/VMamba, MIT.
 
-    image -> stem (1/4) -> 4 x Stage of Block(norm, GridMixer(RouteSSM on 'cross'), norm, MLP) -> norm -> mean -> head
+    image -> stem (1/4) -> 4 x Stage of Block(norm, GridMixer(SelectiveScan on 'cross'), norm, MLP) -> norm -> mean -> head
 """
 
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import Mlp, calculate_drop_path_rates
+from timm.layers import calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
-from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.channels_last import Conv2d, ToMap
-from vimamba.mixers import GridMixer, RouteSSD, RouteSSM
+from vimamba.layers.mlp import Mlp
+from vimamba.mixers import GridMixer
+from vimamba.mixers.mixer import find_mixer, mixer_per_block
 from vimamba.scans import schedule
 from vimamba.scans.schedules import Schedule
 
@@ -39,7 +40,7 @@ class VMamba(Backbone):
         img_size, in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
         embed_dim: width of the first stage; each stage doubles it.
         depths: blocks of each stage.
-        mixer: 'mamba1' (selective scan) or 'mamba2' (SSD).
+        mixer: name of a registered mixer, or a list with one for each block; see `vimamba.mixers.list_mixers`.
         scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
         merge: 'sum' of the routes, or 'attention' over the channels of each before it (LocalVMamba).
         d_state: states a channel.
@@ -55,7 +56,7 @@ class VMamba(Backbone):
     |---|---|
     | in_proj, out_proj, MLP, head | truncated normal, std 0.02; bias 0 |
     | convolutions | PyTorch's: uniform, bound fan_in^-1/2 |
-    | x_proj, dt_proj, dt_bias, A_log, D | those of `RouteSSM` or `RouteSSD` |
+    | x_proj, dt_proj, dt_bias, A_log, D | those of the mixer |
     | norms | 1; bias 0 |
 
     Shape: (b, in_chans, H, W) -> (b, num_classes).
@@ -74,7 +75,7 @@ class VMamba(Backbone):
         global_pool: str = 'avg',
         embed_dim: int = 96,
         depths: Sequence[int] = (2, 2, 8, 2),
-        mixer: str = 'mamba1',
+        mixer: str | Sequence[str] = 'mamba1',
         scan: Schedule = 'cross',
         merge: str = 'sum',
         d_state: int = 1,
@@ -91,27 +92,17 @@ class VMamba(Backbone):
         dtype=None,
     ):
         check_integers(1, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state)
-        if mixer not in ('mamba1', 'mamba2'):
-            raise bad_argument('mixer', "'mamba1' or 'mamba2'", repr(mixer))
-        if merge not in ('sum', 'attention') or (mixer, merge) == ('mamba2', 'attention'):
-            raise bad_argument('merge', "'sum', or with the mixer 'mamba1' 'attention'", repr(merge))
         dd = {'device': device, 'dtype': dtype}
-        scans, rates = (
-            iter(values)
-            for values in (schedule(scan, sum(depths)), calculate_drop_path_rates(drop_path_rate, sum(depths)))
-        )
+        depth = sum(depths)
+        scans, mixers = iter(schedule(scan, depth)), iter(mixer_per_block(mixer, depth))
+        rates = iter(calculate_drop_path_rates(drop_path_rate, depth))
         widths = [embed_dim * 2**i for i in range(len(depths))]
 
         def block(dim: int) -> Block:
-            if mixer == 'mamba1':
-                attention = ChannelAttention(int(expand * dim), **dd) if merge == 'attention' else None
-                ssm = partial(RouteSSM, scan=next(scans), d_state=d_state, dt_rank=-(-dim // 16), merge=attention)
-            else:
-                ssm = partial(RouteSSD, scan=next(scans), d_state=d_state)
-            act = nn.SiLU if mixer == 'mamba1' else nn.GELU
+            options = {'expand': expand, 'conv_bias': conv_bias, 'gate': gate, 'merge': merge, 'd_state': d_state}
             return Block(
                 _NORM(dim, **dd),
-                GridMixer(dim, ssm, expand, conv_bias=conv_bias, gate=gate, act=act, **dd),
+                GridMixer(dim, next(scans), find_mixer(next(mixers)), **options, **dd),
                 dim,
                 norm2=_NORM(dim, **dd) if mlp_ratio else None,
                 mlp=Mlp(dim, int(dim * mlp_ratio), **dd) if mlp_ratio else None,
