@@ -10,9 +10,10 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from tests.models.cores import on_map
 from tests.models.official import Case, assert_stages, random_norms, save_detector
 from vimamba.kernels.selective_scan import selective_scan
-from vimamba.mixers import StridedSSM
+from vimamba.mixers import StridedScan
 from vimamba.models.efficient_vmamba import checkpoint_filter_fn
 from vimamba.scans import create_order
 from vimamba.testing import assert_parity, relative_l2
@@ -38,7 +39,7 @@ def test_parameter_counts_are_the_published_ones(name):
 @pytest.mark.parametrize('grid', [(4, 6), (5, 7), (1, 4)], ids=str)
 def test_sub_grids_are_scanned_on_their_own(grid, step):
     torch.manual_seed(0)
-    ssm = StridedSSM(8, step, d_state=3, dt_rank=2)
+    ssm = StridedScan(8, 1, step, d_state=3, dt_rank=2)
     ssm.reset_parameters()
     x = torch.randn(2, *grid, 8)
     padded = F.pad(x, (0, 0, 0, -grid[1] % step, 0, -grid[0] % step))
@@ -54,7 +55,7 @@ def test_sub_grids_are_scanned_on_their_own(grid, step):
         y = selective_scan(*sequence, *weights, None, ssm.dt_bias[k], True, backend='reference')
         y = y.transpose(1, 2).view(part.shape)
         want[:, row::step, column::step] = y.transpose(1, 2) if row % 2 else y
-    assert relative_l2(ssm(x), want[:, : grid[0], : grid[1]]) < 1e-6
+    assert relative_l2(on_map(ssm, x, 'raster'), want[:, : grid[0], : grid[1]]) < 1e-6
 
 
 def test_the_sub_grids_are_the_segments_of_the_strided_order():

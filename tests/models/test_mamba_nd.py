@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.official import Case, assert_stages
-from vimamba.mixers import Mamba1, MapMamba1
+from vimamba.mixers import Mamba1, MapScan
 from vimamba.models.mamba_nd import MambaND, Merging, checkpoint_filter_fn
 from vimamba.scans import create_order
 from vimamba.testing import assert_parity, relative_l2
@@ -31,7 +31,7 @@ def test_parameter_counts_are_the_published_ones(name):
 
 def test_blocks_alternate_between_axes_and_ways():
     model = timm.create_model('mamba_nd_2d_small', device='meta')
-    scans = [module.scan for module in model.modules() if isinstance(module, MapMamba1)]
+    scans = [list(module.names) for module in model.modules() if isinstance(module, MapScan)]
     assert scans == [['raster'], ['raster_reversed'], ['column'], ['column_reversed']] * 6
     assert [info['reduction'] for info in model.feature_info] == [8] * 10 + [16] * 14
 
@@ -40,10 +40,10 @@ def test_blocks_alternate_between_axes_and_ways():
 @pytest.mark.parametrize('grid', [(4, 4), (3, 5), (5, 2)], ids=str)
 def test_reading_columns_is_reading_the_transposed_map_by_rows(grid, scan):
     torch.manual_seed(0)
-    mixer = MapMamba1(16, scan, d_state=3, merge='sum').double()
+    mixer = Mamba1(16, MapScan(scan), d_state=3, merge='sum').double()
     mixer.reset_parameters()
     x = torch.randn(2, *grid, 16, dtype=torch.float64)
-    order = create_order(mixer.scan, grid)
+    order = create_order(scan, grid)
     xz = F.pad(mixer.in_proj(x.flatten(1, 2)), (0, 0, 0, order.pads))
     want = torch.zeros_like(xz[..., :32])
     for k, route in enumerate(order.index):  # a one-way block in memory order, on tokens laid out in scan order
@@ -70,7 +70,7 @@ def test_merging_takes_squares_channel_by_channel(grid):
 def test_steps_start_where_mamba_starts_them():
     model = MambaND(embed_dim=32, depth=2, merge_at=None)
     for module in model.modules():
-        if isinstance(module, MapMamba1):
+        if isinstance(module, Mamba1):
             dt = F.softplus(module.projections[0].dt_proj.bias)
             assert ((dt > 0.9e-3) & (dt < 0.11)).all()
 

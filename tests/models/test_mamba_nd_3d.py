@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tests.models.official import Case
 from vimamba.errors import UsageError
 from vimamba.layers.pos_embed import resize_table
-from vimamba.mixers import Mamba1, MapMamba1
+from vimamba.mixers import Mamba1, MapScan
 from vimamba.models import input_shape
 from vimamba.models.mamba_nd import MambaND, Merging, checkpoint_filter_fn, inflate
 from vimamba.scans import create_order
@@ -74,7 +74,7 @@ def test_parameters_as_the_authors_count_them():
 
 def test_blocks_read_rows_columns_and_time():
     model = timm.create_model('mamba_nd_3d_small', device='meta')
-    scans = [module.scan for module in model.modules() if isinstance(module, MapMamba1)]
+    scans = [list(module.names) for module in model.modules() if isinstance(module, MapScan)]
     axes = [['raster'], ['raster_reversed'], ['column'], ['column_reversed']]
     assert scans == [*axes, ['temporal_columns'], ['temporal_columns_reversed']] * 6
 
@@ -83,10 +83,10 @@ def test_blocks_read_rows_columns_and_time():
 @pytest.mark.parametrize('grid', [(2, 4, 4), (3, 2, 5), (1, 5, 2)], ids=str)
 def test_a_mixer_reads_a_clip_in_its_order(grid, scan):
     torch.manual_seed(0)
-    mixer = MapMamba1(16, scan, sides=3, d_state=3, merge='sum').double()
+    mixer = Mamba1(16, MapScan(scan, sides=3), d_state=3, merge='sum').double()
     mixer.reset_parameters()
     x = torch.randn(2, *grid, 16, dtype=torch.float64)
-    order = create_order(mixer.scan, grid)
+    order = create_order(scan, grid)
     flat = mixer.in_proj(x.flatten(1, 3))
     want = torch.zeros_like(flat[..., :32])
     for k, route in enumerate(order.index):  # a one-way block in memory order, on tokens laid out in scan order

@@ -13,9 +13,10 @@ import timm.optim
 import torch
 import torch.nn.functional as F
 
+from tests.models.cores import on_map
 from tests.models.official import Case, assert_stages, random_norms, save_detector
 from vimamba.kernels.selective_scan import selective_scan
-from vimamba.mixers import DirectionalSSM
+from vimamba.mixers import DirectionalScan
 from vimamba.mixers.plain_mamba import SNAKES, find_directions
 from vimamba.models.plain_mamba import checkpoint_filter_fn
 from vimamba.scans import create_order
@@ -60,7 +61,7 @@ def test_snakes_and_their_directions(grid):
 @pytest.mark.parametrize('grid', [(4, 4), (3, 5), (6, 3)], ids=str)
 def test_only_the_input_follows_the_route(grid):
     torch.manual_seed(0)
-    ssm = DirectionalSSM(8, d_state=3, dt_rank=2).double()
+    ssm = DirectionalScan(8, 4, d_model=32, d_state=3).double()
     ssm.reset_parameters()
     x = torch.randn(2, *grid, 8, dtype=torch.float64)
     tokens = x.flatten(1, 2)
@@ -74,7 +75,7 @@ def test_only_the_input_follows_the_route(grid):
         weights = -ssm.A_log.exp(), (B + ssm.directions[codes]).transpose(1, 2), C.transpose(1, 2), ssm.D
         y = selective_scan(*sequence, *weights, None, ssm.dt_bias, True, backend='reference')
         want[:, rows] += y.transpose(1, 2)
-    assert relative_l2(ssm(x), want.view_as(x)) < 1e-12
+    assert relative_l2(on_map(ssm, x, SNAKES), want.view_as(x)) < 1e-12
 
 
 def test_positions_of_another_size_are_the_trained_ones_resized():

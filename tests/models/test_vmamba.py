@@ -10,11 +10,12 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from tests.models.cores import on_map
 from tests.models.official import Case, assert_stages
 from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import selective_scan
 from vimamba.layers.channel_attention import ChannelAttention
-from vimamba.mixers import RouteSSD, RouteSSM
+from vimamba.mixers import SSD, SelectiveScan
 from vimamba.models.vmamba import VMamba, checkpoint_filter_fn
 from vimamba.scans import create_order
 from vimamba.testing import assert_parity, relative_l2
@@ -144,10 +145,10 @@ def test_a_file_of_another_variant_is_refused(tmp_path):
     assert '\n' not in str(error.value)
 
 
-def plain_routes(ssm, x):
-    """RouteSSM written plainly: every route's sequence made, scanned and put back on its own."""
+def plain_routes(ssm, x, scan):
+    """SelectiveScan written plainly: every route's sequence made, scanned and put back on its own."""
     b, height, width, d = x.shape
-    order = create_order(ssm.scan, (height, width))
+    order = create_order(scan, (height, width))
     tokens = F.pad(x.reshape(b, -1, d), (0, 0, 0, order.pads))
     out = 0
     for k, route in enumerate(order.index):
@@ -166,10 +167,11 @@ def plain_routes(ssm, x):
 @pytest.mark.parametrize('grid', [(4, 4), (5, 9), (1, 7), (9, 8)], ids=str)
 def test_routes_over_maps_of_any_size(grid, scan, merge):
     torch.manual_seed(0)
-    ssm = RouteSSM(8, scan, d_state=3, dt_rank=2, merge=ChannelAttention(8) if merge else None)
+    ssm = SelectiveScan(8, create_order(scan, (1, 1)).routes, d_state=3, dt_rank=2)
+    ssm.merge = ChannelAttention(8) if merge else None
     ssm.reset_parameters()
     x = torch.randn(2, *grid, 8, requires_grad=True)
-    want, got = plain_routes(ssm, x), ssm(x)
+    want, got = plain_routes(ssm, x, scan), on_map(ssm, x, scan)
     weight = torch.randn_like(want)
     inputs = [x, *ssm.parameters()]
     assert relative_l2(got, want) < 1e-6
@@ -180,9 +182,10 @@ def test_routes_over_maps_of_any_size(grid, scan, merge):
 @pytest.mark.parametrize('scan', ['cross', ('raster', 'windows2')], ids=str)
 def test_the_mamba2_mixer_is_a_scan_with_one_step_for_a_head(scan):
     torch.manual_seed(0)
-    ssd = RouteSSD(8, scan, d_state=5, headdim=4)
+    k = create_order(scan, (1, 1)).routes
+    ssd = SSD(8, k, d_state=5, headdim=4)
     ssd.reset_parameters()
-    ssm = RouteSSM(8, scan, d_state=5, dt_rank=2)
+    ssm = SelectiveScan(8, k, d_state=5, dt_rank=2)
     with torch.no_grad():
         ssd.A_log.normal_()
         ssm.x_proj.copy_(ssd.x_proj)
@@ -191,13 +194,13 @@ def test_the_mamba2_mixer_is_a_scan_with_one_step_for_a_head(scan):
         ssm.A_log.copy_(ssd.A_log.repeat_interleave(4, 1)[..., None])
         ssm.D.copy_(ssd.D.flatten(1))
     x = torch.randn(2, 5, 6, 8)
-    assert relative_l2(ssd(x), ssm(x)) < 1e-6
+    assert relative_l2(on_map(ssd, x, scan), on_map(ssm, x, scan)) < 1e-6
 
 
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'mixer': 'mamba3'}, "mixer: expected 'mamba1' or 'mamba2', got 'mamba3'"),
+        ({'mixer': 'mamba9'}, "unknown mixer 'mamba9'"),
         ({'stem': 'conv'}, "stem: expected 'overlap' or 'patch'"),
         ({'downsample': 'pool'}, "downsample: expected 'overlap'"),
         ({'scan': 'cros'}, "did you mean 'cross'"),

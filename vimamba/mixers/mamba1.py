@@ -181,7 +181,7 @@ class Projections(nn.Module):
 
 
 class Route(nn.Module):
-    """Parameter of one route: the state matrix A."""
+    """The state matrix of one route, A = -exp(A_log): () -> A_log (d_inner, d_state)."""
 
     no_weight_decay = ('A_log',)
 
@@ -191,6 +191,9 @@ class Route(nn.Module):
 
     def reset_parameters(self) -> None:
         init_A_log(self.A_log)
+
+    def forward(self) -> Tensor:
+        return self.A_log
 
 
 class Mamba1(SequenceMixer):
@@ -263,7 +266,7 @@ class Mamba1(SequenceMixer):
     def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """The operands of the scan, u to the bias of delta, from the convolved tokens (b, p, d, l) of p projections."""
         parts, k = self.projections, len(self.routes)
-        A = -torch.exp(widen(torch.stack([route.A_log for route in self.routes])))  # (k, d, n)
+        A = -torch.exp(widen(torch.stack([route() for route in self.routes])))  # (k, d, n)
         D, bias = widen(torch.stack([part.D for part in parts])), None
         if all(is_plain(part.x_proj, part.dt_proj) for part in parts):
             x_proj = torch.stack([part.x_proj.weight for part in parts])
