@@ -110,13 +110,13 @@ def test_a_mixer_of_ones_own_is_one_class(name, monkeypatch):
 @pytest.mark.parametrize('name', list_mixers())
 def test_a_sequence_in_parts_is_the_whole(name):
     torch.manual_seed(0)
-    mixer = create_mixer(name, 16, create_order('raster', (11,)), d_state=4).double()
+    mixer = create_mixer(name, 32, create_order('raster', (11,)), d_state=4).double()
     mixer.reset_parameters()
     if not mixer.is_causal:
         with pytest.raises(UsageError, match='step'):
-            mixer.step(torch.zeros(1, 1, 16, dtype=torch.float64))
+            mixer.step(torch.zeros(1, 1, 32, dtype=torch.float64))
         return
-    x = torch.randn(2, 11, 16, dtype=torch.float64)
+    x = torch.randn(2, 11, 32, dtype=torch.float64)
     parts, state = [], None
     for part in x.split([1, 4, 6], 1):
         y, state = mixer.step(part, state)

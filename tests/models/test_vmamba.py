@@ -228,6 +228,8 @@ def test_published_files_agree_with_what_ours_compute_at_another_size():
         for stage in model.layers:
             for block in stage.blocks:
                 ssm = block.mixer.ssm
-                ssm.forward = lambda x, ssm=ssm: plain_routes(ssm, x)
+                ssm.forward = lambda u, routes, ssm=ssm: plain_routes(
+                    ssm, u.unflatten(1, routes.grid), routes.names
+                ).flatten(1, 2)
         assert want.shape == (1, 3, 2, 256)
         assert_parity(want, model.forward_features(x), 'features')

@@ -206,7 +206,7 @@ class Mixer(nn.Module):
         return self.scan.any_length
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(x.flatten(1, -2), self.scan(x)).view(x.shape)
+        return self.mix(x.flatten(1, -2), self.scan(x)).unflatten(1, x.shape[1:-1])
 
 
 def convolve(x: Tensor, convs: Sequence[nn.Conv1d], routes: Routes) -> Tensor:
