@@ -146,17 +146,17 @@ class SelectiveScan(Core):
         nn.init.ones_(self.D)
 
     def forward(self, u: Tensor, routes: Routes) -> Tensor:
-        if self.merge is not None:
-            return merge_routes(self.scan(u, routes, each=True)[0], routes, self.merge)
-        return self.scan(u, routes)[0][:, : u.shape[-2] - routes.pads]
+        y, _ = scan(*self.operands(u), routes, each=self.merge is not None)
+        return y[:, : y.shape[1] - routes.pads] if self.merge is None else merge_routes(y, routes, self.merge)
 
     def resume(self, u: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.scan(u, IN_ORDER, state=state)
+        return scan(*self.operands(u), IN_ORDER, state=state)
 
-    def scan(self, u: Tensor, routes: Routes, **options: Any) -> tuple[Tensor, Tensor]:
+    def operands(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The operands of the scan, u to the bias of delta."""
         delta, B, C = project(u, self.x_proj, self.dt_proj.transpose(1, 2), self.splits)
         A = -torch.exp(widen(self.A_log))
-        return scan(u.transpose(-1, -2), delta, A, B, C, widen(self.D), widen(self.dt_bias), routes, **options)
+        return u.transpose(-1, -2), delta, A, B, C, widen(self.D), widen(self.dt_bias)
 
 
 class Projections(nn.Module):
@@ -255,15 +255,15 @@ class Mamba1(SequenceMixer):
         tokens = x.shape[1]
         x, z = routes.pad(dense(self.in_proj, x)).chunk(2, -1)
         u = convolve(x.transpose(1, 2), self.convs, IN_ORDER if self.share_routes else routes)
-        y, _ = scan(*self.project(u), routes, z.transpose(1, 2), each=self.attention is not None)
+        y, _ = scan(*self.operands(u), routes, z.transpose(1, 2), each=self.attention is not None)
         y = y[:, :tokens] if self.attention is None else merge_routes(y, routes, self.attention)
         y = dense(self.out_proj, y)
         return y if self.scale == 1.0 else y * self.scale
 
     def resume(self, u: Tensor, z: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        return scan(*self.project(u), IN_ORDER, z.transpose(1, 2), hidden)
+        return scan(*self.operands(u), IN_ORDER, z.transpose(1, 2), hidden)
 
-    def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    def operands(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """The operands of the scan, u to the bias of delta, from the convolved tokens (b, p, d, l) of p projections."""
         parts, k = self.projections, len(self.routes)
         A = -torch.exp(widen(torch.stack([route() for route in self.routes])))  # (k, d, n)

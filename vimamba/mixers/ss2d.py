@@ -13,7 +13,7 @@ from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.channels_last import Conv2d, pad_map
 from vimamba.layers.linear import dense
 
-from .mamba1 import SelectiveScan
+from .mamba1 import SelectiveScan, scan
 from .mixer import Core, Mixer
 from .routes import MapScan, Routes
 
@@ -112,7 +112,7 @@ class StridedScan(SelectiveScan):
         # sub-grids are ordered by (column offset, row offset); every second one is read by columns
         lines = [part.transpose(1, 2) if k % step % 2 else part for k, part in enumerate(x)]
         u = torch.stack([line.reshape(b, rows * columns, d) for line in lines], 1)
-        outputs, _ = self.scan(u, Routes(None, [1] * step**2), each=True)
+        outputs, _ = scan(*self.operands(u), Routes(None, [1] * step**2), each=True)
         grids = [
             (y.view(b, columns, rows, d).transpose(1, 2) if k % step % 2 else y.view(b, rows, columns, d))
             for k, y in enumerate(outputs.unbind(1))

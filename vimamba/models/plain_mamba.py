@@ -115,9 +115,7 @@ class PlainMamba(Backbone):
         }
 
         def layer(i: int, scan: Any, drop_path: float) -> nn.Module:
-            mixer = GridMixer(
-                embed_dim, scan, DirectionalScan, d_conv=7, bias=True, norm=False, d_state=d_state, **dd
-            )
+            mixer = GridMixer(embed_dim, scan, DirectionalScan, d_conv=7, bias=True, norm=False, d_state=d_state, **dd)
             block = Block(nn.LayerNorm(embed_dim, **dd), mixer, embed_dim, drop_path=drop_path)
             return nn.Sequential(block, LocalConv(embed_dim, **dd)) if i in local_layers else block
 
