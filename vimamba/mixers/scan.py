@@ -22,7 +22,9 @@ def scan(
 ) -> Tensor:
     """`vimamba.kernels.selective_scan.route_scan` for modules that are scripted or traced: its sum, as (b, l, d)."""
     save = torch.is_grad_enabled() and not torch.jit.is_tracing()  # a trace is the same with gradients and without
-    y = torch.ops.vimamba.route_scan(u, delta, A, B, C, D, z, delta_bias, None, rows, steps, True, save, 'auto')[0]
+    y = torch.ops.vimamba.route_scan(u, delta, A, B, C, D, z, delta_bias, None, rows, steps, True, False, save, 'auto')[
+        0
+    ]
     return y.transpose(1, 2)
 
 
@@ -39,9 +41,8 @@ def scan_on(
 ) -> tuple[Tensor, Tensor]:
     """`scan` of one route in memory order, from the state where the last part of a sequence ended: with the next."""
     save = torch.is_grad_enabled()
-    y, state = torch.ops.vimamba.route_scan(u, delta, A, B, C, D, z, delta_bias, state, None, [1], True, save, 'auto')[
-        :2
-    ]
+    options = ([1], True, False, save, 'auto')
+    y, state = torch.ops.vimamba.route_scan(u, delta, A, B, C, D, z, delta_bias, state, None, *options)[:2]
     return y.transpose(1, 2), state
 
 
