@@ -15,22 +15,22 @@ constexpr int PANEL = 64;    // channels whose dB and dC are summed at once
 constexpr int WIDEST = 512;  // channels of a task
 
 // Sizes, strides in elements, pointers; 0 for what is absent. Mirrored by cpu.py. A (k, d, n), D and bias (k, d),
-// h0 and last (b, k, d, n), out and y (b, l, d), saved (b, k, chunks, n, d), rows (k, l); u, delta, z: channels adjacent;
-// B, C: states adjacent.
+// h0 and last (b, k, d, n), saved (b, k, chunks, n, d), rows (k, l); u, delta, z: channels adjacent; B, C: states adjacent.
+// out and y: (b, l, d), the sum of the routes, if out_k is 0, else (k, b, l, d), routes out_k apart.
 struct Scan {
     int64_t b, k, g, d, l, n, chunks, softplus;
-    int64_t u_b, u_k, u_l, delta_b, delta_k, delta_l, B_b, B_k, B_g, B_l, C_b, C_k, C_g, C_l, z_b, z_l;
+    int64_t u_b, u_k, u_l, delta_b, delta_k, delta_l, B_b, B_k, B_g, B_l, C_b, C_k, C_g, C_l, z_b, z_l, out_k;
     const float *u, *delta, *A, *B, *C, *D, *z, *bias, *h0;
     const int32_t* rows;
     const int64_t* steps;
     float *out, *last, *saved, *y;
 };
 
-// out: gradient of the output, channels adjacent; last (b, k, d, n). The gradients to be written: u (k, b, l, d), or
-// (b, l, d) where routes share it, u_k apart, so 0; delta (k, b, l, d); A, h0 (b, k, d, n); D, bias (b, k, d); z (b, l, d);
-// B, C (parts, b, k, g, l, n): sums over the batch, and over the parts, are taken afterwards.
+// out: gradient of the output, channels adjacent; last (b, k, d, n). The gradients to be written: u (k, b, l, d), routes u_k
+// apart, or (b, l, d) if they share it and u_k is 0; delta (k, b, l, d); A, h0 (b, k, d, n); D, bias (b, k, d); z (b, l, d);
+// B, C (parts, b, k, g, l, n). The caller sums over the batch and the parts.
 struct Grads {
-    int64_t out_b, out_l, u_k;
+    int64_t out_b, out_k, out_l, u_k;
     const float *out, *last;
     float *u, *delta, *A, *B, *C, *D, *z, *bias, *h0;
 };

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from array import array
 
+import torch
 from torch import Tensor
 
 from ..cpu.library import describe, flat, is_built, library, pack, pointer, sum_parts, threads, token_rows
-from .scan import Scan, differentiated
+from .scan import Scan, differentiated, empty_output
 
 __all__ = ['KEEPS_Y', 'MAX_STATES', 'MEMORY', 'backward', 'describe', 'forward', 'is_built', 'library', 'stored_steps']
 
@@ -35,9 +36,10 @@ def _describe(s: Scan) -> tuple[list[int], list, int]:
     delta_b, delta_k, _, delta_l = delta.stride()
     (*B_bkg, _, B_l), (*C_bkg, _, C_l) = B.stride(), C.stride()
     z_b, _, z_l = (0, 0, 0) if z is None else z.stride()
+    out_k = b * l * d if s.each else 0
     values = [
         *(b, k, g, d, l, n, -(-l // CHUNK), s.softplus),
-        *(u_b, u_k[0] if u_k else 0, u_l, delta_b, delta_k, delta_l, *B_bkg, B_l, *C_bkg, C_l, z_b, z_l),
+        *(u_b, u_k[0] if u_k else 0, u_l, delta_b, delta_k, delta_l, *B_bkg, B_l, *C_bkg, C_l, z_b, z_l, out_k),
         *map(pointer, keep),
         steps.buffer_info()[0],
     ]
@@ -47,15 +49,15 @@ def _describe(s: Scan) -> tuple[list[int], list, int]:
 def forward(s: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Computes (out, last_state, saved, y): the last two are what `backward` wants, empty unless ``save``."""
     values, keep, count = _describe(s)
-    b, k, _, d, l, n, chunks = values[:7]
+    b, k, _, d, _, n, chunks = values[:7]
     new = keep[0].new_empty  # float32 on the CPU, whatever the defaults of torch are
-    out, last = new(b, l, d), new(b, k, d, n)
-    saved, y = new((b, k, chunks, n, d) if save else 0), new((b, l, d) if save and s.z is not None else 0)
-    kept = (saved, y if y.ndim == 3 else None) if save else (None, None)
+    out, last = empty_output(s, torch.float32), new(b, k, d, n)
+    saved = new((b, k, chunks, n, d) if save else 0)
+    y = empty_output(s, torch.float32) if save and s.z is not None else new(0)
+    kept = (saved, y if y.ndim > 1 else None) if save else (None, None)
     library().vimamba_scan_forward(pack([*values, *map(pointer, (out, last, *kept))]), count)
     del keep
-    y = y.transpose(1, 2) if y.ndim == 3 else y
-    return _as(out.transpose(1, 2), s.u), last, saved, y
+    return _as(out, s.u), last, saved, y
 
 
 def _as(t: Tensor, like: Tensor) -> Tensor:
@@ -69,7 +71,8 @@ def backward(
     values, keep, count = _describe(s)
     b, k, g, d, l, n = values[:6]
     dout, last, saved = token_rows(grad_out), flat(grad_last), saved.contiguous()
-    y = y.transpose(1, 2).contiguous() if y.ndim == 3 else y
+    if y.ndim > 1:
+        y = y.mT.transpose(0, 1).contiguous() if s.each else y.mT.contiguous()  # (k, b, l, d) or (b, l, d)
     scan = pack([*values, 0, 0, saved.data_ptr(), y.data_ptr()])
     parts = library().vimamba_scan_parts(scan, count)
     new = keep[0].new_empty
@@ -79,7 +82,8 @@ def backward(
     dD, dbias = (None if t is None else new(b, k, d) for t in (s.D, s.delta_bias))
     dz = None if s.z is None else new(b, l, d)
     dh = None if s.initial_state is None else new(b, k, d, n)
-    strides = (*dout.stride()[::2], 0 if s.u.ndim == 3 else b * l * d)
+    dout_b, *dout_k, _, dout_l = dout.stride()
+    strides = (dout_b, *(dout_k or [0]), dout_l, 0 if s.u.ndim == 3 else b * l * d)
     results = (dout, last, du, ddelta, dA, dB, dC, dD, dz, dbias, dh)
     library().vimamba_scan_backward(scan, pack([*strides, *map(pointer, results)]), count)
     del keep

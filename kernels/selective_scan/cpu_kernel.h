@@ -85,7 +85,7 @@ LOOP advance(Forward& s, const Rows& r, int64_t n, const vec* A, vec* h) {
     EACH_STATE h[i] = state[i];
 }
 
-// out = or += y, and after the last route, where there is a gate, y is kept if asked for and out = y silu(z).
+// out = or += y. With GATE, which only a complete sum has, y is kept if it is not null, and out = y silu(z).
 template <bool GATE>
 LOOP write_forward(const Forward& s, const Rows& r, float* out, float* y, Tokens z, int64_t d, bool more, int lanes) {
     for (int t = 0; t < r.count; t++) {
@@ -140,9 +140,10 @@ static void scan_forward(const Scan& a, int64_t b, int64_t g, int64_t first, int
                 int64_t n = 0;
                 for (; n + 4 <= a.n; n += 4) advance<4>(s, r, n, A + state + n, h + state + n);
                 for (; n < a.n; n++) advance<1>(s, r, n, A + state + n, h + state + n);
-                const int64_t at = b * a.l * a.d + c;
-                (k == a.k - 1 && a.z ? write_forward<true> : write_forward<false>)(
-                    s, r, a.out + at, a.y ? a.y + at : nullptr, tokens_z(a, b, c), a.d, k, lanes);
+                const int64_t at = k * a.out_k + b * a.l * a.d + c;
+                const bool complete = a.out_k || k == a.k - 1, more = k && !a.out_k;
+                (complete && a.z ? write_forward<true> : write_forward<false>)(
+                    s, r, a.out + at, a.y ? a.y + at : nullptr, tokens_z(a, b, c), a.d, more, lanes);
             });
         }
         each_vector([&](int64_t c, int lanes, int64_t state) {
@@ -155,10 +156,10 @@ struct Backward {  // the steps of one chunk, for one vector of channels
     vec x[CHUNK], dt[CHUNK], dx[CHUNK], slope[CHUNK], g[CHUNK], S[CHUNK], Q[CHUNK];  // slope: d dt / d delta
 };
 
-// Up to the gate: g, and dz where there is one and y is given.
+// Reads up to the gate: g, and dz = or += where there is a gate and y is not null.
 template <bool SOFTPLUS, bool GATE>
 LOOP read_backward(Backward& s, const Rows& r, Tokens u, Tokens delta, vec bias, Tokens out, Tokens z, const float* y,
-                   float* dz, int64_t d, int lanes) {
+                   float* dz, int64_t d, bool more, int lanes) {
     for (int t = 0; t < r.count; t++) {
         const vec x = u.load(r.row[t], lanes), raw = delta.load(r.row[t], lanes) + bias, w = exp(-abs(raw));
         vec dt = raw, slope = fill(1.f), g = out.load(r.row[t], lanes);
@@ -167,7 +168,9 @@ LOOP read_backward(Backward& s, const Rows& r, Tokens u, Tokens delta, vec bias,
             const vec gate = z.load(r.row[t], lanes), sig = sigmoid(gate);
             if (y) {
                 const vec sum = load_row(y + r.row[t] * d, lanes);
-                store_row(dz + r.row[t] * d, g * sum * sig * (gate * (1.f - sig) + 1.f), lanes);
+                const vec grad = g * sum * sig * (gate * (1.f - sig) + 1.f);
+                float* p = dz + r.row[t] * d;
+                store_row(p, more ? load_part(p, lanes) + grad : grad, lanes);
             }
             g *= gate * sig;
         }
@@ -292,11 +295,12 @@ static void scan_backward(const Scan& a, const Grads& d, int64_t b, int64_t g, i
                 each_vector(c0, PANEL, [&](int64_t c, int lanes, int64_t i, int64_t) {
                     const vec bias = of_channel(a.bias, k * a.d + c, lanes);
                     const int64_t at = b * a.l * a.d + c;
+                    const float* y = k && !a.out_k ? nullptr : a.y + k * a.out_k + at;
                     (a.softplus ? a.z ? read_backward<true, true> : read_backward<true, false>
                      : a.z      ? read_backward<false, true>
                                 : read_backward<false, false>)(
                         steps[i % VECTORS], r, tokens_u(a, b, k, c), tokens_delta(a, b, k, c), bias,
-                        {d.out + b * d.out_b + c, d.out_l}, tokens_z(a, b, c), k ? nullptr : a.y + at, d.z + at, a.d, lanes);
+                        {d.out + b * d.out_b + k * d.out_k + c, d.out_l}, tokens_z(a, b, c), y, d.z + at, a.d, k, lanes);
                 });
                 const int64_t part = (((parts ? panel + p : 0) * a.b + b) * a.k + k) * a.g + g;
                 float *dB = d.B + part * a.l * a.n, *dC = d.C + part * a.l * a.n;

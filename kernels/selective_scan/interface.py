@@ -24,7 +24,7 @@ from ..operator import define, differentiate, without_autocast
 from ..routes import Order, read, unread, walk_along
 from . import cpu, portable
 from .reference import selective_scan_reference
-from .scan import Scan, differentiated, empty_grads
+from .scan import Scan, differentiated, empty_grads, empty_output
 
 BACKENDS = ('auto', 'triton', 'cpu', 'portable', 'reference')
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -96,7 +96,7 @@ def selective_scan(
     start = None if initial_state is None else initial_state.unsqueeze(1)
     delta, A, B, C = delta.unsqueeze(1), A.unsqueeze(0), B.unsqueeze(1), C.unsqueeze(1)
     steps = [-1 if reverse else 1]
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, start, None, steps, delta_softplus)  # of one route
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, start, None, steps, delta_softplus, False)  # of one route
     out, last_state = _run(scan, backend)
     return (out, last_state[:, 0]) if return_last_state else out
 
@@ -115,6 +115,7 @@ def route_scan(
     *,
     order: Order,
     initial_state: Tensor | None = None,
+    each: bool = False,
     backend: str = 'auto',
 ) -> Tensor | tuple[Tensor, Tensor]:
     """K selective scans over one copy of the tokens, each along its route of ``order``; the sum of their outputs.
@@ -131,10 +132,12 @@ def route_scan(
         z: gate of the sum (b, d, l).
         initial_state: (b, k, d, n).
         order: where the routes read, `vimamba.scans.ScanOrder` or anything with an ``index`` (k, l).
+        each: return the output of every route, (b, k, d, l), instead of their sum. z then gates each of them.
         delta_softplus, return_last_state, backend: as in `selective_scan`.
 
     Returns:
-        out (b, d, l); with ``return_last_state`` also the state of each route after its last step (b, k, d, n).
+        out (b, d, l), or (b, k, d, l) in memory as (k, b, l, d) if ``each``. With ``return_last_state`` also the state
+        of each route after its last step (b, k, d, n).
 
     Raises:
         UsageError (a ValueError): names the argument, what was expected and what came.
@@ -144,8 +147,8 @@ def route_scan(
     if isinstance(C, Tensor) and C.ndim == 4:
         C = C.unsqueeze(2)
     _check_tokens(u)
-    check_flags(delta_softplus=delta_softplus, return_last_state=return_last_state)
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *walk_along(order, 'u', u), delta_softplus)
+    check_flags(delta_softplus=delta_softplus, return_last_state=return_last_state, each=each)
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *walk_along(order, 'u', u), delta_softplus, each)
     out, last_state = _run(scan, backend)
     return (out, last_state) if return_last_state else out
 
@@ -177,9 +180,11 @@ def _reference(s: Scan) -> tuple[Tensor, Tensor]:
         )
         y.append(out)
         last.append(state)
-    out = unread(torch.stack(y, 1), s.rows, s.steps).sum(1)
+    out = unread(torch.stack(y, 1), s.rows, s.steps)  # (b, k, d, l)
+    out = out if s.each else out.sum(1)
     if s.z is not None:
-        out = out * F.silu(s.z.to(out.dtype))
+        gate = F.silu(s.z.to(out.dtype))
+        out = out * (gate.unsqueeze(1) if s.each else gate)
     return out.to(s.u.dtype), torch.stack(last, 1)
 
 
@@ -322,33 +327,32 @@ def _forward(
     rows: Tensor | None,
     steps: list[int],
     delta_softplus: bool,
+    each: bool,
     save: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, last state, and, with ``save``, what the backward pass would otherwise compute again)."""
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
+    """Returns out, the last state, and what ``save`` keeps for the backward pass, which else computes it again."""
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, each)
     _check_routes(scan)
     with without_autocast(u.device.type):
         return _module(scan, backend).forward(scan, save)
 
 
-def _channels_last(t: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    return t.new_empty(*shape[:-2], shape[-1], shape[-2], dtype=dtype or t.dtype).transpose(-1, -2)
-
-
-def _fake_forward(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, save, backend):
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
+def _fake_forward(*args):
+    *arguments, save, backend = args
+    scan = Scan(*arguments)
     _check_routes(scan)
     module = _module(scan, backend)
-    (k, d, n), b, l = A.shape, u.shape[0], u.shape[-1]
+    u, (k, d, n) = scan.u, scan.A.shape
+    b, l = u.shape[0], u.shape[-1]
     wide = torch.promote_types(u.dtype, torch.float32)
     saved, y = u.new_empty(0, dtype=wide), u.new_empty(0, dtype=wide)
     if save:
         every = module.stored_steps(n)
         saved = u.new_empty(b, k, (l + every - 1) // every, n, d, dtype=wide)
-        if z is not None and module.KEEPS_Y:
-            y = _channels_last(u, b, d, l, dtype=wide)
-    return _channels_last(u, b, d, l), u.new_empty(b, k, d, n, dtype=wide), saved, y
+        if scan.z is not None and module.KEEPS_Y:
+            y = empty_output(scan, wide)
+    return empty_output(scan, u.dtype), u.new_empty(b, k, d, n, dtype=wide), saved, y
 
 
 def _backward(
@@ -368,10 +372,11 @@ def _backward(
     y: Tensor,
     steps: list[int],
     delta_softplus: bool,
+    each: bool,
     backend: str,
 ) -> list[Tensor]:
     """Gradients of the arguments that are given, in their order."""
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus)
+    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, each)
     module = _module(scan, backend)
     with without_autocast(u.device.type):
         if saved.ndim == 1:  # nothing was saved
@@ -381,25 +386,25 @@ def _backward(
 
 
 def _fake_backward(
-    grad_out, grad_last, u, delta, A, B, C, D, z, delta_bias, initial_state, rows, saved, y, steps, softplus, backend
+    grad_out, grad_last, u, delta, A, B, C, D, z, bias, initial_state, rows, saved, y, steps, softplus, each, backend
 ):
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, softplus)
+    scan = Scan(u, delta, A, B, C, D, z, bias, initial_state, rows, steps, softplus, each)
     return empty_grads(scan, _module(scan, backend).MEMORY)
 
 
 def _setup(ctx, inputs, output):
-    *tensors, ctx.steps, ctx.softplus, _, ctx.backend = inputs
+    *tensors, ctx.steps, ctx.softplus, ctx.each, _, ctx.backend = inputs
     ctx.save_for_backward(*tensors, *output[2:])
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx, grad_out, grad_last, *_):
     *tensors, saved, y = ctx.saved_tensors
+    options = (ctx.steps, ctx.softplus, ctx.each)
     if grad_out is None:
-        u = tensors[0]
-        grad_out = _channels_last(u, u.shape[0], *u.shape[-2:]).zero_()
-    grads = iter(_scan_backward(grad_out, grad_last, *tensors, saved, y, ctx.steps, ctx.softplus, ctx.backend))
-    return (*(None if t is None else next(grads) for t in tensors[:-1]), None, None, None, None, None)
+        grad_out = empty_output(Scan(*tensors, *options), tensors[0].dtype).zero_()
+    grads = iter(_scan_backward(grad_out, grad_last, *tensors, saved, y, *options, ctx.backend))
+    return (*(None if t is None else next(grads) for t in tensors[:-1]), *(None,) * 6)
 
 
 _scan = define('route_scan', _forward, _fake_forward)

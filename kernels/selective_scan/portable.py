@@ -23,7 +23,7 @@ __all__ = ['KEEPS_Y', 'MEMORY', 'backward', 'describe', 'forward', 'stored_steps
 
 CHUNK = 32  # steps between two saved states
 KEEPS_Y = True  # the sum before the gate, for the backward pass
-MEMORY = {'u': 'bkld', 'delta': 'bkld', 'z': 'bld'}  # of the gradients
+MEMORY = {'u': 'kbld', 'delta': 'kbld', 'z': 'bld'}  # of the gradients
 
 
 def describe() -> str:
@@ -64,7 +64,9 @@ def _tokens(t: Tensor, s: Scan) -> Tensor:
 
 
 def _channels_last(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same values (..., d, l) with channels adjacent in memory: what the projection that follows reads."""
+    """The same values in the layout of `empty_output`: (b, d, l) as (b, l, d), (b, k, d, l) as (k, b, l, d)."""
+    if t.ndim == 4:
+        return t.permute(1, 0, 3, 2).to(dtype).contiguous().permute(1, 0, 3, 2)
     return t.transpose(-1, -2).to(dtype).contiguous().transpose(-1, -2)
 
 
@@ -134,7 +136,8 @@ def forward(scan: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if scan.D is not None:
         y.addcmul_(x, scan.D.to(y.dtype).flatten())
     y = _tokens(y, scan)
-    y = y[:, 0] if k == 1 else y.sum(1)  # (b, d, l)
+    if not scan.each:
+        y = y[:, 0] if k == 1 else y.sum(1)  # (b, d, l)
     saved, ungated = y.new_empty(0), y.new_empty(0)
     if save:
         saved = torch.stack(starts, 1) if starts else y.new_empty(b, 0, *h.shape[1:])
@@ -142,8 +145,9 @@ def forward(scan: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         saved = saved.view(b, len(starts), k, g, n, d // g).permute(0, 2, 1, 4, 3, 5).reshape(b, k, len(starts), n, d)
     out = y
     if scan.z is not None:
+        gate = F.silu(_channels_last(scan.z, y.dtype))
         ungated = _channels_last(y, y.dtype) if save else ungated
-        out = _channels_last(y, y.dtype) * F.silu(_channels_last(scan.z, y.dtype))
+        out = _channels_last(y, y.dtype) * (gate.unsqueeze(1) if scan.each else gate)
     last = h.transpose(2, 3).reshape(b, k, d, n)
     return _channels_last(out, scan.u.dtype), last.contiguous(), saved.contiguous(), ungated
 
@@ -165,10 +169,12 @@ def backward(
     dy, dz = dout, None
     if scan.z is not None:
         z = _channels_last(scan.z, dtype)
+        z = z.unsqueeze(1) if scan.each else z
         sigmoid = z.sigmoid()
         dy = dout * (z * sigmoid)
-        dz = _channels_last(dout * y * sigmoid * (1 + z * (1 - sigmoid)), scan.z.dtype)
-    dy = _time_first(dy.unsqueeze(1), scan).reshape(shape)
+        dz = dout * y * sigmoid * (1 + z * (1 - sigmoid))
+        dz = _channels_last(dz.sum(1) if scan.each else dz, scan.z.dtype)
+    dy = _time_first(dy if scan.each else dy.unsqueeze(1), scan).reshape(shape)
     chunks = saved.shape[2]
     starts = saved.view(b, k, chunks, n, g, d // g).permute(2, 0, 1, 4, 3, 5).reshape(chunks, *h.shape)
 

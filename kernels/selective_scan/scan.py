@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -24,8 +25,16 @@ class Scan(NamedTuple):
     delta_bias: Tensor | None  # (k, d)
     initial_state: Tensor | None  # (b, k, d, n)
     rows: Tensor | None  # (k, l) int32: the token that a route reads at each position
-    steps: list[int]  # k steps, where there is no table: see `vimamba.kernels.routes`
+    steps: list[int]  # k steps, used if there is no table: see `vimamba.kernels.routes`
     softplus: bool
+    each: bool  # the output is (b, k, d, l), one for each route, instead of their sum (b, d, l)
+
+
+def empty_output(s: Scan, dtype: torch.dtype) -> Tensor:
+    """The output, not filled: (b, d, l) in memory as (b, l, d), or (b, k, d, l) in memory as (k, b, l, d)."""
+    (k, d, _), b, l = s.A.shape, s.u.shape[0], s.u.shape[-1]
+    out = s.u.new_empty((k, b, l, d) if s.each else (b, l, d), dtype=dtype).transpose(-1, -2)
+    return out.transpose(0, 1) if s.each else out
 
 
 def differentiated(s: Scan) -> tuple[Tensor | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import torch
 import triton
@@ -328,11 +329,13 @@ def route_scan_bwd(
     routes: Routes,
     states: Tensor | None = None,
     *,
+    each: bool = False,
     how: Plan | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of `route_scan_fwd` with respect to u, delta, A, B, C, D, z, delta_bias and initial_state, in order.
 
-    None stands where an argument was None. states are those the forward saved; without them they are computed again.
+    A gradient is None where the argument was None. states are those the forward saved; without them they are computed
+    again. grad_out is (b, k, d, l) if ``each``, else (b, d, l).
     """
     s = Shape(u.shape[0], A.shape[0], B.shape[2], u.shape[-2], u.shape[-1], A.shape[-1])
     inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
@@ -378,7 +381,8 @@ def route_scan_bwd(
     steps = {f's{name}_l': 0 if t is None else t.stride(-1) for name, t in tokenwise.items()}
     z_strides = (0, 0) if z is None else z.stride()[:-1]
     walks = routes.walks(s.l, u.device)
-    each = [(k, n0, n) for k in range(s.k) for n0, n in turns]
+    gouts = grad_out.unbind(1) if each else [grad_out] * s.k  # of every route
+    gout_strides = gouts[0].stride()[:-1]
 
     with torch.cuda.device_of(u):
         if chunks == 1:
@@ -386,11 +390,11 @@ def route_scan_bwd(
             dinitial = end = empty(s.b, s.k, s.d, s.n)
         else:
             ends, decay = empty(s.b, s.k, chunks, s.n, s.d), empty(s.b, s.k, chunks, s.d)
-            for k, n0, n in each:
+            for k, (n0, n) in product(range(s.k), turns):
                 adjoint_kernel[(s.b * blocks * chunks,)](
-                    delta, A, C[..., n0:, :], z, delta_bias, walks[k].rows, grad_out, ends, decay,
+                    delta, A, C[..., n0:, :], z, delta_bias, walks[k].rows, gouts[k], ends, decay,
                     s.b, s.k, s.groups, s.l, n0, chunk, chunks, k, walks[k].width, walks[k].inverse,
-                    *delta.stride()[:-1], *C.stride()[:-1], *z_strides, *grad_out.stride()[:-1],
+                    *delta.stride()[:-1], *C.stride()[:-1], *z_strides, *gout_strides,
                     N=n, PACK=pack(n, C[..., n0:, :]), ORDER=walks[k].order, SIGN=-walks[k].sign,
                     **{name: steps[name] for name in ('sd_l', 'sC_l', 'sz_l', 'sg_l')}, **common,
                 )  # fmt: skip
@@ -407,11 +411,11 @@ def route_scan_bwd(
             for k, walk in enumerate(walks):
                 scan_backward_kernel[(s.b * blocks * chunks,)](
                     u, delta, A, B[..., n0:, :], C[..., n0:, :], D if n0 == 0 else None, z, delta_bias,
-                    walk.rows, states, grad_out,
+                    walk.rows, states, gouts[k],
                     start, end, du, du_acc, ddelta, ddelta_acc, dz, dz_acc, partial, partial_bc,
                     s.b, s.k, s.groups, s.l, n0, chunk, chunks, k, walk.width, walk.inverse,
                     *strides(u)[:-1], *delta.stride()[:-1], *B.stride()[:-1], *C.stride()[:-1], *z_strides,
-                    *grad_out.stride()[:-1], *((1, s.n) if chunks == 1 else (s.d, 1)),
+                    *gout_strides, *((1, s.n) if chunks == 1 else (s.d, 1)),
                     n0 > 0 or k > 0, last_turn and k == s.k - 1, n0 > 0, last_turn,
                     N=n, HELD=held, PACK=together if held % together == 0 else 1, SHARED=shared,
                     ORDER=walk.order, SIGN=walk.sign, **steps, **common,

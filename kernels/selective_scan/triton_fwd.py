@@ -176,6 +176,7 @@ def route_scan_fwd(
     delta_softplus: bool,
     routes: Routes,
     *,
+    each: bool = False,
     save_states: bool = False,
     output: bool = True,
     how: Plan | None = None,
@@ -194,20 +195,28 @@ def route_scan_fwd(
         initial_state: (b, k, d, n) or None.
         delta_softplus: apply softplus to delta + delta_bias.
         routes: the K walks.
+        each: return the output of every route, gated by z, instead of their sum.
         save_states: also return the states that `route_scan_bwd` starts from.
         output: False leaves out the output (None), when only states are wanted.
         how: the layout; by default from the sizes alone.
 
     Returns:
-        out (b, d, l), channels-last; last state (b, k, d, n), float32; states (b, k, blocks of steps, n, d) or None.
+        out (b, d, l) in memory as (b, l, d), or (b, k, d, l) in memory as (k, b, l, d) if ``each``; last state
+        (b, k, d, n), float32; states (b, k, blocks of steps, n, d) or None.
     """
     s = Shape(u.shape[0], A.shape[0], B.shape[2], u.shape[-2], u.shape[-1], A.shape[-1])
     how = how or plan(s, backward=False)
     blocks = triton.cdiv(s.l, how.steps)
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.empty(shape, dtype=dtype, device=u.device)
+
+    rows = empty(*([s.k] if each else []), s.b, s.l, s.d, dtype=u.dtype) if output else None
+    out = None if rows is None else rows.permute(1, 0, 3, 2) if each else rows.transpose(1, 2)
     if s.b * s.l == 0:
         zeros = u.new_zeros(s.b, s.k, s.d, s.n, dtype=torch.float32)
         return (
-            u.new_empty(s.b, s.l, s.d).transpose(1, 2) if output else None,
+            out,
             zeros if initial_state is None else zeros + initial_state,
             u.new_empty(s.b, s.k, blocks, s.n, s.d, dtype=torch.float32) if save_states else None,
         )
@@ -217,14 +226,8 @@ def route_scan_fwd(
     turns = state_blocks(s.n)
     chunk = triton.cdiv(triton.cdiv(s.l, how.chunks), how.steps) * how.steps
     chunks = triton.cdiv(s.l, chunk)
-
-    def empty(*shape, dtype=torch.float32):
-        return torch.empty(shape, dtype=dtype, device=u.device)
-
-    out = empty(s.b, s.l, s.d, dtype=u.dtype) if output else None
-    acc = None
-    if output and s.k * len(turns) > 1:
-        acc = out if out.dtype == torch.float32 else empty(s.b, s.l, s.d)
+    several = len(turns) > 1 or (s.k > 1 and not each)  # launches that add to one output
+    acc = empty(s.b, s.l, s.d) if output and several and u.dtype != torch.float32 else None
     states = empty(s.b, s.k, blocks, s.n, s.d) if save_states else None
 
     walks = routes.walks(s.l, u.device)
@@ -232,13 +235,14 @@ def route_scan_fwd(
     def launch(k, turn, start, end, decay, out, states):
         n0, n = turn
         walk, single = walks[k], chunks == 1
+        total = None if out is None or not several else out if acc is None else acc
         scan_kernel[(s.b * s.blocks(how.block) * chunks,)](
             u, delta, A, B[..., n0:, :], C[..., n0:, :], D if n0 == 0 else None, z, delta_bias, walk.rows,
-            start, out, None if out is None else acc, states, end, decay,
+            start, out, total, states, end, decay,
             s.b, s.k, s.groups, s.l, n0, chunk, chunks, k, walk.width, walk.inverse,
             *strides(u)[:-1], *delta.stride()[:-1], *B.stride()[:-1], *C.stride()[:-1],
             *((0, 0) if z is None else z.stride()[:-1]), *((1, s.n) if single else (s.d, 1)),
-            n0 > 0 or k > 0, n0 + n == s.n and k == s.k - 1,
+            n0 > 0 or (k > 0 and not each), n0 + n == s.n and (k == s.k - 1 or each),
             u.stride(-1), delta.stride(-1), B.stride(-1), C.stride(-1), 0 if z is None else z.stride(-1), s.d, s.n,
             INDEX=index_type(s, u, delta, B, C, z), N=n, BLOCK=how.block, T=how.steps,
             PACK=pack(n, B[..., n0:, :], C[..., n0:, :]), ORDER=walk.order, SIGN=walk.sign, SOFTPLUS=delta_softplus,
@@ -247,17 +251,17 @@ def route_scan_fwd(
             maxnreg=REGISTERS, **OPTIONS,
         )  # fmt: skip
 
-    each = [(k, turn) for k in range(s.k) for turn in turns]
+    launches = [(k, turn) for k in range(s.k) for turn in turns]
     with torch.cuda.device_of(u):
         if chunks == 1:
             last = end = empty(s.b, s.k, s.d, s.n)
         else:
             ends, decay = empty(s.b, s.k, chunks, s.n, s.d), empty(s.b, s.k, chunks, s.d)
-            for k, turn in each:
+            for k, turn in launches:
                 launch(k, turn, None, ends, decay, None, None)
             start, last = carry(A, ends, decay, start, falling(walks), False)
             end = None
         if output or save_states or chunks == 1:
-            for k, turn in each:
-                launch(k, turn, start, end, None, out, states)
-    return None if out is None else out.transpose(1, 2), last, states
+            for k, turn in launches:
+                launch(k, turn, start, end, None, rows[k] if each and output else rows, states)
+    return out, last, states

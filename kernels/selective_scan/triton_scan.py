@@ -32,7 +32,7 @@ def routes_of(s: Scan) -> Routes:
 
 def forward(s: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Computes (out, last_state, saved, y): the third is what `backward` wants, empty unless ``save``."""
-    out, last, states = route_scan_fwd(*s[:9], s.softplus, routes_of(s), save_states=save)
+    out, last, states = route_scan_fwd(*s[:9], s.softplus, routes_of(s), each=s.each, save_states=save)
     assert out is not None
     nothing = s.u.new_empty(0, dtype=torch.float32)
     return out, last, nothing if states is None else states, nothing.clone()
@@ -42,4 +42,4 @@ def backward(
     grad_out: Tensor, grad_last: Tensor | None, s: Scan, saved: Tensor, y: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Gradients for the tensors of the scan, u to initial_state; None where there is none."""
-    return route_scan_bwd(grad_out, grad_last, *s[:9], s.softplus, routes_of(s), saved)
+    return route_scan_bwd(grad_out, grad_last, *s[:9], s.softplus, routes_of(s), saved, each=s.each)

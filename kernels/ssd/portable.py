@@ -1,7 +1,6 @@
-"""SSD by blocks, in plain PyTorch: within a chunk of steps a masked matrix product, between chunks the recurrence.
+"""SSD by chunks in plain PyTorch: a masked matrix product within a chunk, the recurrence between chunks.
 
-Memory and time are linear in the length. Decays are exponentials of sums of the steps between two tokens, each taken as
-a sum of its own: no quotient of two products, nor a difference of two long sums, which loses its digits.
+Memory and time are linear in the length.
 """
 
 from __future__ import annotations
@@ -10,15 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['ssd_chunked', 'ssd_noncausal']
+__all__ = ['decays_between', 'ssd_chunked', 'ssd_noncausal']
 
 
-def _sums_between(a: Tensor) -> Tensor:
-    """(..., c) -> (..., c, c): the sum of a over j + 1 ... i where i >= j, and -inf where i < j."""
+def decays_between(a: Tensor) -> Tensor:
+    """(..., c) -> (..., c, c): exp of the sum of a over j + 1 ... i where i >= j, and 0 where i < j.
+
+    Each sum is computed separately. A difference of two cumulative sums loses digits, and a quotient of two products
+    is 0 / 0 for strong decays.
+    """
     c = a.shape[-1]
     ones = torch.ones(c, c, dtype=torch.bool, device=a.device)
     sums = a.unsqueeze(-1).expand(*a.shape, c).masked_fill(~ones.tril(-1), 0).cumsum(-2)
-    return sums.masked_fill(~ones.tril(), -torch.inf)
+    return torch.exp(sums.masked_fill(~ones.tril(), -torch.inf))
 
 
 def ssd_chunked(
@@ -35,7 +38,7 @@ def ssd_chunked(
     steps = (dt * A.view(g, h // g)).permute(0, 1, 3, 4, 2)  # (b, z, g, e, i)
     weighted = x * dt.unsqueeze(-1)
 
-    decays = torch.exp(_sums_between(steps))  # (b, z, g, e, i, j)
+    decays = decays_between(steps)  # (b, z, g, e, i, j)
     products = torch.einsum('bzign,bzjgn->bzgij', C, B).unsqueeze(3)
     y = torch.einsum('bzgeij,bzjgep->bzigep', products * decays, weighted)
 

@@ -63,8 +63,9 @@ def test_a_scan_of_any_length(tmp_path, reverse, optional):
             np.testing.assert_allclose(theirs, expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('each', [False, True])
 @pytest.mark.parametrize('order', ['cross', 'snake', 'bidirectional'])
-def test_routes(tmp_path, order):
+def test_routes(tmp_path, order, each):
     order: ScanOrder = create_order(order, (3, 5))
     walk = walk_of(order.index)  # once, as the mixers have it
 
@@ -72,7 +73,7 @@ def test_routes(tmp_path, order):
         def forward(self, x, weight, delta, A, B, C):
             u = torch.ops.vimamba.route_conv1d(x, weight, None, *walk, True)
             none = (None,) * 4
-            return torch.ops.vimamba.route_scan(u, delta, A, B, C, *none, *walk, True, False, 'auto')[0]
+            return torch.ops.vimamba.route_scan(u, delta, A, B, C, *none, *walk, True, each, False, 'auto')[0]
 
     rand = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(0))  # noqa: E731
     k, d, n, l = order.routes, 4, 3, order.length

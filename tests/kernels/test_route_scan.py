@@ -121,6 +121,70 @@ def test_tokens_that_routes_have_as_views_of_one_copy(backend):
         assert_close_to_float64(value, want[what], dtype, what)
 
 
+def one_by_one(order, inputs, **options):
+    """The outputs (b, k, d, l) and the states of a call for every route, with the gradients of both."""
+    given = {name: t.clone().requires_grad_() for name, t in inputs.items()}
+    outs, states = [], []
+    for k, row in enumerate(order.index):
+        route = {
+            name: t[k : k + 1] if name in ('A', 'D', 'delta_bias') else t[:, k : k + 1] for name, t in given.items()
+        }
+        route |= {name: t for name, t in given.items() if name == 'z' or (name == 'u' and t.ndim == 3)}
+        one = SimpleNamespace(index=row.unsqueeze(0))
+        out, state = route_scan(**route, delta_softplus=True, return_last_state=True, order=one, **options)
+        outs.append(out)
+        states.append(state)
+    return with_gradients(torch.stack(outs, 1), torch.cat(states, 1), given)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('gate', [False, True], ids=['', 'gate'])
+@pytest.mark.parametrize('shared', [False, True], ids=['own', 'shared'])
+@pytest.mark.parametrize('name', ['raster', 'cross', 'hilbert'])
+def test_the_output_of_each_route(name, shared, gate, backend):
+    order = create_order(name, (4, 4))
+    inputs = make_inputs(order, shared=shared)
+    if not gate:
+        del inputs['z']
+    want = one_by_one(order, inputs, backend='reference')
+    dtype = torch.float32 if backend == 'cpu' else torch.float64
+    given = {name: t.to(dtype).requires_grad_() for name, t in inputs.items()}
+    options = dict(delta_softplus=True, order=order, backend=backend)
+    out, state = route_scan(**given, return_last_state=True, each=True, **options)
+    for what, value in with_gradients(out, state, given).items():
+        assert_close_to_float64(value, want[what], dtype, what)
+    if backend != 'reference':
+        assert out.permute(1, 0, 3, 2).is_contiguous()
+        alone = one_by_one(order, {name: t.to(dtype) for name, t in inputs.items()}, backend=backend)
+        assert torch.equal(out, alone['out'])
+    assert_close_to_float64(out.sum(1), route_scan(**given, **options), dtype)
+
+
+@built
+@pytest.mark.parametrize(('d', 'n', 'g'), [(20, 16, 1), (129, 5, 3), (7, 256, 1)])
+@pytest.mark.parametrize('l', [1, 33])
+def test_the_output_of_each_route_at_odd_sizes(d, n, g, l):
+    order = create_order('bidirectional', (1, l))
+    inputs = make_inputs(order, d=d, n=n, g=g)
+    want = one_by_one(order, inputs, backend='reference')
+    given = {name: t.float().requires_grad_() for name, t in inputs.items()}
+    out, state = route_scan(**given, delta_softplus=True, return_last_state=True, each=True, order=order, backend='cpu')
+    for what, value in with_gradients(out, state, given).items():
+        assert_close_to_float64(value, want[what], torch.float32, what)
+
+
+@pytest.mark.parametrize('backend', ['portable', pytest.param('cpu', marks=built)])
+def test_no_tokens_have_an_output_for_each_route(backend):
+    order = SimpleNamespace(index=torch.empty(3, 0, dtype=torch.int64))
+    inputs = make_inputs(SimpleNamespace(index=torch.empty(3, 0)), shared=True)
+    given = {name: t.float().requires_grad_() for name, t in inputs.items()}
+    out, state = route_scan(**given, return_last_state=True, each=True, order=order, backend=backend)
+    assert out.shape == (2, 3, 6, 0)
+    assert torch.equal(state, given['initial_state'])
+    (out.sum() + state.sum()).backward()
+    assert (given['initial_state'].grad == 1).all()
+
+
 @built
 @pytest.mark.parametrize(
     ('d', 'n', 'g'), [(16, 16, 1), (20, 16, 1), (129, 5, 3), (70, 1, 1), (7, 256, 1), (66, 130, 2)]
@@ -170,10 +234,10 @@ def operators():
     """Each as a function of its tokens (2, 6, 20), as mixers call it."""
     order = create_order('bidirectional', (4, 5))
     inputs = [t.float() for name, t in make_inputs(order, shared=True).items() if name != 'u']
-    routes = (*walk_of(order.index), True)
+    walk = walk_of(order.index)
     weight = torch.randn(2, 6, 4)
-    yield lambda u: torch.ops.vimamba.route_scan(u, *inputs, *routes, torch.is_grad_enabled(), 'auto')[0]
-    yield lambda x: torch.ops.vimamba.route_conv1d(x, weight, None, *routes)
+    yield lambda u: torch.ops.vimamba.route_scan(u, *inputs, *walk, True, False, torch.is_grad_enabled(), 'auto')[0]
+    yield lambda x: torch.ops.vimamba.route_conv1d(x, weight, None, *walk, True)
 
 
 @pytest.mark.parametrize('operator', list(operators()), ids=['scan', 'conv'])
@@ -229,20 +293,21 @@ def test_an_index_that_changed_is_looked_at_again():
         assert walk_of(silent) == (None, [-1])
 
 
+@pytest.mark.parametrize('each', [False, True])
 @pytest.mark.parametrize('shared', [False, True])
 @pytest.mark.parametrize('backend', ['portable', pytest.param('cpu', marks=built)])
-def test_strides_are_those_that_the_compiler_is_told(backend, shared):
+def test_strides_are_those_that_the_compiler_is_told(backend, shared, each):
     """torch.compile asserts them; opcheck does not look at those of a backward pass."""
     order = create_order('bidirectional', (1, 5))
     tensors = [t.float() for t in make_inputs(order, shared=shared).values()]
-    rest = ([1, -1], True)
+    rest = ([1, -1], True, each)
 
     def run(tensors, grad):
         outputs = torch.ops.vimamba.route_scan(*tensors, None, *rest, True, backend)
         saved = outputs[2:]
         return [*outputs, *torch.ops.vimamba.route_scan_backward(grad, None, *tensors, None, *saved, *rest, backend)]
 
-    grad = torch.randn(2, 6, 5)
+    grad = torch.randn(2, 2, 6, 5) if each else torch.randn(2, 6, 5)
     real = run(tensors, grad)
     with FakeTensorMode() as mode:
         told = run([mode.from_tensor(t) for t in tensors], mode.from_tensor(grad))
@@ -367,6 +432,8 @@ def test_a_wrong_argument_is_named(name, value):
     given = {**make_inputs(order), 'order': order, name: value}
     with pytest.raises(UsageError, match=rf'^{name}: expected'):
         route_scan(**given)
+    with pytest.raises(UsageError, match=r'^each: expected'):
+        route_scan(**make_inputs(order), order=order, each='yes')
 
 
 @pytest.mark.parametrize(
@@ -399,7 +466,7 @@ def test_one_graph_for_any_order():
 
     def both(order, inputs):
         out = route_scan(**inputs, delta_softplus=True, order=order)
-        return out, route_conv1d(inputs['z'], weight, order=order)
+        return out, route_scan(**inputs, order=order, each=True), route_conv1d(inputs['z'], weight, order=order)
 
     compiled = torch.compile(both, fullgraph=True, backend='aot_eager')
     for name in ('cross', ('hilbert', 'snake', 'zigzag', 'column'), 'cross'):

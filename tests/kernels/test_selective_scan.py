@@ -161,8 +161,8 @@ def test_opcheck(optional, layout, backend):
         *(None if D is None else D.unsqueeze(0), z, None if bias is None else bias.unsqueeze(0)),
         None if start is None else start.unsqueeze(1),
     )
-    for save in (True, False):
-        torch.library.opcheck(torch.ops.vimamba.route_scan.default, (*routes, None, [-1], True, save, backend))
+    for each, save in ((False, True), (False, False), (True, True)):
+        torch.library.opcheck(torch.ops.vimamba.route_scan.default, (*routes, None, [-1], True, each, save, backend))
 
 
 @pytest.mark.parametrize('backend', ['portable', compiled])

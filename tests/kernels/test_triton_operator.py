@@ -56,6 +56,8 @@ CASES = {
     'own input, groups': ('bidirectional', (1, 5), dict(own_u=True, g=2, n=17)),
     'bfloat16': ('cross', (2, 3), dict(dtype=torch.bfloat16)),
     'float16': ('column', (3, 2), dict(dtype=torch.float16)),
+    'each route': ('cross', (2, 3), dict(each=True)),
+    'each route, own input, bfloat16': ('snake', (2, 3), dict(each=True, own_u=True, n=17, dtype=torch.bfloat16)),
 }
 
 
@@ -63,11 +65,14 @@ CASES = {
 @pytest.mark.parametrize('case', CASES)
 def test_value_and_gradients_are_the_references(case):
     name, grid, options = CASES[case]
+    each = options.get('each', False)
     order = create_order(name, grid)
-    inputs = make(order, **options)
+    inputs = make(order, **{name: value for name, value in options.items() if name != 'each'})
     results = {}
     for backend in ('triton', 'reference'):
-        out, last = route_scan(**inputs, order=order, delta_softplus=True, return_last_state=True, backend=backend)
+        out, last = route_scan(
+            **inputs, order=order, delta_softplus=True, return_last_state=True, each=each, backend=backend
+        )
         generator = torch.Generator().manual_seed(1)
         grads = [torch.randn(t.shape, generator=generator).to(t.dtype) for t in (out, last)]
         results[backend] = [out, last, *torch.autograd.grad([out, last], list(inputs.values()), grads)]
@@ -101,29 +106,32 @@ def test_a_sequence_in_chunks_is_the_sequence():
 
 
 @inside
-def test_the_operator_is_well_formed():
+@pytest.mark.parametrize('each', [False, True])
+def test_the_operator_is_well_formed(each):
     order = create_order('bidirectional', (1, 5))
     i = make(order)
     tensors = [i[name] for name in LEAVES]
-    args = (*tensors, None, [1, -1], True, True, 'triton')
+    args = (*tensors, None, [1, -1], True, each, True, 'triton')
     torch.library.opcheck(torch.ops.vimamba.route_scan.default, args)
 
 
 @inside
+@pytest.mark.parametrize('each', [False, True])
 @pytest.mark.parametrize('own_u', [False, True])
-def test_strides_are_those_that_the_compiler_is_told(own_u):
+def test_strides_are_those_that_the_compiler_is_told(own_u, each):
     i = make(create_order('bidirectional', (1, 5)), own_u=own_u)
     tensors = [i[name].detach() for name in LEAVES]
-    rest = ([1, -1], True)
+    rest = ([1, -1], True, each)
 
     def run(tensors, grad):
         outputs = torch.ops.vimamba.route_scan(*tensors, None, *rest, True, 'triton')
         saved = outputs[2:]
         return [*outputs, *torch.ops.vimamba.route_scan_backward(grad, None, *tensors, None, *saved, *rest, 'triton')]
 
-    real = run(tensors, torch.randn(2, 6, 5))
+    grad = torch.randn(2, 2, 6, 5) if each else torch.randn(2, 6, 5)
+    real = run(tensors, grad)
     with FakeTensorMode() as mode:
-        told = run([mode.from_tensor(t) for t in tensors], mode.from_tensor(torch.randn(2, 6, 5)))
+        told = run([mode.from_tensor(t) for t in tensors], mode.from_tensor(grad))
     assert [(t.shape, t.stride()) for t in real] == [(t.shape, t.stride()) for t in told]
 
 

@@ -38,6 +38,7 @@ def route_scan(
     rows: Tensor | None,
     steps: list[int],
     softplus: bool,
+    each: bool,
     save: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -64,9 +65,11 @@ def route_scan(
     y = y.movedim(0, -1)  # (b, k, d, l)
     if D is not None:
         y = y + u_all * D.to(wide).unsqueeze(-1)
-    out = unread(y, rows, steps).sum(1)
+    out = unread(y, rows, steps)
+    out = out if each else out.sum(1)
     if z is not None:
-        out = out * F.silu(z.to(wide))
+        gate = F.silu(z.to(wide))
+        out = out * (gate.unsqueeze(1) if each else gate)
     return out.to(u.dtype), last, u.new_empty(0, dtype=wide), u.new_empty(0, dtype=wide)
 
 

@@ -1,5 +1,6 @@
 """Mixers: what a model computes along its routes (projections, convolution, gate); no indices, no kernel code."""
 
+from .gated_delta import GatedDelta
 from .mamba1 import Mamba1, SelectiveScan
 from .mamba2 import SSD, Mamba2
 from .mambavision import ConcatMixer
@@ -15,6 +16,7 @@ __all__ = [
     'CoreMixer',
     'DirectionalScan',
     'FixedScan',
+    'GatedDelta',
     'GridMixer',
     'Mamba1',
     'Mamba2',

@@ -40,35 +40,10 @@ def scan(
 
     With ``each`` the output of every route instead of their sum, (b, k, l, d).
     """
-    save = torch.is_grad_enabled()
-    operator = torch.ops.vimamba.route_scan
-    B, C = B.unsqueeze(2), C.unsqueeze(2)
-    if not each:
-        y, last = operator(u, delta, A, B, C, D, z, bias, state, routes.rows, routes.steps, True, save, 'auto')[:2]
-        return y.transpose(1, 2), last
-    outputs = []
-    for k in range(len(routes.steps)):
-        one, own = slice(k, k + 1), routes.only(k)
-        u_k = u if u.ndim == 3 else u[:, k]
-        bias_k = None if bias is None else bias[one]
-        y, last = operator(
-            u_k,
-            delta[:, one],
-            A[one],
-            B[:, one],
-            C[:, one],
-            D[one],
-            z,
-            bias_k,
-            None,
-            own.rows,
-            own.steps,
-            True,
-            save,
-            'auto',
-        )[:2]
-        outputs.append(y.transpose(1, 2))
-    return torch.stack(outputs, 1), last
+    tensors = (u, delta, A, B.unsqueeze(2), C.unsqueeze(2), D, z, bias, state)
+    options = (routes.rows, routes.steps, True, each, torch.is_grad_enabled(), 'auto')
+    y, last = torch.ops.vimamba.route_scan(*tensors, *options)[:2]
+    return y.transpose(-1, -2), last
 
 
 def project(u: Tensor, x_proj: Tensor, dt_proj: Tensor, splits: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
