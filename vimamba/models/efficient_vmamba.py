@@ -8,7 +8,6 @@ Official code and weights: TerryPei/EfficientVMamba, Apache-2.0 (says its README
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from timm.layers import DropPath, SqueezeExcite, calculate_drop_path_rates

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
-from vimamba.layers.channels_last import BatchNorm, ChannelsLast, Conv2d, ToMap
 from vimamba.layers.attention import Attention
+from vimamba.layers.channels_last import BatchNorm, ChannelsLast, Conv2d, ToMap
 from vimamba.layers.mlp import Mlp
 from vimamba.layers.norm import BatchNorm2d
 from vimamba.layers.windows import from_windows, to_windows

@@ -7,7 +7,6 @@ Official code: ChenhongyiYang/PlainMamba, Apache-2.0; of the weights no licence 
           -> head
 """
 
-from functools import partial
 from typing import Any
 
 import torch
