@@ -1,4 +1,4 @@
-"""VMamba: a pyramid whose blocks scan the map by rows and by columns, there and back (SS2D).
+"""VMamba: a pyramid whose blocks scan the map along rows and columns in both directions (SS2D).
 
 Paper: VMamba: Visual State Space Model, arXiv:2401.10166.
 Official code and weights: MzeroMiko/VMamba, MIT.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import Mlp, calculate_drop_path_rates
+from timm.layers import calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.channels_last import Conv2d, ToMap
+from vimamba.layers.mlp import Mlp
 from vimamba.mixers import GridMixer, RouteSSD, RouteSSM
 from vimamba.scans import schedule
-from vimamba.scans.schedules import Schedule
+from vimamba.scans.schedules import Scan, Schedule
 
-from ._backbone import Backbone, Stage
+from ._backbone import MapBackbone, Stage
 from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 
 __all__ = ['VMamba']
@@ -32,24 +33,25 @@ __all__ = ['VMamba']
 _NORM = partial(nn.LayerNorm, eps=1e-5)
 
 
-class VMamba(Backbone):
+class VMamba(MapBackbone):
     """VMamba (arXiv:2401.10166), on images of any size.
 
     Args:
-        img_size, in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        in_chans: image channels.
         embed_dim: width of the first stage; each stage doubles it.
         depths: blocks of each stage.
         mixer: 'mamba1' (selective scan) or 'mamba2' (SSD).
-        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
-        merge: 'sum' of the routes, or 'attention' over the channels of each before it (LocalVMamba).
-        d_state: states a channel.
-        expand: channels of the scan, over those of the stage.
-        conv_bias: whether the depthwise convolution has a bias.
-        gate: multiply what comes from the scan by silu(z), a second half of the input projection.
-        mlp_ratio: width of the MLP over that of the stage; 0 for no MLP.
+        scan: a scan order, a schedule, or an order per block; see `vimamba.scans.schedule`.
+        merge: 'sum' of the routes, or 'attention', the sum after channel attention per route (LocalVMamba).
+        d_state: states per channel.
+        expand: d_inner / width of the stage.
+        conv_bias: add a bias to the depthwise convolution.
+        gate: multiply the output of the scan by silu(z), z from the input projection.
+        mlp_ratio: width of the MLP / width of the stage; 0 for no MLP.
         stem: 'overlap' (two 3x3 convolutions of stride 2) or 'patch' (one 4x4 of stride 4).
         downsample: 'overlap' (3x3 convolution of stride 2), 'patch' (2x2) or 'merge' (Swin's patch merging).
         drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+        options: further arguments of `MapBackbone`.
 
     | initial values | |
     |---|---|
@@ -68,10 +70,7 @@ class VMamba(Backbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         embed_dim: int = 96,
         depths: Sequence[int] = (2, 2, 8, 2),
         mixer: str = 'mamba1',
@@ -84,11 +83,10 @@ class VMamba(Backbone):
         mlp_ratio: float = 4.0,
         stem: str = 'overlap',
         downsample: str = 'overlap',
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        feature_norm: bool = False,
         device=None,
         dtype=None,
+        **options: Any,
     ):
         check_integers(1, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state)
         if mixer not in ('mamba1', 'mamba2'):
@@ -96,21 +94,15 @@ class VMamba(Backbone):
         if merge not in ('sum', 'attention') or (mixer, merge) == ('mamba2', 'attention'):
             raise bad_argument('merge', "'sum', or with the mixer 'mamba1' 'attention'", repr(merge))
         dd = {'device': device, 'dtype': dtype}
-        scans, rates = (
-            iter(values)
-            for values in (schedule(scan, sum(depths)), calculate_drop_path_rates(drop_path_rate, sum(depths)))
-        )
+        scans = iter(schedule(scan, sum(depths)))
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         widths = [embed_dim * 2**i for i in range(len(depths))]
 
         def block(dim: int) -> Block:
-            if mixer == 'mamba1':
-                attention = ChannelAttention(int(expand * dim), **dd) if merge == 'attention' else None
-                ssm = partial(RouteSSM, scan=next(scans), d_state=d_state, dt_rank=-(-dim // 16), merge=attention)
-            else:
-                ssm = partial(RouteSSD, scan=next(scans), d_state=d_state)
-            act = nn.SiLU if mixer == 'mamba1' else nn.GELU
+            norm = _NORM(dim, **dd)
+            ssm, act = _ssm(mixer, dim, expand, next(scans), d_state, merge, dd)
             return Block(
-                _NORM(dim, **dd),
+                norm,
                 GridMixer(dim, ssm, expand, conv_bias=conv_bias, gate=gate, act=act, **dd),
                 dim,
                 norm2=_NORM(dim, **dd) if mlp_ratio else None,
@@ -126,20 +118,27 @@ class VMamba(Backbone):
             for i, width in enumerate(widths)
         ]
         super().__init__(
-            _stem(stem, in_chans, embed_dim, dd),
-            stages,
-            widths,
-            [4 * 2**i for i in range(len(depths))],
-            _NORM(widths[-1], **dd),
-            img_size,
-            in_chans,
-            num_classes,
-            global_pool,
-            drop_rate,
-            feature_norm,
+            stem=_stem(stem, in_chans, embed_dim, dd),
+            layers=stages,
+            widths=widths,
+            reductions=[4 * 2**i for i in range(len(depths))],
+            norm=_NORM(widths[-1], **dd),
+            smallest=4 if stem == 'patch' else 1,
+            in_chans=in_chans,
+            **options,
             **dd,
         )
         self.init_weights()
+
+
+def _ssm(
+    mixer: str, dim: int, expand: float, scan: Scan, d_state: int, merge: str, dd: dict[str, Any]
+) -> tuple[Any, type[nn.Module]]:
+    """The constructor of a block's state space model, and the activation in front of it."""
+    if mixer == 'mamba2':
+        return partial(RouteSSD, scan=scan, d_state=d_state), nn.GELU
+    attention = ChannelAttention(int(expand * dim), **dd) if merge == 'attention' else None
+    return partial(RouteSSM, scan=scan, d_state=d_state, dt_rank=-(-dim // 16), merge=attention), nn.SiLU
 
 
 def _stem(kind: str, in_chans: int, dim: int, dd: dict[str, Any]) -> nn.Sequential:
@@ -161,7 +160,7 @@ def _downsample(kind: str, dim: int, out: int, dd: dict[str, Any]) -> nn.Module:
     return nn.Sequential(conv, _NORM(out, **dd))
 
 
-FIRST_NAMES = (  # of the first files of 2024
+FIRST_NAMES = (  # in the first files of 2024
     (r'\.ln_1\.', '.norm.'),
     (r'\.self_attention\.', '.op.'),
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
@@ -169,7 +168,7 @@ FIRST_NAMES = (  # of the first files of 2024
     (r'^(classifier\.)?norm\.', 'norm.'),
     (r'^(classifier\.)?head\.', 'head.fc.'),
 )
-SS2D_NAMES = (  # official -> here, in this order, of what scans a map
+SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order
     (r'^outnorm(\d)\.', r'feature_norms.\1.'),
     (r'^patch_embed\.0\.', 'stem.1.'),
     (r'^patch_embed\.2\.', 'stem.2.'),
@@ -191,16 +190,16 @@ _RENAMED = (
     (r'\.merge\.global_reduce\.', '.merge.reduce.'),
     (r'\.merge\.channel_select\.', '.merge.expand.'),
 )
-_LATER = (r'(?<=^layers\.)\d(?=\.downsample\.)', lambda m: str(int(m[0]) + 1))  # of the next stage, here
+_LATER = (r'(?<=^layers\.)\d(?=\.downsample\.)', lambda m: str(int(m[0]) + 1))  # ours belongs to the next stage
 _MERGE = ((r'\.downsample\.1\.', '.downsample.norm.'), (r'\.downsample\.2\.', '.downsample.reduction.'))
 _CONV = ((r'\.downsample\.1\.', '.downsample.0.'), (r'\.downsample\.3\.', '.downsample.1.'))
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official file in any of its layouts, or a state dict of ours -> the state dict of ``model``.
+    """Converts an official file in any of its layouts, or a state dict of ours, to the state dict of ``model``.
 
-    The layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, LocalVMamba's, and the
-    backbones of detection and segmentation (`feature_norm`).
+    Layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, LocalVMamba's, and the backbones
+    of detection and segmentation (`feature_norm`).
     """
     weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.')
     if 'stem.1.weight' in weights:
@@ -210,15 +209,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return reshape_like(weights, model)
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    own = {
-        'license': 'mit',
-        'origin_url': 'https://github.com/MzeroMiko/VMamba',
-        'paper_ids': 'arXiv:2401.10166',
-    }
-    return imagenet_cfg(url, **{**own, **kwargs})
-
-
+_cfg = partial(
+    imagenet_cfg, license='mit', origin_url='https://github.com/MzeroMiko/VMamba', paper_ids='arXiv:2401.10166'
+)
 _V0 = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/vssm{}.pth'
 _V2 = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm{}.pth'
 
