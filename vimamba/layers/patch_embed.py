@@ -108,6 +108,8 @@ class PatchEmbed(nn.Module):
         dim: int,
         strict_img_size: bool = True,
         pad: bool = False,
+        *,
+        tubelet: tuple[int, ...] = (),
         device=None,
         dtype=None,
     ):
@@ -115,11 +117,10 @@ class PatchEmbed(nn.Module):
         check_integers(1, patch_size=patch_size, stride=stride, in_chans=in_chans, embed_dim=dim)
         self.patch_size, self.stride, self.strict_img_size, self.pad = patch_size, stride, strict_img_size, pad
         self.in_chans, self.smallest = in_chans, 1 if pad or strict_img_size else patch_size
-        self.proj = self._projection(in_chans, dim, device=device, dtype=dtype)
-        self.set_input_size(img_size)
-
-    def _projection(self, in_chans: int, dim: int, **dd: Any) -> nn.Module:
-        return nn.Conv2d(in_chans, dim, self.patch_size, self.stride, **dd)
+        conv = nn.Conv3d if tubelet else nn.Conv2d
+        kernel, strides = (*tubelet, patch_size, patch_size), (*tubelet, stride, stride)
+        self.proj = conv(in_chans, dim, kernel, strides, device=device, dtype=dtype)
+        PatchEmbed.set_input_size(self, img_size)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Sets the image size in pixels and the grid."""
@@ -167,15 +168,12 @@ class TubeletEmbed(PatchEmbed):
     no_weight_decay = ('time_embed',)
 
     def __init__(self, num_frames: int, tubelet_size: int, time_embed: bool, *args: Any, **options: Any):
+        super().__init__(*args, tubelet=(tubelet_size,), **options)
         self.num_frames, self.tubelet_size = num_frames, tubelet_size
-        super().__init__(*args, **options)
+        self.set_input_size()
         shape = (1, self.grid_size[0], self.proj.out_channels)
         table = nn.Parameter(self.proj.weight.new_zeros(shape)) if time_embed else None
         self.register_parameter('time_embed', table)
-
-    def _projection(self, in_chans: int, dim: int, **dd: Any) -> nn.Module:
-        sizes = (self.tubelet_size, self.patch_size, self.patch_size)
-        return nn.Conv3d(in_chans, dim, sizes, (self.tubelet_size, self.stride, self.stride), **dd)
 
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None) -> None:
         """Sets the size of a frame in pixels, the number of frames, or both; resizes ``time_embed``."""

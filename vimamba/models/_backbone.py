@@ -1,6 +1,6 @@
 """The shell that the families share: timm's interface to a model, written once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from timm.layers import ClassifierHead, get_device_dtype, to_2tuple
@@ -19,9 +19,7 @@ __all__ = ['Backbone', 'MapBackbone', 'Stage', 'check_img_size', 'init_linear']
 class Backbone(nn.Module):
     """image or clip -> embed -> layers -> norm -> head.
 
-    A subclass registers its modules in the order of its state dict (the layers, ``feature_norms``, ``norm`` and the
-    head among them), sets ``feature_info`` and ``num_features``, and defines `embed`, `forward_head`, `get_classifier`,
-    `_reset_head` and `_feature_map`.
+    A subclass registers its modules in the order of its state dict and defines what is declared below.
 
     Args:
         in_chans: channels of the input.
@@ -32,9 +30,14 @@ class Backbone(nn.Module):
     pools: ClassVar = ('', 'avg', 'max', 'avgmax', 'catavgmax')
     map_formats: ClassVar = ('NCHW', 'NHWC')
     feature_info: list[dict[str, Any]]
+    num_features: int
     feature_norms: nn.ModuleList | None
     norm: nn.Module
-    num_features: int
+    embed: Callable[[Tensor], Tensor]  # input -> input of the first layer
+    forward_head: Callable[..., Tensor]
+    get_classifier: Callable[[], nn.Module]
+    _reset_head: Callable[[], None]  # for `num_classes`, `global_pool` and `num_features`
+    _feature_map: Callable[..., Any]  # (layer, what `_run_for_map` gave, size of the input, norm, output_fmt)
 
     def __init__(self, in_chans: int, num_classes: int):
         super().__init__()
@@ -154,24 +157,6 @@ class Backbone(nn.Module):
     @staticmethod
     def _init_classifier(linear: nn.Linear) -> None:
         init_linear(linear)
-
-    def embed(self, x: Tensor) -> Tensor:
-        """The input of the first layer."""
-        raise NotImplementedError
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        raise NotImplementedError
-
-    def get_classifier(self) -> nn.Module:
-        raise NotImplementedError
-
-    def _reset_head(self) -> None:
-        """Replaces the head by one for ``num_classes``, ``global_pool`` and ``num_features``."""
-        raise NotImplementedError
-
-    def _feature_map(self, i: int, x: Tensor, size: tuple[int, ...], norm: bool, output_fmt: str) -> Any:
-        """The map of layer i from what `_run_for_map` returned, for an input of ``size`` (([T,] H, W))."""
-        raise NotImplementedError
 
 
 class Stage(nn.Module):

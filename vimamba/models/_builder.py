@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from timm.models import adapt_input_conv, build_model_with_cfg, register_model
@@ -33,6 +33,7 @@ __all__ = [
     'register_variant',
     'rename',
     'reshape_like',
+    'sequence_cfg',
     'unwrap',
 ]
 
@@ -222,6 +223,11 @@ def imagenet_cfg(url: str = '', top1: float = 0, top5: float = 0, **kwargs: Any)
         'classifier': 'head.fc',
         **kwargs,
     }
+
+
+sequence_cfg = partial(  # of a model over sequences
+    imagenet_cfg, pool_size=None, fixed_input_size=True, first_conv='patch_embed.proj', classifier='head'
+)
 
 
 @cache

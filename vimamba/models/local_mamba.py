@@ -18,20 +18,16 @@ import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument
 
-from . import vmamba
-from ._builder import build_model, imagenet_cfg, rename, unwrap
-from .vim import SEQUENCE_CFG, Vim
-from .vim_checkpoint import resize_positions
+from . import vim_checkpoint, vmamba
+from ._builder import build_model, imagenet_cfg, rename, sequence_cfg
+from .vim import Vim
 from .vmamba import V0, VMamba
 
 __all__ = ['checkpoint_filter_fn']
 
-_RENAMED = (  # official LocalVim -> ours, in this order
-    (r'^layers\.', 'blocks.'),
-    (r'^norm_f\.', 'norm.'),
+_RENAMED = (  # official LocalVim -> ours, in this order; the rest as in Vim
     (r'\.mixer\.A_log_(\d)$', r'.mixer.routes.\1.A_log'),
     (r'\.mixer\.D_(\d)$', r'.mixer.projections.\1.D'),
     (r'\.mixer\.(conv1d|x_proj|dt_proj)_(\d)\.', r'.mixer.projections.\2.\1.'),
@@ -51,40 +47,46 @@ def checkpoint_filter_fn(
     """
     if isinstance(model, VMamba):
         return vmamba.checkpoint_filter_fn(state_dict, model)
-    weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.')
+    weights = vim_checkpoint.rename(state_dict, model)
     norms = {key for key in weights if key.startswith('outnorm_')}
     if norms and len({key.split('.')[0] for key in norms}) != len(out_indices):
         raise bad_argument('out_indices', f'the blocks of {len(norms) // 2} maps in the file', repr(out_indices))
     blocks = [index % len(model.blocks) for index in out_indices]
-    tables = ('rope.freqs_cos', 'rope.freqs_sin')  # buffers, here
     outnorm = (r'^outnorm_(\d+)\.', lambda m: f'feature_norms.{blocks[int(m[1])]}.')
-    renamed = rename({key: value for key, value in weights.items() if key not in tables}, (*_RENAMED, outnorm))
+    renamed = rename(weights, (*_RENAMED, outnorm))
     for key, value in model.state_dict().items():
         if key.endswith('norm.bias') and key not in renamed and key.replace('bias', 'weight') in renamed:
             renamed[key] = torch.zeros_like(value)
-    return resize_positions(renamed, state_dict, model)
+    return vim_checkpoint.resize_positions(renamed, state_dict, model)
 
 
-_cfg = partial(
-    imagenet_cfg,
-    license='apache-2.0',
-    origin_url='https://github.com/hunto/LocalMamba',
-    paper_ids='arXiv:2403.09338',
-)
-_sequence = partial(_cfg, **SEQUENCE_CFG)
+_ORIGIN: dict[str, Any] = {
+    'license': 'apache-2.0',
+    'origin_url': 'https://github.com/hunto/LocalMamba',
+    'paper_ids': 'arXiv:2403.09338',
+}
+
+
+def _vim_cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return sequence_cfg(url, **_ORIGIN, **kwargs)
+
+
+def _vmamba_cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return imagenet_cfg(url, **_ORIGIN, **kwargs)
+
 
 _FILES = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
 
 default_cfgs = generate_default_cfgs(
     {
-        'local_vim_tiny.hunto_in1k': _sequence(_FILES.format('local_vim_tiny'), top1=76.2),
-        'local_vim_tiny_midcls.hunto_in1k': _sequence(_FILES.format('local_vim_tiny_middle_cls_token'), top1=77.8),
-        'local_vim_small.untrained': _sequence(),  # the published file is another model's
-        'local_vim_small_searched.untrained': _sequence(),
-        'local_vmamba_tiny.untrained': _cfg(),  # its authors are training it again
-        'local_vmamba_small.hunto_in1k': _cfg(_FILES.format('local_vssm_small'), top1=83.7),
-        'test_local_vim.untrained': _sequence(input_size=(3, 64, 64)),
-        'test_local_vmamba.untrained': _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
+        'local_vim_tiny.hunto_in1k': _vim_cfg(_FILES.format('local_vim_tiny'), top1=76.2),
+        'local_vim_tiny_midcls.hunto_in1k': _vim_cfg(_FILES.format('local_vim_tiny_middle_cls_token'), top1=77.8),
+        'local_vim_small.untrained': _vim_cfg(),  # the published file is another model's
+        'local_vim_small_searched.untrained': _vim_cfg(),
+        'local_vmamba_tiny.untrained': _vmamba_cfg(),  # its authors are training it again
+        'local_vmamba_small.hunto_in1k': _vmamba_cfg(_FILES.format('local_vssm_small'), top1=83.7),
+        'test_local_vim.untrained': _vim_cfg(input_size=(3, 64, 64)),
+        'test_local_vmamba.untrained': _vmamba_cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
     }
 )
 

@@ -94,6 +94,7 @@ class MambaND(MapBackbone):
     Shape: (b, in_chans, H, W), or (b, in_chans, T, H, W) with ``num_frames`` -> (b, num_classes). T is any multiple of
     ``tubelet_size``.
 
+    >>> import torch
     >>> model = MambaND(embed_dim=16, depth=2, merge_at=1, num_classes=10)
     >>> model(torch.zeros(2, 3, 48, 72)).shape
     torch.Size([2, 10])

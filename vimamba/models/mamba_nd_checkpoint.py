@@ -26,7 +26,7 @@ _RENAMED = (  # official -> ours, in this order
 _RELEASED = (16, 14, 14)  # grid (times, rows, columns) of every released file of clips
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> dict[str, Tensor]:
     """Converts an official file, or a state dict of ours, to the state dict of ``model``.
 
     Files of images initialise models of clips by `inflate`. Positions of other grids are resized.
@@ -57,7 +57,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return weights
 
 
-def inflate(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+def inflate(state_dict: dict[str, Any], model: Any) -> dict[str, Tensor]:
     """Initialises a model of clips from weights of images, as Mamba-ND's authors do (arXiv:2402.05892).
 
     Block j along rows or columns becomes block (j // 4) * 6 + j % 4. The two blocks along time of every six, and the
@@ -123,7 +123,7 @@ def _place(block: int) -> int:
 def _unfold(table: Tensor, model_grid: tuple[int, int, int]) -> Tensor:
     """Restores the grid of an official table of clips: (1, t h w, dim) -> (1, t, h, w, dim).
 
-    Tries the grid of the released files, that of the model, frames of 14 x 14 (224 pixels), the model's times or frames.
+    Tries the grid of the released files, that of the model, frames of 14 x 14 (224 pixels), its times or its frames.
     """
     cells, (times, height, width) = table.shape[1], model_grid
     side = math.isqrt(cells // times)

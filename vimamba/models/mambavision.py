@@ -168,7 +168,9 @@ class MambaVision(MapBackbone):
         self.init_non_persistent_buffers()
         super().init_weights()
 
-    def set_input_size(self, img_size: int | tuple[int, int], window_size: tuple[int, int] | None = None) -> None:
+    def set_input_size(
+        self, img_size: int | tuple[int, int], window_size: tuple[int, int] | None = None, **arguments: Any
+    ) -> None:
         """Changes the nominal image size in pixels and, if given, the windows.
 
         Dense tasks want windows that cover the maps, ceil(size / 16) and ceil(size / 32). No weight depends on them.
@@ -177,7 +179,8 @@ class MambaVision(MapBackbone):
             for stage, size in zip(self.layers[2:], _several('window_size', window_size, 2)):
                 stage.window_size = size
             self.init_non_persistent_buffers()
-        super().set_input_size(img_size, **({} if window_size is None else {'window_size': window_size}))
+            arguments['window_size'] = window_size
+        super().set_input_size(img_size, **arguments)
 
     def init_non_persistent_buffers(self) -> None:
         """Rebuilds the route tables on the device of the parameters, for example after `to_empty`."""

@@ -25,9 +25,9 @@ from vimamba.layers.patch_embed import TubeletEmbed, check_clip, check_frames, c
 from vimamba.mixers.mamba1 import MambaState
 
 from . import vim_checkpoint
-from ._builder import build_model, fit_channels, imagenet_cfg, record_input_size, register_variant
+from ._builder import build_model, fit_channels, record_input_size, register_variant, sequence_cfg
 from ._stream import StreamState
-from .vim import SEQUENCE_CFG, Vim
+from .vim import Vim
 
 __all__ = ['VideoMamba', 'causal_weights', 'checkpoint_filter_fn', 'inflate']
 
@@ -233,8 +233,7 @@ def inflate(weights: dict[str, Tensor], model: VideoMamba) -> dict[str, Tensor]:
 
 
 _cfg = partial(
-    imagenet_cfg,
-    **SEQUENCE_CFG,
+    sequence_cfg,
     license='apache-2.0',
     origin_url='https://github.com/OpenGVLab/VideoMamba',
     paper_ids='arXiv:2403.06977',

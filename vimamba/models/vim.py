@@ -26,7 +26,7 @@ from vimamba.scans import ScanOrder, create_order, schedule
 from vimamba.scans.schedules import Scan, Schedule
 
 from ._backbone import Backbone
-from ._builder import build_model, imagenet_cfg, record_input_size
+from ._builder import build_model, record_input_size, sequence_cfg
 from .vim_checkpoint import checkpoint_filter_fn
 
 __all__ = ['Vim', 'checkpoint_filter_fn']
@@ -334,15 +334,8 @@ def _mixer(
     return _MIXERS[name](dim, order, d_state=d_state, merge=merge, **options, **dd)
 
 
-SEQUENCE_CFG: dict[str, Any] = {
-    'pool_size': None,
-    'fixed_input_size': True,
-    'first_conv': 'patch_embed.proj',
-    'classifier': 'head',
-}
 _cfg = partial(
-    imagenet_cfg,
-    **SEQUENCE_CFG,
+    sequence_cfg,
     license='apache-2.0',
     origin_url='https://github.com/hustvl/Vim',
     paper_ids='arXiv:2401.09417',

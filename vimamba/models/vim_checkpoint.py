@@ -1,7 +1,6 @@
 """Checkpoints of Vim: official names to ours, and positions resized."""
 
 import math
-import re
 from typing import Any
 
 import torch
@@ -11,20 +10,20 @@ from torch import Tensor, nn
 from vimamba.checkpoint import FORMAT, model_weights
 from vimamba.layers import resize_pos_embed
 
+from ._builder import rename as rename_keys
 from ._builder import unwrap
 
 __all__ = ['checkpoint_filter_fn', 'rename', 'resize_positions']
 
-_RENAMED = (('layers.', 'blocks.'), ('norm_f.', 'norm.'), ('.mixer.gamma', '.ls.gamma'))  # official -> ours
-_ROUTE_KEYS = {  # parameters of a mixer, by route
-    'A_log': 'routes.0.A_log',
-    'A_b_log': 'routes.1.A_log',
-    **{
-        f'{name}{suffix}': f'projections.{k}.{name}'
-        for k, suffix in enumerate(('', '_b'))
-        for name in ('D', 'conv1d', 'x_proj', 'dt_proj')
-    },
-}
+_RENAMED = (  # official -> ours, in this order
+    (r'^layers\.', 'blocks.'),
+    (r'^norm_f\.', 'norm.'),
+    (r'\.mixer\.gamma$', '.ls.gamma'),
+    (r'\.mixer\.A_log$', '.mixer.routes.0.A_log'),
+    (r'\.mixer\.A_b_log$', '.mixer.routes.1.A_log'),
+    (r'\.mixer\.(D|conv1d|x_proj|dt_proj)_b\b', r'.mixer.projections.1.\1'),
+    (r'\.mixer\.(D|conv1d|x_proj|dt_proj)\b', r'.mixer.projections.0.\1'),
+)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -46,23 +45,9 @@ def rename(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     if 'cls_token_head' in state_dict:
         tokens = [state_dict.pop(f'cls_token_{end}') for end in ('head', 'tail')]
         state_dict['cls_token'] = torch.cat(tokens, 1)
-    renamed = {}
-    for key, value in state_dict.items():
-        for old, new in _RENAMED:
-            key = key.replace(old, new)
-        prefix, _, rest = key.partition('.mixer.')
-        name, *parameter = rest.split('.')
-        if name in _ROUTE_KEYS:
-            key = '.'.join((prefix + '.mixer', _ROUTE_KEYS[name], *parameter))
-        if level := re.match(r'fpn([1-4])\.', key):
-            key = _pyramid_key(key, int(level[1]) - 1, model)
-        renamed[key] = value
-    return renamed
-
-
-def _pyramid_key(key: str, level: int, model: nn.Module) -> str:
-    blocks = [] if model.feature_pyramid is None else list(model.feature_pyramid.reductions)
-    return f'feature_pyramid.levels.{blocks[level]}.{key[5:]}' if blocks else key
+    levels = [] if model.feature_pyramid is None else list(model.feature_pyramid.reductions)  # the block of each
+    fpn = (r'^fpn([1-4])\.', lambda m: f'feature_pyramid.levels.{levels[int(m[1]) - 1]}.' if levels else m[0])
+    return rename_keys(state_dict, (*_RENAMED, fpn))
 
 
 def resize_positions(weights: dict[str, Tensor], checkpoint: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:

@@ -26,9 +26,9 @@ from vimamba.scans import schedule
 from vimamba.scans.schedules import Scan, Schedule
 
 from ._backbone import MapBackbone, Stage
-from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
+from ._builder import build_model, imagenet_cfg, register_variant, rename, reshape_like, unwrap
 
-__all__ = ['VMamba']
+__all__ = ['VMamba', 'checkpoint_filter_fn']
 
 _NORM = partial(nn.LayerNorm, eps=1e-5)
 
@@ -248,84 +248,23 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
     return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs)
 
 
-@register_model
-def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-T, 30 M parameters, d_inner equal to the width."""
-    return _create('vmamba_tiny_s1l8', pretrained, **kwargs)
-
-
-@register_model
-def vmamba_small_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-S, 49 M parameters, d_inner equal to the width."""
-    return _create('vmamba_small_s1l20', pretrained, **{'depths': (2, 2, 20, 2), **kwargs})
-
-
-@register_model
-def vmamba_base_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-B, 87 M parameters, d_inner equal to the width."""
-    return _create('vmamba_base_s1l20', pretrained, **{'embed_dim': 128, 'depths': (2, 2, 20, 2), **kwargs})
-
-
-@register_model
-def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-T, 31 M parameters, d_inner of twice the width."""
-    return _create('vmamba_tiny_s2l5', pretrained, **{'expand': 2.0, 'depths': (2, 2, 5, 2), **kwargs})
-
-
-@register_model
-def vmamba_small_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-S, 50 M parameters, d_inner of twice the width."""
-    return _create('vmamba_small_s2l15', pretrained, **{'expand': 2.0, 'depths': (2, 2, 15, 2), **kwargs})
-
-
-@register_model
-def vmamba_base_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-B, 89 M parameters, d_inner of twice the width."""
-    return _create(
-        'vmamba_base_s2l15', pretrained, **{'embed_dim': 128, 'expand': 2.0, 'depths': (2, 2, 15, 2), **kwargs}
-    )
-
-
-@register_model
-def vmamba_v0_tiny(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-T of the paper's first version, 23 M parameters: gated, no MLP."""
-    return _create('vmamba_v0_tiny', pretrained, **{**V0, 'depths': (2, 2, 9, 2), **kwargs})
-
-
-@register_model
-def vmamba_v0_small(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-S of the paper's first version, 44 M parameters."""
-    return _create('vmamba_v0_small', pretrained, **{**V0, 'depths': (2, 2, 27, 2), **kwargs})
-
-
-@register_model
-def vmamba_v0_base(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-B of the paper's first version, 76 M parameters."""
-    return _create('vmamba_v0_base', pretrained, **{**V0, 'embed_dim': 128, 'depths': (2, 2, 27, 2), **kwargs})
-
-
-@register_model
-def vmamba_tiny_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-T with the Mamba-2 mixer, 25 M parameters; no published weights."""
-    return _create('vmamba_tiny_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'depths': (2, 2, 4, 2), **kwargs})
-
-
-@register_model
-def vmamba_small_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-S with the Mamba-2 mixer, 39 M parameters; no published weights."""
-    return _create(
-        'vmamba_small_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'depths': (2, 2, 12, 2), **kwargs}
-    )
-
-
-@register_model
-def vmamba_base_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-B with the Mamba-2 mixer, 68 M parameters; no published weights."""
-    return _create(
-        'vmamba_base_m2',
-        pretrained,
-        **{'mixer': 'mamba2', 'd_state': 64, 'embed_dim': 128, 'depths': (2, 2, 12, 2), **kwargs},
-    )
+_GRID: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
+    # name: (description, arguments, blocks of the third stage of T, S and B, parameters in millions of T, S and B)
+    'vmamba_{size}_s1l{depth}': ('d_inner equal to the width', {}, (8, 20, 20), (30, 49, 87)),
+    'vmamba_{size}_s2l{depth}': ('d_inner of twice the width', {'expand': 2.0}, (5, 15, 15), (31, 50, 89)),
+    'vmamba_v0_{size}': ("the paper's first version, gated, without MLPs", V0, (9, 27, 27), (23, 44, 76)),
+    'vmamba_{size}_m2': (
+        'with the Mamba-2 mixer, no published weights',
+        {'mixer': 'mamba2', 'd_state': 64},
+        (4, 12, 12),
+        (25, 39, 68),
+    ),
+}
+for _name, (_what, _arguments, _depths, _millions) in _GRID.items():
+    for _size, _width, _depth, _m in zip(('tiny', 'small', 'base'), (96, 96, 128), _depths, _millions):
+        _doc = f'VMamba-{_size[0].upper()}, {_m} M parameters: {_what}.'
+        _args = {'embed_dim': _width, 'depths': (2, 2, _depth, 2), **_arguments}
+        register_variant(_create, _name.format(size=_size, depth=_depth), _doc, **_args)
 
 
 @register_model
