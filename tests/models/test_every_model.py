@@ -28,7 +28,6 @@ from vimamba.config.reading import read_config
 from vimamba.config.schema import check
 from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import cpu
-from vimamba.mixers import walk
 from vimamba.models import input_shape
 from vimamba.models._backbone import MapBackbone, Stage
 from vimamba.tasks import TASKS
@@ -164,6 +163,33 @@ def test_a_model_whose_size_was_changed_is_saved_and_loaded(name, img_size, tmp_
 
 
 @pytest.mark.parametrize('name', SMALL)
+def test_everything_gets_a_value_after_the_meta_device(name):
+    model = small(name, device='meta')
+    model.to_empty(device='cpu')
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(math.nan)
+    model.init_weights()
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    want = small(name)
+    want.load_state_dict(model.state_dict())
+    x = images(model, 1)
+    assert torch.equal(model.eval()(x), want.eval()(x))
+
+
+@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('last', [0, 1, 3])
+def test_pruning_keeps_the_maps(name, last):
+    model = small(name).eval()
+    x = images(model, 1)
+    with torch.no_grad():
+        (want,) = model.forward_intermediates(x, [last], intermediates_only=True)
+        assert model.prune_intermediate_layers([last]) == [last]
+        (got,) = model.forward_intermediates(x, [last], intermediates_only=True)
+        assert torch.equal(got, want)
+        assert model(x).shape[-1] == model.num_features == want.shape[1]
+
+
+@pytest.mark.parametrize('name', SMALL)
 def test_positions_and_states_are_not_decayed(name):
     model = small(name)
     groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
@@ -284,21 +310,6 @@ def test_compiles_as_one_graph_and_exports(name):
         want = model(x)
         assert relative_l2(torch.compile(model, fullgraph=True, backend='aot_eager')(x), want) < 1e-5
         assert relative_l2(torch.export.export(model, (x,)).module()(x), want) < 1e-5
-
-
-@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
-@pytest.mark.parametrize('name', SMALL)
-def test_traces_with_gradients_and_without(name, tmp_path):
-    walk._walk.cache_clear()  # a table that is laid during the trace is a constant of it
-    model = small(name).eval()
-    x = images(model)
-    torch.jit.trace(model, x).save(tmp_path / 'trace.pt')  # traces again without gradients, and compares
-    trace = torch.jit.load(tmp_path / 'trace.pt')
-    got, want = (m(x).square().mean() for m in (trace, model))
-    torch.testing.assert_close(got, want)
-    for (_, ours), (_, theirs) in zip(trace.named_parameters(), model.named_parameters(), strict=True):
-        grads = [torch.autograd.grad(loss, p, retain_graph=True)[0] for loss, p in ((got, ours), (want, theirs))]
-        assert relative_l2(*grads) < 1e-4
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Compose your own: any scan order or schedule and any mixer, as arguments of a registered name.
 
 Promised: the Mamba-2 mixer is its equation, route by route, on any order; orders, lists of orders and schedules serve
-Vim and VMamba; an unknown name lists the known ones; what was composed compiles, scripts, exports and learns.
+Vim and VMamba; an unknown name lists the known ones; what was composed compiles and exports.
 """
 
 import pytest
@@ -62,7 +62,7 @@ def test_any_scan_and_mixer(name, mixer, scan):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
-def test_what_was_composed_compiles_scripts_and_exports(name, tmp_path):
+def test_what_was_composed_compiles_and_exports(name):
     torch.manual_seed(0)
     torch.compiler.reset()
     model = timm.create_model(name, scan=('hilbert', 'windows7'), mixer='mamba2').eval()
@@ -70,8 +70,6 @@ def test_what_was_composed_compiles_scripts_and_exports(name, tmp_path):
     with torch.no_grad():
         want = model(x)
         assert relative_l2(torch.compile(model, fullgraph=True, backend='aot_eager')(x), want) < 1e-5
-        torch.jit.script(model).save(tmp_path / 'script.pt')
-        assert relative_l2(torch.jit.load(tmp_path / 'script.pt')(x), want) < 1e-5
         assert relative_l2(torch.export.export(model, (x,)).module()(x), want) < 1e-5
 
 
