@@ -17,10 +17,19 @@ __all__ = [
     'check_clip',
     'check_frames',
     'check_images',
-    'check_img_size',
+    'check_size',
+    'image_size',
     'pad_image',
     'resize_time_embed',
 ]
+
+
+def image_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in pixels from an argument ``img_size``."""
+    sizes = to_2tuple(img_size)
+    if len(sizes) != 2 or not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise bad_argument('img_size', 'an integer or (height, width), in pixels', repr(img_size))
+    return sizes[0], sizes[1]
 
 
 @register_notrace_function
@@ -38,7 +47,7 @@ def check_images(x: Tensor, in_chans: int, smallest: int, sides: int = 2) -> Non
 
 
 @register_notrace_function
-def check_img_size(height: int, width: int, img_size: tuple[int, int]) -> None:
+def check_size(height: int, width: int, img_size: tuple[int, int]) -> None:
     """Checks that an image has the size of the model."""
     torch._assert(
         height == img_size[0] and width == img_size[1],
@@ -124,14 +133,10 @@ class PatchEmbed(nn.Module):
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Sets the image size in pixels and the grid."""
-        sizes = to_2tuple(img_size)
-        if len(sizes) != 2 or not all(isinstance(size, int) for size in sizes):
-            raise bad_argument('img_size', 'an integer or (height, width), in pixels', repr(img_size))
-        height, width = sizes
+        self.img_size = height, width = image_size(img_size)
         if min(height, width) < (1 if self.pad else self.patch_size):
             expected = f'at least one patch, {self.patch_size}x{self.patch_size} pixels'
             raise bad_argument('img_size', expected, f'{height}x{width}')
-        self.img_size = (int(height), int(width))
         self.grid_size = self.dynamic_feat_size(self.img_size)
         self.num_patches = math.prod(self.grid_size)
 
@@ -145,7 +150,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.in_chans, self.smallest)
         if self.strict_img_size:
-            check_img_size(x.shape[2], x.shape[3], self.img_size)
+            check_size(x.shape[2], x.shape[3], self.img_size)
         if self.pad:
             x = pad_image(x, self.patch_size, self.stride)
         return self.proj(x).flatten(2).transpose(1, 2)
@@ -198,7 +203,7 @@ class TubeletEmbed(PatchEmbed):
         fixed = self.strict_img_size and self.time_embed is not None
         check_clip(x, self.num_frames if fixed else 0, self.tubelet_size)
         if self.strict_img_size:
-            check_img_size(x.shape[3], x.shape[4], self.img_size)
+            check_size(x.shape[3], x.shape[4], self.img_size)
         x = self.proj(x).flatten(3)  # (b, dim, t, n)
         if self.time_embed is not None:
             x = x + resize_time_embed(self.time_embed, x.shape[2]).transpose(1, 2).unsqueeze(3).to(x.dtype)

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from timm.layers import ClassifierHead, get_device_dtype, to_2tuple
+from timm.layers import ClassifierHead, get_device_dtype
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vimamba.errors import bad_argument, check_integers
-from vimamba.layers.patch_embed import check_images
+from vimamba.layers.patch_embed import check_images, image_size
 
 from ._builder import record_input_size
 
-__all__ = ['Backbone', 'MapBackbone', 'Stage', 'check_img_size', 'init_linear']
+__all__ = ['Backbone', 'MapBackbone', 'Stage', 'init_linear']
 
 
 class Backbone(nn.Module):
@@ -64,7 +64,9 @@ class Backbone(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Enables activation checkpointing per block."""
-        self.grad_checkpointing = enable
+        stages = [layer for layer in self._layers if isinstance(layer, Stage)]
+        for module in stages or [self]:
+            module.grad_checkpointing = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the head; keeps the pooling if ``global_pool`` is None."""
@@ -226,7 +228,7 @@ class MapBackbone(Backbone):
         super().__init__(in_chans, num_classes)
         self._set_pool(global_pool)
         dd = {'device': device, 'dtype': dtype}
-        self.img_size, self.smallest, self.sides = check_img_size(img_size), smallest, sides
+        self.img_size, self.smallest, self.sides = image_size(img_size), smallest, sides
         self.feature_info = [
             {'module': f'layers.{i}', 'num_chs': width, 'reduction': reduction}
             for i, (width, reduction) in enumerate(zip(widths, reductions))
@@ -252,7 +254,7 @@ class MapBackbone(Backbone):
 
     def set_input_size(self, img_size: int | tuple[int, int], **arguments: Any) -> None:
         """Sets the nominal size in pixels, which timm records; other sizes are accepted too."""
-        self.img_size = check_img_size(img_size)
+        self.img_size = image_size(img_size)
         record_input_size(self, self.img_size, **arguments)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -261,13 +263,6 @@ class MapBackbone(Backbone):
         downsample = [(r'^layers\.(\d+)\.downsample', (0,))] if pyramid and not coarse else []
         blocks = [*downsample, (fine, None), (r'^norm|^feature_norms', (99999,))]
         return {'stem': r'^stem', 'blocks': blocks}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Enables activation checkpointing per block."""
-        stages = [layer for layer in self.layers if isinstance(layer, Stage)]
-        for stage in stages:
-            stage.grad_checkpointing = enable
-        self.grad_checkpointing = enable and not stages
 
     def get_classifier(self) -> nn.Module:
         return self.head.fc
@@ -292,14 +287,6 @@ class MapBackbone(Backbone):
         if norm and x.shape[-1] == self.num_features:
             out = self.norm(out)
         return out.movedim(-1, 1) if output_fmt == 'NCHW' else out
-
-
-def check_img_size(img_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) in pixels."""
-    sizes = to_2tuple(img_size)
-    if len(sizes) != 2 or not all(isinstance(size, int) and size >= 1 for size in sizes):
-        raise bad_argument('img_size', 'an integer or (height, width), in pixels', repr(img_size))
-    return sizes[0], sizes[1]
 
 
 def init_linear(linear: nn.Linear) -> None:

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers.channels_last import ClipToMap, Conv2d, Conv3d, ToMap, pad_map
-from vimamba.layers.patch_embed import check_frames
+from vimamba.layers.patch_embed import check_frames, image_size
 from vimamba.layers.pos_embed import PosEmbed
 from vimamba.mixers import MapMamba1
 from vimamba.scans import schedule
 from vimamba.scans.schedules import Scan, Schedule
 
-from ._backbone import MapBackbone, check_img_size
+from ._backbone import MapBackbone
 from ._builder import build_model, imagenet_cfg
 from .mamba_nd_checkpoint import checkpoint_filter_fn, inflate
 
@@ -130,7 +130,7 @@ class MambaND(MapBackbone):
         if merge_at is not None and not 0 < merge_at < depth:
             raise bad_argument('merge_at', f'a block from 1 to {depth - 1}, or None', merge_at)
         dd = {'device': device, 'dtype': dtype}
-        grid = _grid(check_img_size(img_size), patch_size)
+        grid = _grid(image_size(img_size), patch_size)
         if num_frames is None:
             scan, eps = scan or 'axes', 1e-6
             patches = [ToMap(), Conv2d(in_chans, embed_dim, patch_size, patch_size, **dd)]

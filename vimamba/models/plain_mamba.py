@@ -19,13 +19,14 @@ from vimamba.errors import check_integers
 from vimamba.layers import Block
 from vimamba.layers.channels_last import ChannelsLast, Conv2d, ToMap, pad_map
 from vimamba.layers.norm import BatchNorm2d
+from vimamba.layers.patch_embed import image_size
 from vimamba.layers.pos_embed import PosEmbed
 from vimamba.mixers import DirectionalSSM, GridMixer
 from vimamba.mixers.plain_mamba import SNAKES
 from vimamba.scans import schedule
 from vimamba.scans.schedules import Scan, Schedule
 
-from ._backbone import MapBackbone, check_img_size
+from ._backbone import MapBackbone
 from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 
 __all__ = ['PlainMamba']
@@ -100,7 +101,7 @@ class PlainMamba(MapBackbone):
         check_integers(1, in_chans=in_chans, embed_dim=embed_dim, depth=depth, d_state=d_state)
         check_integers(0, stem_convs=stem_convs)
         dd = {'device': device, 'dtype': dtype}
-        stem = _stem(in_chans, embed_dim, stem_convs, _grid(check_img_size(img_size)), dd)
+        stem = _stem(in_chans, embed_dim, stem_convs, _grid(image_size(img_size)), dd)
 
         def layer(i: int, scan: Scan, drop_path: float) -> nn.Module:
             ssm = partial(DirectionalSSM, scan=scan, d_state=d_state, dt_rank=-(-embed_dim // 16))

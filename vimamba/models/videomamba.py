@@ -249,41 +249,40 @@ def _clips(url: str = '', published: str = '', **kwargs: Any) -> dict[str, Any]:
 _HUB = 'https://huggingface.co/OpenGVLab/VideoMamba/resolve/main/videomamba_{}.pth'
 _IMAGES = {'tiny': 76.9, 'small': 81.2, 'middle': 82.8, 'base': 82.7}  # published top-1
 _FRAMES = (8, 16, 32, 64)
-_KINETICS = {  # published top-1 at 8, 16, 32 and 64 frames
-    'tiny': (76.9, 78.1, 78.8, 79.6),
-    'small': (79.3, 80.8, 81.5, 81.8),
-    'middle': (80.6, 81.9, 82.4, 82.8),
+_CLIPS = {  # tag -> data set, classes, published top-1 at 8, 16, 32 and 64 frames; the first is the default of a name
+    'k400': (
+        'Kinetics-400',
+        400,
+        {'tiny': (76.9, 78.1, 78.8, 79.6), 'small': (79.3, 80.8, 81.5, 81.8), 'middle': (80.6, 81.9, 82.4, 82.8)},
+    ),
+    'ssv2': (
+        'Something-Something v2',
+        174,
+        {'tiny': (65.1, 66.0), 'small': (66.6, 67.7), 'middle': (67.3, 68.3)},
+    ),
 }
-_SOMETHING = {'tiny': (65.1, 66.0), 'small': (66.6, 67.7), 'middle': (67.3, 68.3)}  # at 8 and 16
 
 _image_cfgs = {
     f'videomamba_{size}_patch16_224.opengvlab_in1k': _cfg(_HUB.format(f'{size[0]}16_in1k_res224'), top1=top1)
     for size, top1 in _IMAGES.items()
 }
-_kinetics_cfgs = {
-    f'videomamba_{size}_patch16_224_f{frames}.opengvlab_k400': _clips(
-        _HUB.format(f'{size[0]}16_k400_f{frames}_res224'), f'Kinetics-400 top-1 {top1}'
+_clip_cfgs = {
+    f'videomamba_{size}_patch16_224_f{frames}.opengvlab_{tag}': _clips(
+        _HUB.format(f'{size[0]}16_{tag}_f{frames}_res224'), f'{dataset} top-1 {top1}', num_classes=classes
     )
-    for size, published in _KINETICS.items()
-    for frames, top1 in zip(_FRAMES, published)
-}
-_something_cfgs = {
-    f'videomamba_{size}_patch16_224_f{frames}.opengvlab_ssv2': _clips(
-        _HUB.format(f'{size[0]}16_ssv2_f{frames}_res224'), f'Something-Something v2 top-1 {top1}', num_classes=174
-    )
-    for size, published in _SOMETHING.items()
+    for tag, (dataset, classes, sizes) in _CLIPS.items()
+    for size, published in sizes.items()
     for frames, top1 in zip(_FRAMES, published)
 }
 _inflated_cfgs = {  # weights of images
     f'videomamba_{size}_patch16_224_f{frames}.opengvlab_in1k': _clips(_HUB.format(f'{size[0]}16_in1k_res224'))
-    for size in _KINETICS
+    for size in ('tiny', 'small', 'middle')
     for frames in _FRAMES
 }
 default_cfgs = generate_default_cfgs(
     {
         **_image_cfgs,
-        **_kinetics_cfgs,  # first of the clips: the default of a name without a tag
-        **_something_cfgs,
+        **_clip_cfgs,
         **_inflated_cfgs,
         'videomamba_tiny_causal_patch16_224.untrained': _clips(),
         'test_videomamba.untrained': _clips(input_size=(3, 64, 64)),
@@ -313,7 +312,7 @@ for _size, (_name, _parameters, _arguments) in _SIZES.items():
     register_variant(
         _create_images, _variant, f'VideoMamba-{_name} for images, {_parameters} parameters.', **_arguments
     )
-    for _frames in _FRAMES if _size in _KINETICS else ():
+    for _frames in () if _size == 'base' else _FRAMES:
         _doc = f'VideoMamba-{_name} for clips of {_frames} frames.'
         register_variant(_create_clips, f'{_variant}_f{_frames}', _doc, num_frames=_frames, **_arguments)
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import calculate_drop_path_rates, get_device_dtype, lecun_normal_, to_2tuple, trunc_normal_
+from timm.layers import calculate_drop_path_rates, get_device_dtype, lecun_normal_, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -230,7 +230,7 @@ class Vim(Backbone):
         old_grid = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size)
         self._resize_positions(old_grid)
-        record_input_size(self, to_2tuple(img_size))
+        record_input_size(self, self.patch_embed.img_size)
 
     def _resize_positions(self, old_grid: tuple[int, ...]) -> None:
         """Resizes the positions to the grid of ``patch_embed`` and rebuilds the route tables."""
