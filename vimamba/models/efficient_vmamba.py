@@ -27,7 +27,7 @@ from ._backbone import MapBackbone, Stage
 from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 from .vmamba import FIRST_NAMES, SS2D_NAMES
 
-__all__ = ['EfficientVMamba']
+__all__ = ['EfficientVMamba', 'checkpoint_filter_fn']
 
 
 class DualBlock(nn.Module):

@@ -29,7 +29,7 @@ from vimamba.scans import ScanOrder, create_order
 from ._backbone import MapBackbone, Stage
 from ._builder import build_model, imagenet_cfg, rename, unwrap
 
-__all__ = ['MambaVision']
+__all__ = ['MambaVision', 'checkpoint_filter_fn']
 
 
 class ConvBlock(nn.Module):
@@ -212,7 +212,7 @@ def _several(name: str, values: Any, length: int) -> list[int]:
     return list(values)
 
 
-_RENAMED = (  # official -> here, in this order
+_RENAMED = (  # official -> ours, in this order
     (r'^patch_embed\.conv_down\.(\d)\.', lambda m: f'stem.{int(m[1]) + 1}.'),
     (r'^levels\.(\d)\.downsample\.reduction\.0\.', lambda m: f'layers.{int(m[1]) + 1}.downsample.'),
     (r'^levels\.', 'layers.'),

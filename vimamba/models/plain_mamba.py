@@ -29,7 +29,7 @@ from vimamba.scans.schedules import Scan, Schedule
 from ._backbone import MapBackbone
 from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 
-__all__ = ['PlainMamba']
+__all__ = ['PlainMamba', 'checkpoint_filter_fn']
 
 
 class Patches(Conv2d):
