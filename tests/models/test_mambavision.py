@@ -1,9 +1,7 @@
-"""MambaVision: the official function, parameter for parameter, at any size.
+"""MambaVision at any size, from official files.
 
-Promised: official state dicts load and give the official logits, features and statistics of each stage within 2e-5;
-parameter counts are the published ones; official files load as published and say once that they are not for commercial
-use; maps of any size are cut into windows, padded with zeros, and do not see each other; the mixer is its equation for
-every scan order; the compiled and the portable scan agree.
+Promised: official files load as published and log once that they are not for commercial use; maps of any size are cut
+into windows, padded with zeros, which do not see each other; the mixer is its equation for every scan order.
 """
 
 import argparse
@@ -18,31 +16,17 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import vimamba  # noqa: F401  (registers the models)
-from tests.models.official import Case, assert_stages
+from tests.models.official import Case
 from vimamba.errors import UsageError
-from vimamba.kernels.cpu.library import is_built
 from vimamba.kernels.selective_scan import selective_scan
 from vimamba.layers.windows import from_windows, to_windows
 from vimamba.mixers import ConcatMixer
 from vimamba.models import _builder as builder
-from vimamba.models.mambavision import MambaVision, checkpoint_filter_fn
+from vimamba.models.mambavision import MambaVision
 from vimamba.scans import create_order
 from vimamba.testing import assert_parity, relative_l2
 
 MINI = {'stem_dim': 16, 'embed_dim': 32, 'depths': (1, 1, 3, 2), 'num_heads': (8, 16), 'window_size': (4, 2)}
-CASES = {'mambavision_mini_base': MINI, 'mambavision_mini_layerscale': {**MINI, 'layer_scale': 1e-5}}
-CASES['mambavision_T_224'] = {}
-PARAMS = {  # measured on the official classes
-    'mambavision_tiny': 31_794_248,
-    'mambavision_tiny2': 35_104_008,
-    'mambavision_small': 50_140_584,
-    'mambavision_base': 97_685_288,
-    'mambavision_large': 227_961_048,
-    'mambavision_large2': 241_554_824,
-    'mambavision_large2_512': 241_554_824,
-    'mambavision_large3': 739_570_472,
-    'mambavision_large3_512': 739_570_472,
-}
 OFFICIAL = Case('mambavision_mini_layerscale')
 
 
@@ -52,37 +36,12 @@ def mini(**kwargs):
     return MambaVision(**{**small, 'num_classes': 5, **kwargs})
 
 
-@pytest.mark.parametrize('name', CASES)
-def test_official_outputs(name):
-    assert_stages(Case(name), MambaVision(**CASES[name]), checkpoint_filter_fn)
-
-
-def test_float64_is_float64_throughout():
-    model = MambaVision(**MINI, layer_scale=1e-5)
-    model.load_state_dict(checkpoint_filter_fn(OFFICIAL.state_dict(), model))
-    with torch.no_grad():
-        logits = model.double().eval()(OFFICIAL.input()[:1].double())
-    assert logits.dtype == torch.float64
-    assert_parity(logits, OFFICIAL.outputs['logits_f64_sample0'], 'logits', 1e-6)  # they passed through float32 once
-
-
-@pytest.mark.parametrize('name', PARAMS)
-def test_parameter_counts_are_the_published_ones(name):
+@pytest.mark.parametrize('name', timm.list_models('mambavision_*'))
+def test_windows_cover_the_maps(name):
     model = timm.create_model(name, device='meta').eval()
-    assert sum(p.numel() for p in model.parameters()) == PARAMS[name]
     size = model.pretrained_cfg['input_size']
     assert [stage.window_size for stage in model.layers[2:]] == [size[1] // 16, size[1] // 32]
     assert model(torch.empty(2, *size, device='meta')).shape == (2, 1000)
-
-
-def test_every_variant_says_where_its_weights_are():
-    names = timm.list_models('mambavision_*', include_tags=True)
-    assert {name.split('.')[0] for name in names} == set(PARAMS)
-    for name in names:
-        cfg = timm.get_pretrained_cfg(name)
-        assert cfg.url.startswith('https://huggingface.co/nvidia/MambaVision-')
-        assert cfg.license == 'cc-by-nc-sa-4.0'
-        assert 'top-1' in cfg.notes[0]
 
 
 def official_file(tmp_path, kind):
@@ -151,8 +110,8 @@ def test_the_backbone_of_a_detector_loads_with_its_norms(tmp_path, prefix):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'layer_scale': None}, r"have no place for 'layers.2.blocks.0.ls.gamma' and \d+ more"),
-        ({'embed_dim': 16}, 'size mismatch'),
+        ({'layer_scale': None}, r'unexpected \(first: layers.2.blocks.0.ls.gamma'),
+        ({'embed_dim': 16}, 'of another shape'),
     ],
 )
 def test_a_file_of_another_model_is_refused(tmp_path, kwargs, message):
@@ -168,7 +127,7 @@ def test_a_file_with_too_little_in_it_is_refused(tmp_path, gone):
 
 
 def test_weights_say_once_that_they_are_not_for_commercial_use(tmp_path, caplog):
-    builder._say_licence.cache_clear()
+    builder._log_licence.cache_clear()
     timm.create_model('mambavision_tiny', device='meta')
     assert not caplog.messages
     for _ in range(2):
@@ -252,67 +211,6 @@ def test_blocks_scan_first_and_attend_in_the_second_half():
     assert kinds == [['ConcatMixer'] * 3 + ['Attention'] * 2, ['ConcatMixer'] * 2 + ['Attention'] * 2]
 
 
-@pytest.mark.skipif(not is_built(), reason='the CPU kernels were not built')
-def test_the_compiled_and_the_portable_scan_agree(monkeypatch):
-    model, x = mini().eval(), torch.randn(2, 3, 96, 70)
-    with torch.no_grad():
-        want = model(x)
-        monkeypatch.setattr('vimamba.kernels.selective_scan.cpu.is_built', lambda: False)
-        got = model(x)
-    assert relative_l2(got, want) < 1e-5
-
-
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision(dtype):
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        want = mini().eval()(x)
-        got = mini().to(dtype).eval()(x.to(dtype))
-        with torch.autocast('cpu', dtype):
-            auto = mini().eval()(x)
-    assert got.dtype == dtype
-    assert relative_l2(got, want) < 0.05
-    assert relative_l2(auto, want) < 0.05
-
-
-@pytest.mark.parametrize('scan', ['raster', 'hilbert'])
-def test_compiles_without_graph_breaks_exports_and_scripts(tmp_path, scan):
-    torch.compiler.reset()  # what was compiled before would make this graph one for any size
-    model = mini(scan=scan).eval()
-    x = torch.randn(2, 3, 71, 50)
-    with torch.no_grad():
-        want = model(x)
-        assert relative_l2(torch.compile(model, fullgraph=True, backend='aot_eager')(x), want) < 1e-5
-        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim('batch', max=64)},))
-        assert relative_l2(program.module()(torch.cat((x, x))), torch.cat((want, want))) < 1e-5
-        torch.jit.script(model).save(tmp_path / 'model.pt')
-        assert torch.equal(torch.jit.load(tmp_path / 'model.pt')(x), want)
-
-
-def test_checkpointing_changes_no_gradient():
-    x, grads = torch.randn(2, 3, 40, 56), []
-    for enable in (False, True):
-        model = mini()
-        model.set_grad_checkpointing(enable)
-        model(x).sum().backward()
-        grads.append([p.grad for p in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*grads))
-
-
-def test_everything_gets_a_value_after_the_meta_device():
-    model = mini(device='meta', scan='hilbert', layer_scale=0.1)
-    model.to_empty(device='cpu')
-    for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
-        tensor.data.fill_(torch.nan)
-    torch.manual_seed(0)
-    model.init_weights()
-    assert not {k for k, v in model.state_dict().items() if not torch.isfinite(v).all()}
-    want = mini(scan='hilbert', layer_scale=0.1).eval()
-    want.load_state_dict(model.state_dict())
-    x = torch.randn(1, 3, 40, 40)
-    assert torch.equal(model.eval()(x), want(x))
-
-
 def test_initial_values():
     torch.manual_seed(0)
     model = MambaVision(layer_scale=1e-5)
@@ -325,17 +223,6 @@ def test_initial_values():
             assert (module.D == 1).all()
         if name.endswith(('.ls', '.ls2')):
             assert torch.equal(module.gamma, torch.full_like(module.gamma, 1e-5))
-
-
-@pytest.mark.parametrize('last', [0, 1, 2, 3])
-def test_pruning_keeps_the_maps(last):
-    model, x = mini().eval(), torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        want = model.forward_intermediates(x, [last], intermediates_only=True)[0]
-        assert model.prune_intermediate_layers([last]) == [last]
-        assert len(model.layers) == last + 1
-        assert torch.equal(model.forward_intermediates(x, [last], intermediates_only=True)[0], want)
-        assert model(x).shape[-1] == model.num_features == 8 << last
 
 
 def test_changed_windows_are_saved_with_the_weights(tmp_path):
@@ -371,8 +258,3 @@ def test_a_wrong_argument_is_named(kwargs, message):
 def test_a_wrong_argument_of_the_mixer_is_named(name, value):
     with pytest.raises(UsageError, match=f'^{name}: expected'):
         ConcatMixer(**{'d_model': 16, 'order': create_order('raster', (2, 2)), name: value})
-
-
-def test_unknown_arguments_are_errors():
-    with pytest.raises(TypeError, match='windows'):
-        timm.create_model('test_mambavision', windows=(7, 7))

@@ -1,4 +1,4 @@
-"""Building blocks that the families share; whatever timm has is taken from timm."""
+"""Building blocks that the families share."""
 
 from .block import Block
 from .norm import LayerNorm, RMSNorm, widen

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-import torch
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
+__all__ = ['Block']
+
 
 class Block(nn.Module):
-    """x + drop_path(scale * mixer(norm(x))), and where there is an MLP the same again with norm2 and it.
+    """x + drop_path(scale(mixer(norm(x)))), followed by the same with ``norm2`` and ``mlp`` if there is an MLP.
 
-    What stands ``before`` changes the stream itself. The sum has the dtype of the residual stream. Official Vim code
-    delays the addition to the next block so as to fuse it with the norm there; it is the same function, and what a
-    block returns here is the sum.
+    ``before`` is applied to the residual stream. The sum has the dtype of the stream. Official Vim code delays the
+    addition to the next block, where it is fused with the norm; the function is the same.
 
     Shape: (..., dim) -> (..., dim).
     """
@@ -44,25 +44,21 @@ class Block(nn.Module):
         self.mlp = mlp
         self.ls2 = None if mlp is None else scale()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.both(x)[0]
-
-    @torch.jit.ignore
-    def step(self, x: Tensor, state: Any = None, kept: Tensor | None = None) -> tuple[Tensor, Any]:
-        """The next tokens of a sequence that comes in parts, and what the mixer carries on: of a block without MLP.
-
-        ``kept``, (b, 1, 1), is what stochastic depth drew for all parts; None draws for this one.
-        """
-        added, state = self.mixer.step(self.norm(x), state)
-        added = self.ls(added)
-        return x + (self.drop_path(added) if kept is None else added * kept), state
-
-    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the block returns, and what its mixer added to the stream, before stochastic depth."""
+    def forward(self, x: Tensor, return_branch: bool = False) -> Any:
+        """The stream behind the block; with ``return_branch`` also the mixer's branch, before stochastic depth."""
         if self.before is not None:
             x = self.before(x)
-        added = self.ls(self.mixer(self.norm(x)))
-        x = x + self.drop_path(added)
-        if self.mlp is not None and self.norm2 is not None and self.ls2 is not None:
-            x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
-        return x, added
+        branch = self.ls(self.mixer(self.norm(x)))
+        x = x + self.drop_path(branch)
+        if self.mlp is not None:
+            x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # type: ignore[misc]
+        return (x, branch) if return_branch else x
+
+    def step(self, x: Tensor, state: Any = None, keep: Tensor | None = None) -> tuple[Tensor, Any]:
+        """`forward` on the next tokens of a sequence, from the mixer's ``state``; returns the new state too.
+
+        For blocks without an MLP. ``keep`` (b, 1, 1) is the mask of stochastic depth; None draws one.
+        """
+        branch, state = self.mixer.step(self.norm(x), state)
+        branch = self.ls(branch)
+        return x + (self.drop_path(branch) if keep is None else branch * keep), state

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+__all__ = ['ChannelAttention']
+
 
 class ChannelAttention(nn.Module):
-    """x * sigmoid(W2 gelu(W1 mean(norm(x)))), the mean over all tokens (LocalMamba's SCAttn, arXiv:2403.09338, Eq. 5).
+    """x * sigmoid(W2 gelu(W1 mean(norm(x)))), with the mean over all tokens (SCAttn, arXiv:2403.09338, Eq. 5).
 
-    Of SCAttn the channel attention is what official code computes; weights depend on it.
+    Official code computes the channel attention of SCAttn and not its spatial attention; so does this layer.
 
     Shape: (b, ..., dim) -> (b, ..., dim).
     """

@@ -1,4 +1,4 @@
-"""Layers over maps of tokens (b, height, width, channels), and (b, time, height, width, channels) of clips."""
+"""Layers over maps (b, height, width, channels), of clips (b, time, height, width, channels)."""
 
 import torch
 import torch.nn.functional as F
@@ -7,19 +7,21 @@ from torch import Tensor, nn
 from .norm import BatchNorm2d
 from .patch_embed import check_clip
 
+__all__ = ['BatchNorm', 'ChannelsLast', 'ClipToMap', 'Conv2d', 'Conv3d', 'ToMap', 'pad_map']
+
 
 class ToMap(nn.Module):
-    """Images as convolutions take them, to a map: (b, c, h, w) -> (b, h, w, c), contiguous."""
+    """(b, c, h, w) -> (b, h, w, c), contiguous."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1).contiguous()
 
 
 class ClipToMap(nn.Module):
-    """Clips as convolutions take them, to a map: (b, c, t, h, w) -> (b, t, h, w, c), contiguous.
+    """(b, c, t, h, w) -> (b, t, h, w, c), contiguous.
 
     Raises:
-        AssertionError: the frames are no multiple of ``tubelet_size``.
+        AssertionError: t is not a multiple of ``tubelet_size``.
     """
 
     def __init__(self, tubelet_size: int = 1):
@@ -32,7 +34,7 @@ class ClipToMap(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """Images with the channels of a pixel adjacent in memory, as maps have them: (b, c, h, w), kept."""
+    """Converts images (b, c, h, w) to the memory format ``torch.channels_last``."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last)
@@ -42,14 +44,14 @@ class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` over a map: (b, h, w, in_channels) -> (b, h', w', out_channels)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
+        return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Conv3d(nn.Conv3d):
     """`torch.nn.Conv3d` over the map of a clip: (b, t, h, w, in_channels) -> (b, t', h', w', out_channels)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input.permute(0, 4, 1, 2, 3), self.weight, self.bias).permute(0, 2, 3, 4, 1)
+        return super().forward(input.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
 
 
 class BatchNorm(nn.Module):
@@ -64,6 +66,6 @@ class BatchNorm(nn.Module):
 
 
 def pad_map(x: Tensor, multiple: int) -> Tensor:
-    """Zeros at the bottom and on the right until both sides are multiples: (..., h, w, c) -> (..., h', w', c)."""
+    """Pads height and width with zeros to multiples of ``multiple``: (..., h, w, c) -> (..., h', w', c)."""
     down, right = [(multiple - side % multiple) % multiple for side in (x.shape[-3], x.shape[-2])]
     return F.pad(x, (0, 0, 0, right, 0, down))

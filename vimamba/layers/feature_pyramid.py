@@ -1,4 +1,4 @@
-"""Maps of four strides out of a flat model, which has one."""
+"""Feature maps of four strides from a flat model."""
 
 import math
 
@@ -8,20 +8,22 @@ from vimamba.errors import bad_argument
 
 from .norm import BatchNorm2d
 
+__all__ = ['FlatPyramid']
+
 STRIDES = (4, 8, 16, 32)
 
 
 class FlatPyramid(nn.Module):
     """Brings four maps of one stride to 4, 8, 16 and 32 pixels, as BEiT (arXiv:2106.08254) and Vim do for UperNet.
 
-    Finer by transposed convolutions of 2 x 2, coarser by the maximum, the same by nothing.
+    Transposed convolutions of 2 x 2 halve the stride, max pooling increases it.
 
     Shape: (b, dim, h, w) -> (b, dim, h * stride / s, w * stride / s), s of `STRIDES`.
 
     Args:
         dim: channels.
-        stride: of the maps, in pixels: 4, 8, 16 or 32.
-        blocks: the block whose map goes to each of the strides.
+        stride: stride of the maps in pixels: 4, 8, 16 or 32.
+        blocks: the block whose map goes to each of the four strides.
 
     Raises:
         UsageError: another stride, or not four blocks in ascending order.
@@ -52,11 +54,11 @@ class FlatPyramid(nn.Module):
                 module.reset_parameters()
 
     def strides(self, depth: int) -> list[int]:
-        """Strides in pixels by block: one between two of the maps stands with the next, as timm wants them rising."""
+        """Stride in pixels of each block; blocks between two maps have that of the next (timm wants them ascending)."""
         return [min((s for block, s in self.reductions.items() if block >= i), default=32) for i in range(depth)]
 
     def prune(self, blocks: list[int]) -> None:
-        """Drops what the maps of other blocks need."""
+        """Keeps the levels of ``blocks``."""
         self.levels = nn.ModuleDict({str(block): self.levels[str(block)] for block in blocks})
 
     def forward(self, x: Tensor, block: int) -> Tensor:

@@ -1,22 +1,24 @@
-"""Normalisation over a residual stream that is at least float32."""
+"""Normalisation of a residual stream that is at least float32."""
 
 import torch
 import torch.nn.functional as F
 from timm.models import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
+__all__ = ['BatchNorm2d', 'LayerNorm', 'RMSNorm', 'widen']
+
 
 @register_notrace_function
 def widen(x: Tensor) -> Tensor:
-    """x in float32 where it is float16 or bfloat16, else as it is: the dtype of states and residual streams."""
+    """Casts float16 and bfloat16 to float32, the least precision of states and residual streams."""
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
 class RMSNorm(nn.Module):
     """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv:1910.07467, Eq. 4).
 
-    Computed in at least float32; the result has the dtype of the weight, so that a bfloat16 model keeps a float32
-    residual stream in front of bfloat16 mixers.
+    Computes in at least float32 and returns the dtype of the weight, so that a bfloat16 model keeps a float32 residual
+    stream in front of bfloat16 mixers.
 
     Shape: (..., dim) -> (..., dim).
     """
@@ -38,7 +40,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """`torch.nn.LayerNorm` that computes in at least float32 and returns the dtype of its weight, as `RMSNorm` does."""
+    """`torch.nn.LayerNorm` that computes in at least float32 and returns the dtype of its weight, like `RMSNorm`."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = widen(self.weight), widen(self.bias)
@@ -47,9 +49,9 @@ class LayerNorm(nn.LayerNorm):
 
 @register_notrace_module
 class BatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` whose count of batches is floating-point like every other buffer.
+    """`torch.nn.BatchNorm2d` whose count of batches is floating-point, like its other buffers.
 
-    What averages, casts or overwrites the tensors of a model (an EMA, ``to_empty``) then treats all of them alike.
+    Code that averages, casts or overwrites the tensors of a model (an EMA, ``to_empty``) then treats them alike.
     """
 
     def __init__(self, dim: int, eps: float = 1e-5, device=None, dtype=None):

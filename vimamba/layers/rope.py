@@ -1,25 +1,27 @@
-"""Rotary positions of a map, for the residual stream."""
+"""Rotary positions of a map, applied to the residual stream."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+__all__ = ['RotaryPositions']
+
 
 class RotaryPositions(nn.Module):
-    """Rotates pairs of channels by angles that grow with the row, in the first half, or the column, in the second.
+    """Rotates pairs of channels by the row (first half of the channels) and the column (second half) of a token.
 
         (x_2m, x_2m+1) -> rotation by p theta_m,    theta_m = 10000^(-2m / (dim / 2))       (EVA-02, arXiv:2303.11331)
 
-    Tables of another grid than the one of training are those of training resized, as LocalVim's authors do it, or those
-    of positions between the trained ones, as Vim's authors do it for detection.
+    For another grid than that of training, the tables are resized (LocalVim), or positions are interpolated (Vim for
+    detection).
 
-    Shape: (b, height * width, dim) -> the same, in its dtype.
+    Shape: (b, height * width, dim), kept; so is the dtype.
 
     Args:
         dim: channels, a multiple of 4.
         grid: (height, width) of the tokens.
-        trained_grid: that of training.
-        between: compute positions between the trained ones, p * trained side / side, and resize no table.
+        trained_grid: (height, width) of the tokens in training.
+        between: interpolate positions, p * trained side / side, instead of resizing tables.
     """
 
     def __init__(
@@ -36,9 +38,8 @@ class RotaryPositions(nn.Module):
         self.register_buffer('sin', None, persistent=False)
         self.set_grid(grid, device or 'cpu')
 
-    @torch.jit.ignore
     def set_grid(self, grid: tuple[int, int], device: torch.device | str = 'cpu') -> None:
-        """Changes the tokens that are rotated."""
+        """Recomputes the tables for another grid."""
         theta = 10000.0 ** (-torch.arange(0, self.dim // 2, 2, device='cpu').float() / (self.dim // 2))
         height, width = grid if self.between else self.trained_grid
         steps = self.trained_grid[0] / height, self.trained_grid[1] / width
@@ -57,5 +58,5 @@ class RotaryPositions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pairs = x.unflatten(-1, (-1, 2))
-        turned = torch.stack((-pairs[..., 1], pairs[..., 0]), -1).flatten(-2)
-        return (x * self.cos + turned * self.sin).to(x.dtype)
+        rotated = torch.stack((-pairs[..., 1], pairs[..., 0]), -1).flatten(-2)
+        return (x * self.cos + rotated * self.sin).to(x.dtype)

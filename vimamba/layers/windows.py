@@ -1,16 +1,18 @@
-"""Maps to the tokens of windows and back."""
+"""Partition of a map into windows."""
 
 from timm.models import register_notrace_function
 from torch import Tensor
 
 from .channels_last import pad_map
 
+__all__ = ['from_windows', 'to_windows']
+
 
 @register_notrace_function
 def to_windows(x: Tensor, size: int) -> Tensor:
-    """Cuts a map into windows: (b, h, w, c) -> (b * windows, size * size, c).
+    """Partitions a map, padded with zeros: (b, h, w, c) -> (b * windows, size * size, c).
 
-    The map is padded with zeros at the bottom and on the right. Windows and the tokens in them are in raster order.
+    Windows, and the tokens in a window, are in raster order.
     """
     x = pad_map(x, size)
     b, height, width, c = x.shape
@@ -20,7 +22,7 @@ def to_windows(x: Tensor, size: int) -> Tensor:
 
 @register_notrace_function
 def from_windows(x: Tensor, size: int, height: int, width: int) -> Tensor:
-    """The way back, without the padding: (b * windows, size * size, c) -> (b, height, width, c)."""
+    """Inverse of `to_windows`, without the padding: (b * windows, size * size, c) -> (b, height, width, c)."""
     rows, columns = (height + size - 1) // size, (width + size - 1) // size
     x = x.reshape(-1, rows, columns, size, size, x.shape[2]).transpose(2, 3)
     return x.reshape(-1, rows * size, columns * size, x.shape[5])[:, :height, :width].contiguous()

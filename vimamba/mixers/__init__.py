@@ -4,7 +4,18 @@ from .gated_delta import GatedDelta
 from .mamba1 import Mamba1, SelectiveScan
 from .mamba2 import SSD, Mamba2
 from .mambavision import ConcatMixer
-from .mixer import Core, CoreMixer, Mixer, create_mixer, list_mixers, register_mixer
+from .mixer import (
+    Core,
+    CoreMixer,
+    Mixer,
+    MixerState,
+    create_mixer,
+    find_mixer,
+    list_mixers,
+    merge_routes,
+    mixer_per_block,
+    register_mixer,
+)
 from .plain_mamba import DirectionalScan
 from .routes import FixedScan, MapScan, Routes
 from .ss2d import GridMixer, StridedScan
@@ -22,10 +33,14 @@ __all__ = [
     'Mamba2',
     'MapScan',
     'Mixer',
+    'MixerState',
     'Routes',
     'SelectiveScan',
     'StridedScan',
     'create_mixer',
+    'find_mixer',
     'list_mixers',
+    'merge_routes',
+    'mixer_per_block',
     'register_mixer',
 ]

@@ -20,7 +20,7 @@ __all__ = ['ConcatMixer']
 
 
 class ConcatMixer(Mixer):
-    """A scan beside a branch without one; concatenation takes the place of the gate (arXiv:2407.08083, Eq. 6 and Fig. 3).
+    """A scan beside a branch without one, concatenated instead of gated (arXiv:2407.08083, Eq. 6 and Fig. 3).
 
         x, z = silu(conv1d(in_proj(tokens)))
         delta, B, C = project(x)

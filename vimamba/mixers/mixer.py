@@ -6,9 +6,9 @@ A mixer computes over tokens along routes. It is written once, as a *core*, and 
     class SSD(Core):
         def forward(self, u, routes): ...
 
-Two shells hold a core. A `CoreMixer` convolves along each route in front of it, as the inner block of Mamba-1 does; a
-`GridMixer` (ss2d.py) convolves the map, as VMamba does. A core whose published sequence block lays out its parameters in
-another way names that block as ``block``.
+Two shells hold a core. A `CoreMixer` convolves along each route in front of it, as the inner block of Mamba-1 does. A
+`GridMixer` (ss2d.py) convolves the map, as VMamba does. Where the published sequence block lays out its parameters in
+another way, the core names that block as ``block``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 class Core(nn.Module):
     """What is computed along K routes at one width: the base of registered mixers.
 
-    A subclass takes ``(dim, routes, d_model, d_state, device, dtype)`` by keyword and any options of its own. It defines
+    A subclass takes ``(dim, routes, d_model, d_state, device, dtype)`` by keyword, and further options. It defines
     ``forward(u, routes)`` and ``reset_parameters()``, and `resume` if it carries a state from part to part.
 
     Args of subclasses:
@@ -83,7 +83,7 @@ class Core(nn.Module):
 
 
 def merge_routes(y: Tensor, routes: Routes, merge: nn.Module | None) -> Tensor:
-    """The sum of the outputs of the routes, each behind ``merge``, without the pads: (b, K, l, d) -> (b, l - pads, d)."""
+    """Sums the outputs of the routes, each behind ``merge``, without pads: (b, K, l, d) -> (b, l - pads, d)."""
     y = y[:, :, : y.shape[2] - routes.pads]
     if merge is None:
         return y.sum(1)

@@ -1,7 +1,7 @@
 """Where a mixer reads: routes over the tokens, laid out for one grid or for maps of any size.
 
-Two adapters serve every mixer. `FixedScan` holds the routes of one scan order; `MapScan` lays the routes of named orders
-for each map it is given, and remembers them per size.
+Two adapters serve every mixer. `FixedScan` holds the routes of one scan order. `MapScan` lays out the routes of named
+orders for each map it is given, and caches them per size.
 """
 
 from __future__ import annotations

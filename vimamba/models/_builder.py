@@ -1,4 +1,4 @@
-"""What every family shares on the way from a registered name to a model with weights."""
+"""From a registered name to a model with weights."""
 
 from __future__ import annotations
 
@@ -6,23 +6,41 @@ import inspect
 import logging
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from timm.models import adapt_input_conv, build_model_with_cfg
+from timm.models import adapt_input_conv, build_model_with_cfg, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import FeatureGetterNet
 from timm.models._hub import download_cached_file
 from torch import Tensor, nn
 
-from vimamba.checkpoint import load_checkpoint, model_weights
-from vimamba.errors import UsageError, bad_argument, check_flags, check_numbers
+from vimamba.checkpoint import load_checkpoint, model_weights, weights_error, written_by
+from vimamba.errors import bad_argument, check_flags, check_numbers
+
+__all__ = [
+    'FeatureGetter',
+    'build_model',
+    'fit_channels',
+    'fit_weights',
+    'imagenet_cfg',
+    'input_shape',
+    'record_input_size',
+    'register_variant',
+    'rename',
+    'reshape_like',
+    'sequence_cfg',
+    'unwrap',
+]
+
+logger = logging.getLogger('vimamba')
 
 
 class FeatureGetter(FeatureGetterNet):
-    """timm's getter of NCHW feature maps, with the activation checkpointing that timm's other wrappers have."""
+    """timm's getter of NCHW feature maps, with the activation checkpointing of timm's other wrappers."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.model.set_grad_checkpointing(enable)
@@ -36,16 +54,21 @@ def build_model(
     feature_indices: tuple[int, ...] = (-3, -2, -1),
     **kwargs: Any,
 ) -> Any:
-    """timm's `build_model_with_cfg` with feature maps by `FeatureGetter` and official files read as published.
+    """timm's `build_model_with_cfg`, with feature maps by `FeatureGetter` and official files read as published.
 
-    A file or an address in the pretrained configuration is read by `load_checkpoint`, which executes nothing, and goes
-    to ``filter_fn`` with its wrapper keys: which of several copies of the weights in a training checkpoint is the
-    published one is the family's knowledge, not a general rule. Only a head for other classes may be left out, the
-    norms of ``feature_norm``, the layers of ``feature_pyramid``, and with ``features_only`` the final norm. Weights
-    that may not be used commercially say so, once. ``feature_indices`` are what timm's ``out_indices`` are by default.
+    A file or URL in the pretrained configuration is read by `load_checkpoint`, which executes nothing, and fitted by
+    `fit_weights`. Non-commercial weights log their licence once.
+
+    Args:
+        cls: class of the model.
+        variant: registered name.
+        pretrained: load the weights of the pretrained configuration.
+        filter_fn: the family's filter; the model keeps it as ``checkpoint_filter_fn``.
+        feature_indices: default of timm's ``out_indices``.
+        kwargs: arguments of timm and of the model.
 
     Raises:
-        UsageError: the file is damaged, would execute something, or does not fit the model; or an option is none.
+        UsageError: the file is damaged, would execute something, or does not fit the model; or an option is wrong.
     """
     _check_options(cls, kwargs)
     given, overlay = kwargs.pop('pretrained_cfg', None), dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
@@ -53,7 +76,7 @@ def build_model(
     if pretrained:
         cfg = resolve_pretrained_cfg(variant, pretrained_cfg=given, pretrained_cfg_overlay=overlay)
         source = str(cfg.file or cfg.url or variant)
-        _say_licence(variant, cfg.license or '')
+        _log_licence(variant, cfg.license or '')
         if cfg.source not in ('hf-hub', 'local-dir') and not cfg.state_dict:
             if cfg.file:
                 overlay['state_dict'] = load_checkpoint(cfg.file)
@@ -63,47 +86,86 @@ def build_model(
                 )
                 overlay['state_dict'] = load_checkpoint(cached)
 
+    def construct(**options: Any) -> nn.Module:
+        model: Any = cls(**options)
+        model.checkpoint_filter_fn = filter_fn
+        return model
+
     def fit(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-        model_weights(state_dict, source)
-        weights = filter_fn(state_dict, model)
-        head = f'{model.pretrained_cfg["classifier"]}.'
-        if f'{head}weight' in weights:
-            classes = len(weights[f'{head}weight'])
-            model.pretrained_cfg['num_classes'] = classes  # timm drops a head of another size
-            if model.num_classes not in (0, classes):
-                sizes = f'{classes} classes in the file, {model.num_classes} here'
-                logging.getLogger('vimamba').warning('%s: the head is left out and starts anew (%s)', source, sizes)
-        own = model.state_dict()
-        anew = ('feature_', *(('norm.', head) if kwargs.get('features_only') else ()))
-        weights |= {key: own[key] for key in own.keys() - weights.keys() if key.startswith(anew)}
-        wrong = [key for key in own.keys() ^ weights.keys() if not key.startswith(head)]
-        if wrong:
-            what = 'lack' if wrong[0] in own else 'have no place for'
-            raise _misfit(source, variant, f'{what} {min(wrong)!r}', len(wrong))
+        cfg, optional = model.pretrained_cfg, ()
+        if kwargs.get('features_only'):
+            optional = ('norm.', f'{cfg["classifier"]}.')
+        elif model.num_classes != cfg['num_classes']:
+            optional = (f'{cfg["classifier"]}.',)
+        weights = fit_weights(state_dict, model, source, optional)
+        cfg['num_classes'] = model.num_classes  # timm would drop a head of another size
         return weights
 
-    try:
-        model = build_model_with_cfg(
-            cls,
-            variant,
-            pretrained,
-            pretrained_cfg=given,
-            pretrained_cfg_overlay=overlay or None,
-            pretrained_filter_fn=fit,
-            feature_cfg={'out_indices': feature_indices, 'feature_cls': FeatureGetter},
-            **kwargs,
-        )
-    except RuntimeError as error:
-        first, *faults = str(error).splitlines()
-        if not (faults and 'loading state_dict' in first):
-            raise
-        raise _misfit(source, variant, faults[0].strip(), len(faults)) from error
+    model = build_model_with_cfg(
+        construct,
+        variant,
+        pretrained,
+        pretrained_cfg=given,
+        pretrained_cfg_overlay=overlay or None,
+        pretrained_filter_fn=fit,
+        feature_cfg={'out_indices': feature_indices, 'feature_cls': FeatureGetter},
+        **kwargs,
+    )
     model.pretrained_cfg.pop('state_dict', None)  # do not keep a second copy of the weights
     return model
 
 
+def fit_weights(
+    state_dict: Mapping[str, Any], model: nn.Module, source: str, optional: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Converts a checkpoint to a complete state dict of ``model``, which is a timm model of this package or another.
+
+    The family's filter renames and resizes: the model's attribute ``checkpoint_filter_fn``, else that of timm's module.
+    Ours are given the whole checkpoint, since the family knows which copy of the weights is the published one. A head
+    for another number of classes keeps its initial values, which is logged once. The norms and layers of feature maps
+    (``feature_*``) may be missing.
+
+    Args:
+        state_dict: a checkpoint as from `load_checkpoint`, with or without wrapper keys.
+        model: takes the weights.
+        source: the file or URL, for messages.
+        optional: prefixes of further keys that may be missing.
+
+    Raises:
+        UsageError: the checkpoint holds no weights, or other tensors are missing, unexpected or of another shape.
+            The first convolution may have the published number of channels, which timm adapts.
+    """
+    weights = model_weights(state_dict, source)
+    if filter_fn := getattr(model, 'checkpoint_filter_fn', None):
+        weights = filter_fn(state_dict, model)
+    elif filter_fn := getattr(inspect.getmodule(type(model)), 'checkpoint_filter_fn', None):
+        weights = filter_fn(weights, model)
+    expected, cfg = model.state_dict(), getattr(model, 'pretrained_cfg', {})
+    heads = cfg.get('classifier') or ()
+    for head in (heads,) if isinstance(heads, str) else heads:
+        for key in (f'{head}.weight', f'{head}.bias'):
+            if key in weights and key not in expected:  # a backbone
+                del weights[key]
+            elif key in weights and weights[key].shape != expected[key].shape:
+                if key.endswith('.weight'):
+                    sizes = f'{len(weights[key])} classes in the file, {len(expected[key])} here'
+                    logger.warning('%s: %s is not loaded and keeps its initial values (%s)', source, key, sizes)
+                weights[key] = expected[key]
+    optional = ('feature_', *optional)
+    weights |= {key: expected[key] for key in expected.keys() - weights.keys() if key.startswith(optional)}
+    shapes: dict[str, tuple[int, ...]] = {key: value.shape for key, value in expected.items()}
+    first_conv = f'{cfg.get("first_conv")}.weight'
+    if len(shape := shapes.get(first_conv, ())) == 4:
+        published = (shape[0], cfg['input_size'][0], *shape[2:])
+        if first_conv in weights and weights[first_conv].shape == published:
+            shapes[first_conv] = published
+    if error := weights_error(shapes, weights, source, cfg.get('architecture', ''), written_by(state_dict)):
+        raise error
+    return weights
+
+
 def _check_options(cls: type[nn.Module], options: Mapping[str, Any]) -> None:
-    """Flags, rates and ratios by the annotations of the model, and of the one that it extends."""
+    """Checks flags, rates and ratios by the annotations of the model's arguments, those of its bases included."""
     parameters = {p.name: p for base in cls.__mro__ for p in inspect.signature(base).parameters.values()}
     for name, value in options.items():
         kind = parameters[name].annotation if name in parameters else None
@@ -115,10 +177,21 @@ def _check_options(cls: type[nn.Module], options: Mapping[str, Any]) -> None:
         raise bad_argument('out_indices', 'one layer or more', repr(options['out_indices']))
 
 
-def input_shape(model: nn.Module) -> tuple[int, ...]:
-    """What a model takes, without the batch: (channels, height, width), or (channels, frames, height, width) of clips.
+def register_variant(create: Callable[..., nn.Module], name: str, doc: str, **arguments: Any) -> None:
+    """Registers ``name`` with timm, as a function of the module of ``create``: for variants that form a grid."""
 
-    timm's configuration knows images alone: the frames are the model's own ``num_frames``.
+    def variant(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return create(name, pretrained, **{**arguments, **kwargs})
+
+    variant.__name__ = variant.__qualname__ = name
+    variant.__module__, variant.__doc__ = create.__module__, doc
+    setattr(sys.modules[create.__module__], name, register_model(variant))
+
+
+def input_shape(model: nn.Module) -> tuple[int, ...]:
+    """Shape of an input without the batch: (channels, height, width), or (channels, frames, height, width) of clips.
+
+    timm's configuration describes images only; the frames are the model's ``num_frames``.
 
     >>> import timm
     >>> input_shape(timm.create_model('videomamba_tiny_patch16_224_f16', device='meta'))
@@ -130,14 +203,14 @@ def input_shape(model: nn.Module) -> tuple[int, ...]:
 
 
 def imagenet_cfg(url: str = '', top1: float = 0, top5: float = 0, **kwargs: Any) -> dict[str, Any]:
-    """timm's configuration of weights for ImageNet-1k at 224 pixels, of a pyramid of stride 32.
+    """timm's configuration of ImageNet-1k weights at 224 pixels, for a pyramid of stride 32.
 
-    ``top1`` and ``top5`` are the percentages that the authors publish; they become a note.
+    ``top1`` and ``top5`` are the published percentages, which become a note.
     """
-    said = f'published ImageNet-1k top-1 {top1}' + f', top-5 {top5}' * bool(top5)
+    note = f'published ImageNet-1k top-1 {top1}' + f', top-5 {top5}' * bool(top5)
     return {
         'url': url,
-        'notes': (said,) if top1 else (),
+        'notes': (note,) if top1 else (),
         'num_classes': 1000,
         'input_size': (3, 224, 224),
         'pool_size': (7, 7),
@@ -151,18 +224,21 @@ def imagenet_cfg(url: str = '', top1: float = 0, top5: float = 0, **kwargs: Any)
     }
 
 
+sequence_cfg = partial(  # of a model over sequences
+    imagenet_cfg, pool_size=None, fixed_input_size=True, first_conv='patch_embed.proj', classifier='head'
+)
+
+
 @cache
-def _say_licence(variant: str, licence: str) -> None:
+def _log_licence(variant: str, licence: str) -> None:
     if '-nc' in licence.lower():
-        logging.getLogger('vimamba').warning(
-            '%s: its published weights are %s, not for commercial use', variant, licence
-        )
+        logger.warning('%s: its published weights are %s, not for commercial use', variant, licence)
 
 
 def rename(
     weights: Mapping[str, Tensor], patterns: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
 ) -> dict[str, Tensor]:
-    """Every key with every pattern (a regular expression, and what replaces it) applied, in their order.
+    """Applies patterns (regular expression, replacement) to every key, in their order.
 
     >>> import torch
     >>> list(rename({'layers.3.op.D': torch.ones(1)}, [(r'\\.op\\.', '.mixer.'), ('layers', 'blocks')]))
@@ -177,7 +253,7 @@ def rename(
 
 
 def unwrap(weights: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
-    """What stands under each prefix that there is, one after another: the backbone of a detector, say."""
+    """Keeps the weights under each prefix that occurs, one prefix after another: the backbone of a detector, say."""
     for prefix in prefixes:
         inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         weights = inside or weights
@@ -185,33 +261,27 @@ def unwrap(weights: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
 
 
 def reshape_like(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The weights in the shapes of the model's own, where the number of elements agrees."""
-    own = model.state_dict()
+    """Reshapes weights to the model's shapes if the number of elements agrees."""
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
     return {
-        key: value.reshape(own[key].shape) if key in own and value.numel() == own[key].numel() else value
+        key: value.reshape(shapes[key]) if key in shapes and value.numel() == shapes[key].numel() else value
         for key, value in weights.items()
     }
 
 
 def fit_channels(kernel: Tensor, in_chans: int) -> Tensor:
-    """A kernel over three colours for inputs of other channels, as timm adapts it, which knows none over frames.
+    """timm's `adapt_input_conv` for kernels over clips too.
 
-    Shape: (dim, 3, [t,] h, w) -> (dim, in_chans, [t,] h, w); one of other channels is returned as it is.
+    Shape: (dim, 3, [t,] h, w) -> (dim, in_chans, [t,] h, w); a kernel of other channels is returned unchanged.
     """
     if kernel.ndim not in (4, 5) or kernel.shape[1] != 3:
         return kernel
-    frames = kernel.flatten(2, -2)  # as one frame, high
-    return adapt_input_conv(in_chans, frames).unflatten(2, kernel.shape[2:-1])
-
-
-def _misfit(source: str, variant: str, fault: str, count: int) -> UsageError:
-    more = f' and {count - 1} more' if count > 1 else ''
-    hint = 'choose the variant and the options that the file belongs to'
-    return UsageError(f'{source}: these weights do not fit {variant!r}: {fault}{more}; {hint}')
+    image = kernel.flatten(2, -2)  # frames stacked in height
+    return adapt_input_conv(in_chans, image).unflatten(2, kernel.shape[2:-1])
 
 
 def record_input_size(model: nn.Module, img_size: tuple[int, int], **arguments: Any) -> None:
-    """Tells timm, which saves it, and arguments that changed with it, with the weights; earlier versions did not."""
+    """Records a changed input size, and other changed arguments, where timm saves them (in versions that do)."""
     with suppress(ImportError):
         from timm.models._input import update_model_input_size
 

@@ -1,8 +1,7 @@
-"""Official files to files of this package: what was renamed, and nothing silently left out."""
+"""Conversion of official files to safetensors files of this package, with a report of every key."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,13 @@ def convert_checkpoint(source: str | Path, name: str, target: str | Path, **opti
     """Writes the weights of an official file as safetensors under the keys of a model of ours.
 
     Args:
-        source: a file as it was published, with or without wrapper keys; nothing in it is executed.
-        name: timm name of the model that the weights belong to.
-        target: the ``.safetensors`` file to write; it is whole or not there.
-        options: keyword arguments of the model, where they are not those of the variant (``num_classes=10``).
+        source: a published file, with or without wrapper keys; nothing in it is executed.
+        name: timm name of the model.
+        target: the ``.safetensors`` file to write; it is written whole or not at all.
+        options: arguments of the model that differ from the variant's (``num_classes=10``).
 
     Returns:
-        'renamed': lines 'official -> ours'; 'made': keys computed from several or resized; 'dropped': official keys
-        that the model has no use for.
+        'renamed': lines 'official -> ours'; 'made': keys that were merged or resized; 'dropped': unused official keys.
 
     Raises:
         UsageError: unknown model; unreadable file; or weights that do not fit.
@@ -36,10 +34,9 @@ def convert_checkpoint(source: str | Path, name: str, target: str | Path, **opti
     if name not in ours:
         raise unknown_name('model', name, ours)
     model = timm.create_model(name, **options)
-    filter_fn = sys.modules[timm.models.model_entrypoint(name).__module__].checkpoint_filter_fn
     checkpoint = load_checkpoint(source)
     official = model_weights(checkpoint, source)
-    weights = filter_fn(checkpoint, model)
+    weights = model.checkpoint_filter_fn(checkpoint, model)
     load_weights(model, weights, source, name)
 
     origin = {value.untyped_storage().data_ptr() + value.storage_offset(): key for key, value in official.items()}
@@ -52,7 +49,7 @@ def convert_checkpoint(source: str | Path, name: str, target: str | Path, **opti
             report['made'].append(key)
         elif old != key:
             report['renamed'].append(f'{old} -> {key}')
-    if not report['made']:  # else what went into them cannot be told from what was left out
+    if not report['made']:  # else dropped keys cannot be told from merged ones
         report['dropped'] = [key for key in official if key not in used]
     weights = {key: value.contiguous().clone() for key, value in weights.items()}
     with whole_file(target) as part:

@@ -1,13 +1,14 @@
-"""EfficientVMamba: two stages that scan every second token of four sub-grids, then two of convolutions.
+"""EfficientVMamba: two stages that scan four strided sub-grids, then two of convolutions.
 
 Paper: EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba, arXiv:2403.09977.
 Official code and weights: TerryPei/EfficientVMamba, Apache-2.0 (says its README).
 
-    image -> stem (1/4) -> 2 x Stage of DualBlock(GridMixer(StridedSSM) | convolutions) -> 2 x Stage of InvertedBlock
+    image -> stem (1/4) -> 2 x Stage of DualBlock(GridMixer(StridedScan) | convolutions) -> 2 x Stage of InvertedBlock
           -> norm -> mean -> head
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import DropPath, SqueezeExcite, calculate_drop_path_rates
@@ -22,11 +23,11 @@ from vimamba.layers.channels_last import Conv2d, ToMap
 from vimamba.layers.norm import BatchNorm2d
 from vimamba.mixers import GridMixer, StridedScan
 
-from ._backbone import Backbone, Stage
+from ._backbone import MapBackbone, Stage
 from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 from .vmamba import FIRST_NAMES, SS2D_NAMES
 
-__all__ = ['EfficientVMamba']
+__all__ = ['EfficientVMamba', 'checkpoint_filter_fn']
 
 
 class DualBlock(nn.Module):
@@ -76,17 +77,18 @@ class InvertedBlock(nn.Module):
         return x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-class EfficientVMamba(Backbone):
+class EfficientVMamba(MapBackbone):
     """EfficientVMamba (arXiv:2403.09977), on images of any size.
 
     Args:
-        img_size, in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        in_chans: image channels.
         embed_dim: width of the first stage; each stage doubles it.
-        depths: blocks of the four stages, of which the first two scan.
-        d_state: states a channel.
-        expand: channels of the scan, over those of the stage.
-        step: distance of the tokens of a sub-grid: step * step sub-grids.
+        depths: blocks of the four stages; the first two scan.
+        d_state: states per channel.
+        expand: d_inner / width of the stage.
+        step: stride of the step * step sub-grids.
         drop_path_rate: stochastic depth of the last block, linear in depth from 0, in the stages that scan.
+        options: further arguments of `MapBackbone`.
 
     | initial values | |
     |---|---|
@@ -105,54 +107,47 @@ class EfficientVMamba(Backbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         embed_dim: int = 48,
         depths: Sequence[int] = (2, 2, 4, 2),
         d_state: int = 16,
         expand: float = 2.0,
         step: int = 2,
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        feature_norm: bool = False,
         device=None,
         dtype=None,
+        **options: Any,
     ):
         check_integers(1, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state, step=step)
         dd = {'device': device, 'dtype': dtype}
         widths = [embed_dim * 2**i for i in range(len(depths))]
         rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
 
-        def scanning(dim: int) -> DualBlock:
+        def dual_block(dim: int) -> DualBlock:
             mixer = GridMixer(dim, 'raster', StridedScan, expand, step=step, d_state=d_state, **dd)
             return DualBlock(dim, mixer, next(rates), **dd)
 
         super().__init__(
-            nn.Sequential(ToMap(), Conv2d(in_chans, embed_dim, 4, 4, **dd), nn.LayerNorm(embed_dim, **dd)),
-            [
+            stem=nn.Sequential(ToMap(), Conv2d(in_chans, embed_dim, 4, 4, **dd), nn.LayerNorm(embed_dim, **dd)),
+            layers=[
                 Stage(
                     PatchMerging(width // 2, width, **dd) if i else nn.Identity(),
-                    [scanning(width) if i < 2 else InvertedBlock(width, **dd) for _ in range(depths[i])],
+                    [dual_block(width) if i < 2 else InvertedBlock(width, **dd) for _ in range(depths[i])],
                 )
                 for i, width in enumerate(widths)
             ],
-            widths,
-            [4 * 2**i for i in range(len(depths))],
-            nn.LayerNorm(widths[-1], **dd),
-            img_size,
-            in_chans,
-            num_classes,
-            global_pool,
-            drop_rate,
-            feature_norm,
+            widths=widths,
+            reductions=[4 * 2**i for i in range(len(depths))],
+            norm=nn.LayerNorm(widths[-1], **dd),
+            smallest=4,
+            in_chans=in_chans,
+            **options,
             **dd,
         )
         self.init_weights()
 
 
-_RENAMED = (  # official -> here, in this order
+_RENAMED = (  # official -> ours, in this order
     *FIRST_NAMES,
     *SS2D_NAMES,
     (r'\.conv_branch\.', '.conv.'),
@@ -171,20 +166,17 @@ _RENAMED = (  # official -> here, in this order
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``."""
+    """Converts an official file, or a state dict of ours, to the state dict of ``model``."""
     weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'module.', 'backbone.')
     return weights if 'stem.1.weight' in weights else reshape_like(rename(weights, _RENAMED), model)
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    own = {
-        'license': 'apache-2.0',
-        'origin_url': 'https://github.com/TerryPei/EfficientVMamba',
-        'paper_ids': 'arXiv:2403.09977',
-    }
-    return imagenet_cfg(url, **{**own, **kwargs})
-
-
+_cfg = partial(
+    imagenet_cfg,
+    license='apache-2.0',
+    origin_url='https://github.com/TerryPei/EfficientVMamba',
+    paper_ids='arXiv:2403.09977',
+)
 _HUB = 'https://huggingface.co/TerryPei/EfficientVMamba-{}/resolve/main/efficient_vmamba_{}.ckpt'
 
 default_cfgs = generate_default_cfgs(

@@ -1,13 +1,13 @@
-"""LocalMamba: Vim and VMamba whose layers read rows, columns and windows, as a search found best for each.
+"""LocalMamba: Vim and VMamba whose layers scan rows, columns and windows, found by a search for each layer.
 
 Paper: LocalMamba: Visual State Space Model with Windowed Selective Scan, arXiv:2403.09338.
-Official code and weights: hunto/LocalMamba, Apache-2.0 (of the weights nothing else is said).
+Official code and weights: hunto/LocalMamba, Apache-2.0 (no other licence is stated for the weights).
 
     LocalVim = Vim(scan='local_vim_tiny', merge='attention', rope=True)
     LocalVMamba = VMamba(scan='local_vmamba_tiny', merge='attention')
 
-Official code loses the weights of three of four routes when it loads a file on a CPU, and puts columns back in a wrong
-order where a grid is not square; here every route keeps its own, and every route is put back where it was read.
+Official code loses the weights of three of four routes when it loads a file on a CPU, and misplaces columns on grids
+that are not square. Here every route keeps its weights, and every token returns to its place.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,16 @@ import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument
 
-from . import vmamba
-from ._builder import build_model, imagenet_cfg, rename, unwrap
+from . import vim_checkpoint, vmamba
+from ._builder import build_model, imagenet_cfg, rename, sequence_cfg
 from .vim import Vim
-from .vim_checkpoint import resize_positions
 from .vmamba import V0, VMamba
 
 __all__ = ['checkpoint_filter_fn']
 
-_RENAMED = (  # official LocalVim -> here, in this order
-    (r'^layers\.', 'blocks.'),
-    (r'^norm_f\.', 'norm.'),
+_RENAMED = (  # official LocalVim -> ours, in this order; the rest as in Vim
     (r'\.mixer\.A_log_(\d)$', r'.mixer.routes.\1.A_log'),
     (r'\.mixer\.D_(\d)$', r'.mixer.projections.\1.D'),
     (r'\.mixer\.(conv1d|x_proj|dt_proj)_(\d)\.', r'.mixer.projections.\2.\1.'),
@@ -44,57 +40,53 @@ _RENAMED = (  # official LocalVim -> here, in this order
 def checkpoint_filter_fn(
     state_dict: dict[str, Any], model: nn.Module, out_indices: Sequence[int] = ()
 ) -> dict[str, Tensor]:
-    """An official file of either family, or a state dict of ours -> the state dict of ``model``.
+    """Converts an official file of either family, or a state dict of ours, to the state dict of ``model``.
 
-    LocalVim's backbones count the norms of their maps; ``out_indices`` says of which blocks those are. They have
-    LayerNorms where the classifiers have RMS norms, whose weights they take; the biases start at 0.
+    LocalVim's backbones number the norms of their maps; ``out_indices`` are the blocks of these maps. Their blocks have
+    LayerNorms, which take the weights of a classifier's RMS norms; the biases start at 0.
     """
     if isinstance(model, VMamba):
         return vmamba.checkpoint_filter_fn(state_dict, model)
-    weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.')
+    weights = vim_checkpoint.rename(state_dict, model)
     norms = {key for key in weights if key.startswith('outnorm_')}
     if norms and len({key.split('.')[0] for key in norms}) != len(out_indices):
         raise bad_argument('out_indices', f'the blocks of {len(norms) // 2} maps in the file', repr(out_indices))
     blocks = [index % len(model.blocks) for index in out_indices]
-    tables = ('rope.freqs_cos', 'rope.freqs_sin')  # computed, here
-    own = (r'^outnorm_(\d+)\.', lambda m: f'feature_norms.{blocks[int(m[1])]}.')
-    renamed = rename({key: value for key, value in weights.items() if key not in tables}, (*_RENAMED, own))
+    outnorm = (r'^outnorm_(\d+)\.', lambda m: f'feature_norms.{blocks[int(m[1])]}.')
+    renamed = rename(weights, (*_RENAMED, outnorm))
     for key, value in model.state_dict().items():
         if key.endswith('norm.bias') and key not in renamed and key.replace('bias', 'weight') in renamed:
             renamed[key] = torch.zeros_like(value)
-    return resize_positions(renamed, state_dict, model)
+    return vim_checkpoint.resize_positions(renamed, state_dict, model)
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    own = {
-        'pool_size': None,
-        'fixed_input_size': True,
-        'first_conv': 'patch_embed.proj',
-        'classifier': 'head',
-        'license': 'apache-2.0',
-        'origin_url': 'https://github.com/hunto/LocalMamba',
-        'paper_ids': 'arXiv:2403.09338',
-    }
-    return imagenet_cfg(url, **{**own, **kwargs})
+_ORIGIN: dict[str, Any] = {
+    'license': 'apache-2.0',
+    'origin_url': 'https://github.com/hunto/LocalMamba',
+    'paper_ids': 'arXiv:2403.09338',
+}
 
 
-def _pyramid(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    map_cfg = {'fixed_input_size': False, 'pool_size': (7, 7), 'first_conv': 'stem.1', 'classifier': 'head.fc'}
-    return _cfg(url, **{**map_cfg, **kwargs})
+def _vim_cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return sequence_cfg(url, **_ORIGIN, **kwargs)
+
+
+def _vmamba_cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return imagenet_cfg(url, **_ORIGIN, **kwargs)
 
 
 _FILES = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
 
 default_cfgs = generate_default_cfgs(
     {
-        'local_vim_tiny.hunto_in1k': _cfg(_FILES.format('local_vim_tiny'), top1=76.2),
-        'local_vim_tiny_midcls.hunto_in1k': _cfg(_FILES.format('local_vim_tiny_middle_cls_token'), top1=77.8),
-        'local_vim_small.untrained': _cfg(),  # the published address holds another model's weights
-        'local_vim_small_searched.untrained': _cfg(),
-        'local_vmamba_tiny.untrained': _pyramid(),  # being trained again, its authors say
-        'local_vmamba_small.hunto_in1k': _pyramid(_FILES.format('local_vssm_small'), top1=83.7),
-        'test_local_vim.untrained': _cfg(input_size=(3, 64, 64)),
-        'test_local_vmamba.untrained': _pyramid(input_size=(3, 64, 64), pool_size=(2, 2)),
+        'local_vim_tiny.hunto_in1k': _vim_cfg(_FILES.format('local_vim_tiny'), top1=76.2),
+        'local_vim_tiny_midcls.hunto_in1k': _vim_cfg(_FILES.format('local_vim_tiny_middle_cls_token'), top1=77.8),
+        'local_vim_small.untrained': _vim_cfg(),  # the published file is another model's
+        'local_vim_small_searched.untrained': _vim_cfg(),
+        'local_vmamba_tiny.untrained': _vmamba_cfg(),  # its authors are training it again
+        'local_vmamba_small.hunto_in1k': _vmamba_cfg(_FILES.format('local_vssm_small'), top1=83.7),
+        'test_local_vim.untrained': _vim_cfg(input_size=(3, 64, 64)),
+        'test_local_vmamba.untrained': _vmamba_cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
     }
 )
 
@@ -110,9 +102,9 @@ _VMAMBA = {**V0, 'merge': 'attention'}
 
 
 def _local_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    own = kwargs.get('feature_pyramid') or (-3, -2, -1)
-    filter_fn = partial(checkpoint_filter_fn, out_indices=kwargs.get('out_indices') or own)
-    return build_model(Vim, variant, pretrained, filter_fn, own, **{**_VIM, **kwargs})
+    indices = kwargs.get('feature_pyramid') or (-3, -2, -1)
+    filter_fn = partial(checkpoint_filter_fn, out_indices=kwargs.get('out_indices') or indices)
+    return build_model(Vim, variant, pretrained, filter_fn, indices, **{**_VIM, **kwargs})
 
 
 def _local_vmamba(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
@@ -141,7 +133,7 @@ def local_vim_small(pretrained: bool = False, **kwargs: Any) -> Vim:
 
 @register_model
 def local_vim_small_searched(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """LocalVim-S with the orders that were found for LocalVim-T, which official code defines and then hides."""
+    """LocalVim-S with the orders found for LocalVim-T, which official code defines but does not register."""
     return _local_vim('local_vim_small_searched', pretrained, **{'embed_dim': 384, **kwargs})
 
 

@@ -1,4 +1,4 @@
-"""Mamba-ND over images and clips: a stack of one-way Mamba-1 blocks, each along another axis or the other way.
+"""Mamba-ND over images and clips: a stack of one-way Mamba-1 blocks that alternate axes and directions.
 
 Paper: Mamba-ND: Selective State Space Modeling for Multi-Dimensional Data, arXiv:2402.05892.
 Official code and weights: jacklishufan/Mamba-ND, which states no licence; this file was written from the paper, the
@@ -8,28 +8,27 @@ layout of the weights and the outputs of the official model.
           -> head
     clip -> patches of a frame (1/16) -> positions -> 36 x SkipBlock -> mean over time, height and width -> norm -> head
 
-Official code takes every frame for a square one, and clips of one length and size; here columns are columns on any
-grid, and positions of other grids are resized, in a frame bicubic, in time linear.
+Official code assumes square frames and clips of one length and size. Here columns are columns on any grid, and
+positions are resized to other grids, bicubic in a frame and linear in time.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers.channels_last import ClipToMap, Conv2d, Conv3d, ToMap, pad_map
-from vimamba.layers.patch_embed import check_frames
+from vimamba.layers.patch_embed import check_frames, image_size
 from vimamba.layers.pos_embed import PosEmbed
-from vimamba.mixers import MapScan, Mixer, create_mixer
-from vimamba.mixers.mixer import mixer_per_block
+from vimamba.mixers import MapScan, Mixer, create_mixer, mixer_per_block
 from vimamba.scans import schedule
-from vimamba.scans.schedules import Schedule
+from vimamba.scans.schedules import Scan, Schedule
 
-from ._backbone import Backbone, check_img_size
+from ._backbone import MapBackbone
 from ._builder import build_model, imagenet_cfg
 from .mamba_nd_checkpoint import checkpoint_filter_fn, inflate
 
@@ -37,7 +36,7 @@ __all__ = ['MambaND', 'checkpoint_filter_fn', 'inflate']
 
 
 class SkipBlock(nn.Module):
-    """n + drop_path(mixer(n)), n = norm(x): the stream itself is normalised. Shape: (b, *grid, dim), kept."""
+    """n + drop_path(mixer(n)), n = norm(x), so the stream is normalised too. Shape: (b, *grid, dim), kept."""
 
     def __init__(self, norm: nn.Module, mixer: nn.Module, drop_path: float = 0.0):
         super().__init__()
@@ -51,10 +50,7 @@ class SkipBlock(nn.Module):
 
 
 class Merging(nn.Module):
-    """2 x 2 tokens of a frame to one, the channels of a token apart: (..., h, w, dim) -> (..., h', w', dim).
-
-    h' = ceil(h / 2), w' = ceil(w / 2).
-    """
+    """Merges 2 x 2 tokens of a frame: (..., h, w, dim) -> (..., ceil(h / 2), ceil(w / 2), dim)."""
 
     def __init__(self, dim: int, device=None, dtype=None):
         super().__init__()
@@ -67,28 +63,28 @@ class Merging(nn.Module):
         return self.reduction(self.norm(x.movedim((-4, -2), (-2, -1)).flatten(-3)))
 
 
-class MambaND(Backbone):
+class MambaND(MapBackbone):
     """Mamba-ND (arXiv:2402.05892) on images or clips of any size.
 
     Args:
-        img_size: pixels of an image or a frame, one integer or (height, width), that the table of positions is made
-            for; for any other it is resized on the fly.
-        in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        img_size: pixels of an image or a frame, one integer or (height, width), of the position table, which is resized
+            on the fly for others.
+        in_chans: channels of the input.
         patch_size: patch size in pixels.
         embed_dim: width of the tokens.
         depth: number of blocks.
-        merge_at: the block in front of which 2 x 2 tokens become one; none if None.
-        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`. None for
-            the axes of an image, 'axes', or of a clip, 'axes_3d'.
-        d_state: states a channel.
-        mixer: name of a registered mixer, or a list with one for each block; see `vimamba.mixers.list_mixers`.
-        pos_drop_rate: dropout behind the positions.
+        merge_at: the block in front of which 2 x 2 tokens are merged; None for no merging.
+        scan: a scan order, a schedule, or an order per block; see `vimamba.scans.schedule`. None is 'axes' for images,
+            'axes_3d' for clips.
+        d_state: states per channel.
+        mixer: a registered mixer, or a list with one per block; see `vimamba.mixers.list_mixers`.
+        pos_drop_rate: dropout after the positions.
         drop_path_rate: stochastic depth of the last block, linear in depth from 0.
-        num_frames: frames of a clip that the table of positions is made for; for any other number it is resized on the
-            fly. None for a model of images.
+        num_frames: frames of a clip of the position table, which is resized on the fly for others; None for images.
         tubelet_size: frames of a patch.
-        final_norm: a norm of the last map.
-        head_norm: a norm of the pooled features.
+        final_norm: add a norm after the last block.
+        head_norm: add a norm of the pooled features.
+        options: further arguments of `MapBackbone`.
 
     | initial values | |
     |---|---|
@@ -100,6 +96,7 @@ class MambaND(Backbone):
     Shape: (b, in_chans, H, W), or (b, in_chans, T, H, W) with ``num_frames`` -> (b, num_classes). T is any multiple of
     ``tubelet_size``.
 
+    >>> import torch
     >>> model = MambaND(embed_dim=16, depth=2, merge_at=1, num_classes=10)
     >>> model(torch.zeros(2, 3, 48, 72)).shape
     torch.Size([2, 10])
@@ -112,8 +109,6 @@ class MambaND(Backbone):
         self,
         img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         patch_size: int = 8,
         embed_dim: int = 384,
         depth: int = 24,
@@ -121,16 +116,15 @@ class MambaND(Backbone):
         scan: Schedule | None = None,
         d_state: int = 16,
         mixer: str | Sequence[str] = 'mamba1',
-        drop_rate: float = 0.0,
         pos_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        feature_norm: bool = False,
         num_frames: int | None = None,
         tubelet_size: int = 1,
         final_norm: bool = True,
         head_norm: bool = True,
         device=None,
         dtype=None,
+        **options: Any,
     ):
         check_integers(1, in_chans=in_chans, patch_size=patch_size, embed_dim=embed_dim, depth=depth, d_state=d_state)
         check_integers(1, tubelet_size=tubelet_size)
@@ -139,8 +133,7 @@ class MambaND(Backbone):
         if merge_at is not None and not 0 < merge_at < depth:
             raise bad_argument('merge_at', f'a block from 1 to {depth - 1}, or None', merge_at)
         dd = {'device': device, 'dtype': dtype}
-        self.patch_size = patch_size
-        grid = self._frame_grid(check_img_size(img_size))
+        grid = _grid(image_size(img_size), patch_size)
         if num_frames is None:
             scan, eps = scan or 'axes', 1e-6
             patches = [ToMap(), Conv2d(in_chans, embed_dim, patch_size, patch_size, **dd)]
@@ -149,47 +142,45 @@ class MambaND(Backbone):
             sizes = (tubelet_size, patch_size, patch_size)
             patches = [ClipToMap(tubelet_size), Conv3d(in_chans, embed_dim, sizes, sizes, **dd)]
 
-        def layer(i: int, scan: Any, drop_path: float) -> nn.Module:
-            where = MapScan(scan, len(grid))
-            mixer_ = create_mixer(mixers[i], embed_dim, where, d_state=d_state, merge='sum', **dd)
-            block = SkipBlock(nn.LayerNorm(embed_dim, **dd), mixer_, drop_path)
+        def layer(i: int, scan: Scan, drop_path: float) -> nn.Module:
+            routes = MapScan(scan, len(grid))
+            inner = create_mixer(mixers[i], embed_dim, routes, d_state=d_state, merge='sum', **dd)
+            block = SkipBlock(nn.LayerNorm(embed_dim, **dd), inner, drop_path)
             return nn.Sequential(Merging(embed_dim, **dd), block) if i == merge_at else block
 
         mixers, rates = mixer_per_block(mixer, depth), calculate_drop_path_rates(drop_path_rate, depth)
         super().__init__(
-            nn.Sequential(*patches, PosEmbed(grid, embed_dim, **dd), nn.Dropout(pos_drop_rate)),
-            [layer(i, *own) for i, own in enumerate(zip(schedule(scan, depth), rates))],
-            [embed_dim] * depth,
-            [patch_size * (1 if merge_at is None or i < merge_at else 2) for i in range(depth)],
-            nn.LayerNorm(embed_dim, eps=1e-6, **dd) if final_norm else nn.Identity(),
-            img_size,
-            in_chans,
-            num_classes,
-            global_pool,
-            drop_rate,
-            feature_norm,
+            stem=nn.Sequential(*patches, PosEmbed(grid, embed_dim, **dd), nn.Dropout(pos_drop_rate)),
+            layers=[layer(i, *values) for i, values in enumerate(zip(schedule(scan, depth), rates))],
+            widths=[embed_dim] * depth,
+            reductions=[patch_size * (1 if merge_at is None or i < merge_at else 2) for i in range(depth)],
+            norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd) if final_norm else nn.Identity(),
+            smallest=patch_size,
+            sides=len(grid),
+            img_size=img_size,
+            in_chans=in_chans,
+            **options,
             **dd,
         )
-        self.num_frames, self.tubelet_size = num_frames, tubelet_size
+        self.patch_size, self.num_frames, self.tubelet_size = patch_size, num_frames, tubelet_size
         if head_norm:  # of the pooled features, which are the classifier's input
             self.head.drop = nn.Sequential(nn.LayerNorm(self.head.num_features, eps=eps, **dd), self.head.drop)
         self.init_weights()
 
-    def _frame_grid(self, img_size: tuple[int, int]) -> tuple[int, ...]:
-        return tuple(max(1, side // self.patch_size) for side in img_size)
+    @property
+    def pos_embed(self) -> PosEmbed:
+        return self.stem[2]
 
-    @torch.jit.ignore
     def init_weights(self) -> None:
         super().init_weights()
         for module in self.modules():
             if isinstance(module, Mixer):
-                module.reset_parameters()  # its steps are not those of a linear layer with bias 0
+                module.reset_parameters()  # dt_proj is not initialised like other linear layers
 
-    @torch.jit.ignore
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None, **arguments: Any
     ) -> None:
-        """The size in pixels and the frames of a clip that the table of positions is made for, which is resized."""
+        """Changes the size in pixels and the frames of a clip of the position table, which is resized."""
         if num_frames is not None:
             if self.num_frames is None:
                 raise bad_argument('num_frames', 'None in a model of images', num_frames)
@@ -198,10 +189,10 @@ class MambaND(Backbone):
         super().set_input_size(self.img_size if img_size is None else img_size, **arguments)
         self.num_frames = num_frames or self.num_frames
         times = () if self.num_frames is None else (self.num_frames // self.tubelet_size,)
-        self.stem[2].set_grid((*times, *self._frame_grid(self.img_size)))
+        self.pos_embed.set_grid((*times, *_grid(self.img_size, self.patch_size)))
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """As in `Backbone`; for pooled features of another width, their norm starts anew."""
+        """Replaces the head, and the norm of the pooled features if their width changes."""
         super().reset_classifier(num_classes, global_pool)
         norm, width = next(iter(self.head.drop.children()), None), self.head.num_features
         if norm is not None and norm.normalized_shape != (width,):
@@ -211,28 +202,24 @@ class MambaND(Backbone):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """As in `Backbone`; the norm of the pooled features goes with the head."""
         chosen = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if self.num_classes == 0:
             self.head.drop = nn.Identity()
         return chosen
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    own = {
-        'pool_size': (14, 14),
-        'license': 'unknown',
-        'origin_url': 'https://github.com/jacklishufan/Mamba-ND',
-        'paper_ids': 'arXiv:2402.05892',
-    }
-    return imagenet_cfg(url, **{**own, **kwargs})
+def _grid(img_size: tuple[int, int], patch_size: int) -> tuple[int, ...]:
+    return tuple(max(1, side // patch_size) for side in img_size)
 
 
-def _clips(**kwargs: Any) -> dict[str, Any]:
-    """The input size is that of a frame: timm knows no other; frames are the model's ``num_frames``."""
-    own = {'pool_size': None, 'num_classes': 400, 'crop_pct': 1.0, 'interpolation': 'bilinear'}
-    return _cfg(**{**own, **kwargs})
-
+_cfg = partial(
+    imagenet_cfg,
+    pool_size=(14, 14),
+    license='unknown',
+    origin_url='https://github.com/jacklishufan/Mamba-ND',
+    paper_ids='arXiv:2402.05892',
+)
+_clips = partial(_cfg, pool_size=None, num_classes=400, crop_pct=1.0, interpolation='bilinear')  # (3, H, W) of a frame
 
 _HUB = 'https://huggingface.co/jacklishufan/Mamba-ND/resolve/main/{}.pth'
 
@@ -241,9 +228,9 @@ default_cfgs = generate_default_cfgs(
         'mamba_nd_2d_small.jacklishufan_in1k': _cfg(_HUB.format('in1k/mamba2d_s'), top1=81.7),
         'mamba_nd_2d_base.jacklishufan_in1k': _cfg(_HUB.format('in1k/mamba2d_b'), top1=83.0),
         'test_mamba_nd_2d.untrained': _cfg(input_size=(3, 64, 64), pool_size=(4, 4), license='apache-2.0'),
-        # of images, patches of 16, to begin with
+        # weights of images, with patches of 16
         'mamba_nd_3d_small.jacklishufan_in1k': _clips(url=_HUB.format('video/mamba_2d_s_16_pretrained')),
-        # published in the folder k400 of the same place, under a name that is not stated; * is what a bare name means
+        # published in the folder k400 of the same repository, file name unknown; * marks the default of a bare name
         'mamba_nd_3d_small.jacklishufan_k400*': _clips(notes=('published Kinetics-400 top-1 81.9',)),
         'test_mamba_nd_3d.untrained': _clips(input_size=(3, 64, 64), license='apache-2.0'),
     }
@@ -284,4 +271,4 @@ def mamba_nd_3d_small(pretrained: bool = False, **kwargs: Any) -> MambaND:
 def test_mamba_nd_3d(pretrained: bool = False, **kwargs: Any) -> MambaND:
     """Mamba-ND for tests and small clips."""
     args = {'img_size': 64, 'num_frames': 4, 'tubelet_size': 2, 'embed_dim': 32, 'depth': 6, 'd_state': 4}
-    return _create('test_mamba_nd_3d', pretrained, **{'merge_at': None, 'final_norm': False, **args, **kwargs})
+    return _create('test_mamba_nd_3d', pretrained, **{**args, 'merge_at': None, 'final_norm': False, **kwargs})

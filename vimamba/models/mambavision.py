@@ -1,8 +1,9 @@
-"""MambaVision: two stages of convolutions, then two of windows whose blocks first scan and then attend.
+"""MambaVision: two stages of convolutions, then two of windows whose blocks first scan, then attend.
 
 Paper: MambaVision: A Hybrid Mamba-Transformer Vision Backbone, arXiv:2407.08083.
-Official weights: NVlabs/MambaVision, CC-BY-NC-SA-4.0. The code there is non-commercial too and no part of this file,
-which was written from the paper, the layout of the weights and the outputs of the official models.
+Official weights: NVlabs/MambaVision, CC-BY-NC-SA-4.0. This file was
+written from the paper, the layout of the weights and the outputs of the official models; the code there is
+non-commercial and not part of it.
 
     image -> stem (1/4) -> Stage of ConvBlock -> Stage of ConvBlock -> WindowStage of Block(ConcatMixer or attention)
           -> WindowStage of Block(ConcatMixer or attention) -> BatchNorm -> mean -> head
@@ -24,12 +25,12 @@ from vimamba.layers.mlp import Mlp
 from vimamba.layers.norm import BatchNorm2d
 from vimamba.layers.windows import from_windows, to_windows
 from vimamba.mixers import ConcatMixer
-from vimamba.scans import create_order
+from vimamba.scans import ScanOrder, create_order
 
-from ._backbone import Backbone, Stage
+from ._backbone import MapBackbone, Stage
 from ._builder import build_model, imagenet_cfg, rename, unwrap
 
-__all__ = ['MambaVision']
+__all__ = ['MambaVision', 'checkpoint_filter_fn']
 
 
 class ConvBlock(nn.Module):
@@ -51,7 +52,7 @@ class ConvBlock(nn.Module):
 
 
 class WindowStage(Stage):
-    """A stage whose blocks see the tokens of one window each, ``window_size`` squared; the map is padded to whole ones.
+    """A stage whose blocks run on windows of ``window_size`` squared; the map is padded to whole windows.
 
     Shape: (b, h, w, c) -> (b, h', w', c').
     """
@@ -63,27 +64,28 @@ class WindowStage(Stage):
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
         height, width = x.shape[1], x.shape[2]
-        x = self.run(to_windows(x, self.window_size))
+        x = self.run_blocks(to_windows(x, self.window_size))
         return from_windows(x, self.window_size, height, width)
 
 
-class MambaVision(Backbone):
+class MambaVision(MapBackbone):
     """MambaVision (arXiv:2407.08083), on images of any size.
 
-    The windows are those of the variant, whatever the image; `set_input_size` changes them.
+    The size of the windows does not depend on the image; `set_input_size` changes it.
 
     Args:
-        img_size, in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        in_chans: image channels.
         stem_dim: channels between the two convolutions of the stem.
-        embed_dim: channels of the first stage; each further stage has twice as many.
-        depths: blocks of the four stages; in the last two the first half, rounded up, are mixers, the others attention.
+        embed_dim: channels of the first stage; each stage doubles them.
+        depths: blocks of the four stages; in the last two, the first half, rounded up, scan and the others attend.
         num_heads: attention heads of the last two stages.
         window_size: side of the windows of the last two stages, in tokens.
-        d_state: states a channel.
-        scan: name of the scan order in a window, or names of several; see `vimamba.scans.list_orders`.
-        mlp_ratio: width of the MLPs relative to that of the tokens.
-        layer_scale: initial value of a learned scale of each token branch; none if None.
+        d_state: states per channel.
+        scan: a scan order in a window, or several; see `vimamba.scans.list_orders`.
+        mlp_ratio: width of the MLPs / width of the stage.
+        layer_scale: initial value of LayerScale in the last two stages; None for no LayerScale.
         drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+        options: further arguments of `MapBackbone`.
 
     | initial values | |
     |---|---|
@@ -92,7 +94,7 @@ class MambaVision(Backbone):
     | A_log | log(1 ... d_state) on every channel; D = 1 |
     | norms, layer scale | 1 and 0; ``layer_scale`` |
 
-    As in the official code: with dt_proj.bias at 0, steps start at softplus(0) = 0.69, not in Mamba's 0.001 to 0.1.
+    As in official code, dt_proj.bias is 0: steps start at softplus(0) = 0.69, not in Mamba's 0.001 to 0.1.
 
     Shape: (b, in_chans, H, W) -> (b, num_classes).
 
@@ -103,10 +105,7 @@ class MambaVision(Backbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         stem_dim: int = 32,
         embed_dim: int = 80,
         depths: tuple[int, int, int, int] = (1, 3, 8, 4),
@@ -116,11 +115,10 @@ class MambaVision(Backbone):
         scan: str | tuple[str, ...] = 'raster',
         mlp_ratio: float = 4.0,
         layer_scale: float | None = None,
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        feature_norm: bool = False,
         device=None,
         dtype=None,
+        **options: Any,
     ):
         check_integers(1, in_chans=in_chans, stem_dim=stem_dim, embed_dim=embed_dim)
         lengths = _several('depths', depths, 4)
@@ -137,9 +135,9 @@ class MambaVision(Backbone):
             if dim % heads[i - 2]:
                 raise bad_argument('num_heads', f'a divisor of {dim} in stage {i}', heads[i - 2])
             order = create_order(scan, (windows[i - 2],) * 2)
-            scans, attends = (lengths[i] + 1) // 2, lengths[i] // 2
-            mixers: list[nn.Module] = [ConcatMixer(dim, order, d_state, **dd) for _ in range(scans)]
-            mixers += [Attention(dim, heads[i - 2], **dd) for _ in range(attends)]
+            mixers = [
+                _mixer(j < (lengths[i] + 1) // 2, dim, order, d_state, heads[i - 2], dd) for j in range(lengths[i])
+            ]
             blocks = [
                 Block(
                     nn.LayerNorm(dim, **dd),
@@ -155,57 +153,59 @@ class MambaVision(Backbone):
             ]
             stages.append(WindowStage(down, blocks, windows[i - 2]))
         super().__init__(
-            nn.Sequential(
-                ChannelsLast(),
-                *(nn.Conv2d(in_chans, stem_dim, 3, 2, 1, bias=False, **dd), BatchNorm2d(stem_dim, 1e-4, **dd)),
-                nn.ReLU(),
-                *(nn.Conv2d(stem_dim, embed_dim, 3, 2, 1, bias=False, **dd), BatchNorm2d(embed_dim, 1e-4, **dd)),
-                nn.ReLU(),
-                ToMap(),
-            ),
-            stages,
-            widths,
-            [4, 8, 16, 32],
-            BatchNorm(widths[-1], **dd),
-            img_size,
-            in_chans,
-            num_classes,
-            global_pool,
-            drop_rate,
-            feature_norm,
+            stem=_stem(in_chans, stem_dim, embed_dim, dd),
+            layers=stages,
+            widths=widths,
+            reductions=[4, 8, 16, 32],
+            norm=BatchNorm(widths[-1], **dd),
+            in_chans=in_chans,
+            **options,
             **dd,
         )
         self.scan = scan
         self.init_weights()
 
-    @torch.jit.ignore
     def init_weights(self) -> None:
         self.init_non_persistent_buffers()
         super().init_weights()
 
-    @torch.jit.ignore
-    def set_input_size(self, img_size: int | tuple[int, int], window_size: tuple[int, int] | None = None) -> None:
-        """Changes the nominal image size, in pixels, and the windows if they are given.
+    def set_input_size(
+        self, img_size: int | tuple[int, int], window_size: tuple[int, int] | None = None, **arguments: Any
+    ) -> None:
+        """Changes the nominal image size in pixels and, if given, the windows.
 
-        Dense tasks want windows that cover the maps, ceil(size / 16) and ceil(size / 32): no weight depends on them.
+        Dense tasks want windows that cover the maps, ceil(size / 16) and ceil(size / 32). No weight depends on them.
         """
         if window_size is not None:
             for stage, size in zip(self.layers[2:], _several('window_size', window_size, 2)):
                 stage.window_size = size
             self.init_non_persistent_buffers()
-        super().set_input_size(img_size, **({} if window_size is None else {'window_size': window_size}))
+            arguments['window_size'] = window_size
+        super().set_input_size(img_size, **arguments)
 
-    @torch.jit.ignore
     def init_non_persistent_buffers(self) -> None:
-        """Lays the routes, on the device of the parameters; after they came from the meta device, say."""
+        """Rebuilds the route tables on the device of the parameters, for example after `to_empty`."""
         for stage in self.layers[2:]:
             for block in stage.blocks:
                 if isinstance(block.mixer, ConcatMixer):
                     block.mixer.set_order(create_order(self.scan, (stage.window_size,) * 2))
 
 
+def _stem(in_chans: int, stem_dim: int, dim: int, dd: dict[str, Any]) -> nn.Sequential:
+    """Two 3x3 convolutions of stride 2: (b, in_chans, H, W) -> (b, H / 4, W / 4, dim)."""
+    convs: list[nn.Module] = []
+    for inputs, outputs in ((in_chans, stem_dim), (stem_dim, dim)):
+        convs += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False, **dd), BatchNorm2d(outputs, 1e-4, **dd), nn.ReLU()]
+    return nn.Sequential(ChannelsLast(), *convs, ToMap())
+
+
+def _mixer(scans: bool, dim: int, order: ScanOrder, d_state: int, heads: int, dd: dict[str, Any]) -> nn.Module:
+    """The mixer of a block in a window."""
+    return ConcatMixer(dim, order, d_state, **dd) if scans else Attention(dim, heads, **dd)
+
+
 def _several(name: str, values: Any, length: int) -> list[int]:
-    """The values as a list, if they are so many positive integers."""
+    """Checks that the values are ``length`` positive integers."""
     if not isinstance(values, (tuple, list)) or len(values) != length:
         raise bad_argument(name, f'{length} integers', repr(values))
     for value in values:
@@ -213,7 +213,7 @@ def _several(name: str, values: Any, length: int) -> list[int]:
     return list(values)
 
 
-_RENAMED = (  # official -> here, in this order
+_RENAMED = (  # official -> ours, in this order
     (r'^patch_embed\.conv_down\.(\d)\.', lambda m: f'stem.{int(m[1]) + 1}.'),
     (r'^levels\.(\d)\.downsample\.reduction\.0\.', lambda m: f'layers.{int(m[1]) + 1}.downsample.'),
     (r'^levels\.', 'layers.'),
@@ -224,11 +224,11 @@ _RENAMED = (  # official -> here, in this order
     (r'^norm\.', 'norm.bn.'),
     (r'^head\.', 'head.fc.'),
 )
-_WRAPPERS = ('module.', 'encoder.', 'backbone.', 'model.')  # prefixes in some files; what lacks them is no weight
+_WRAPPERS = ('module.', 'encoder.', 'backbone.', 'model.')  # prefixes in some files, whose other keys are not weights
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``."""
+    """Converts an official file, or a state dict of ours, to the state dict of ``model``."""
     weights = unwrap(model_weights(state_dict, 'the checkpoint'), *_WRAPPERS)
     if not any(key.startswith('levels.') for key in weights):
         return weights
@@ -241,7 +241,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _cfg(file: str = '', top1: float = 0, top5: float = 0, size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    own = {
+    defaults = {
         'input_size': (3, size, size),
         'pool_size': (size // 32, size // 32),
         'crop_pct': 1.0,
@@ -249,7 +249,7 @@ def _cfg(file: str = '', top1: float = 0, top5: float = 0, size: int = 224, **kw
         'origin_url': 'https://github.com/NVlabs/MambaVision',
         'paper_ids': 'arXiv:2407.08083',
     }
-    return imagenet_cfg(f'https://huggingface.co/nvidia/{file}' if file else '', top1, top5, **{**own, **kwargs})
+    return imagenet_cfg(f'https://huggingface.co/nvidia/{file}' if file else '', top1, top5, **{**defaults, **kwargs})
 
 
 _512 = {'size': 512, 'crop_pct': 0.93, 'crop_mode': 'squash'}
@@ -278,75 +278,73 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-_SMALL = {'stem_dim': 64, 'embed_dim': 96, 'depths': (3, 3, 7, 5)}  # MambaVision-T is what the class does by itself
+_SMALL = {'stem_dim': 64, 'embed_dim': 96, 'depths': (3, 3, 7, 5)}  # the class's defaults are MambaVision-T
 _BASE = {'stem_dim': 64, 'embed_dim': 128, 'depths': (3, 3, 10, 5), 'layer_scale': 1e-5}
 _LARGE = {**_BASE, 'embed_dim': 196, 'num_heads': (16, 32)}
 _LARGE2 = {**_LARGE, 'depths': (3, 3, 12, 5)}
 _LARGE3 = {**_LARGE, 'embed_dim': 256, 'depths': (3, 3, 20, 10)}
 
 
-def _create_mambavision(variant: str, pretrained: bool, args: dict[str, Any], **kwargs: Any) -> MambaVision:
-    return build_model(
-        MambaVision, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **{**args, **kwargs}
-    )
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaVision:
+    return build_model(MambaVision, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs)
 
 
 @register_model
 def test_mambavision(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """A model for tests, 0.75 M parameters; no published weights."""
     args = {'stem_dim': 8, 'embed_dim': 16, 'depths': (1, 1, 3, 2), 'num_heads': (2, 4), 'window_size': (10, 5)}
-    return _create_mambavision('test_mambavision', pretrained, args, **kwargs)
+    return _create('test_mambavision', pretrained, **{**args, **kwargs})
 
 
 @register_model
 def mambavision_tiny(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-T, 32 M parameters."""
-    return _create_mambavision('mambavision_tiny', pretrained, {}, **kwargs)
+    return _create('mambavision_tiny', pretrained, **kwargs)
 
 
 @register_model
 def mambavision_tiny2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-T2, 35 M parameters."""
-    return _create_mambavision('mambavision_tiny2', pretrained, {'depths': (1, 3, 11, 4)}, **kwargs)
+    return _create('mambavision_tiny2', pretrained, **{'depths': (1, 3, 11, 4), **kwargs})
 
 
 @register_model
 def mambavision_small(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-S, 50 M parameters."""
-    return _create_mambavision('mambavision_small', pretrained, _SMALL, **kwargs)
+    return _create('mambavision_small', pretrained, **{**_SMALL, **kwargs})
 
 
 @register_model
 def mambavision_base(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-B, 98 M parameters."""
-    return _create_mambavision('mambavision_base', pretrained, _BASE, **kwargs)
+    return _create('mambavision_base', pretrained, **{**_BASE, **kwargs})
 
 
 @register_model
 def mambavision_large(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L, 228 M parameters."""
-    return _create_mambavision('mambavision_large', pretrained, _LARGE, **kwargs)
+    return _create('mambavision_large', pretrained, **{**_LARGE, **kwargs})
 
 
 @register_model
 def mambavision_large2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L2, 242 M parameters."""
-    return _create_mambavision('mambavision_large2', pretrained, _LARGE2, **kwargs)
+    return _create('mambavision_large2', pretrained, **{**_LARGE2, **kwargs})
 
 
 @register_model
 def mambavision_large2_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L2 with the windows of 512 pixels."""
-    return _create_mambavision('mambavision_large2_512', pretrained, {**_LARGE2, 'window_size': (32, 16)}, **kwargs)
+    return _create('mambavision_large2_512', pretrained, **{**_LARGE2, 'window_size': (32, 16), **kwargs})
 
 
 @register_model
 def mambavision_large3(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L3, 740 M parameters, with the windows of 256 pixels."""
-    return _create_mambavision('mambavision_large3', pretrained, {**_LARGE3, 'window_size': (16, 8)}, **kwargs)
+    return _create('mambavision_large3', pretrained, **{**_LARGE3, 'window_size': (16, 8), **kwargs})
 
 
 @register_model
 def mambavision_large3_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L3 with the windows of 512 pixels."""
-    return _create_mambavision('mambavision_large3_512', pretrained, {**_LARGE3, 'window_size': (32, 16)}, **kwargs)
+    return _create('mambavision_large3_512', pretrained, **{**_LARGE3, 'window_size': (32, 16), **kwargs})

@@ -1,4 +1,4 @@
-"""PlainMamba: a flat stack of blocks that scan the map along four snakes which know where they come from.
+"""PlainMamba: a flat stack of blocks that scan the map along four snakes, each step with a code of its direction.
 
 Paper: PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition, arXiv:2403.17695.
 Official code: ChenhongyiYang/PlainMamba, Apache-2.0; of the weights no licence is stated.
@@ -7,9 +7,9 @@ Official code: ChenhongyiYang/PlainMamba, Apache-2.0; of the weights no licence 
           -> head
 """
 
+from functools import partial
 from typing import Any
 
-import torch
 from timm.layers import calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -19,24 +19,24 @@ from vimamba.errors import check_integers
 from vimamba.layers import Block
 from vimamba.layers.channels_last import ChannelsLast, Conv2d, ToMap, pad_map
 from vimamba.layers.norm import BatchNorm2d
+from vimamba.layers.patch_embed import image_size
 from vimamba.layers.pos_embed import PosEmbed
 from vimamba.mixers import DirectionalScan, GridMixer
 from vimamba.mixers.plain_mamba import SNAKES
 from vimamba.scans import schedule
-from vimamba.scans.schedules import Schedule
+from vimamba.scans.schedules import Scan, Schedule
 
-from ._backbone import Backbone, check_img_size
+from ._backbone import MapBackbone
 from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
 
-__all__ = ['PlainMamba']
+__all__ = ['PlainMamba', 'checkpoint_filter_fn']
 
 
 class Patches(Conv2d):
-    """Patches that do not overlap, the last of each row and column made whole by zeros: (b, h, w, c) maps."""
+    """Embeds patches of a map padded with zeros to whole ones: (b, h, w, c) -> (b, h', w', c')."""
 
     def forward(self, input: Tensor) -> Tensor:
-        x = pad_map(input, self.kernel_size[0])
-        return self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
+        return super().forward(pad_map(input, self.kernel_size[0]))
 
 
 class LocalConv(nn.Module):
@@ -52,20 +52,20 @@ class LocalConv(nn.Module):
         return self.act(self.bn(self.conv(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
 
 
-class PlainMamba(Backbone):
+class PlainMamba(MapBackbone):
     """PlainMamba (arXiv:2403.17695), on images of any size.
 
     Args:
-        img_size: pixels, one integer or (height, width), that the table of positions is made for; for any other it is
-            resized on the fly.
-        in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        img_size: pixels, one integer or (height, width), of the position table, which is resized on the fly for others.
+        in_chans: image channels.
         embed_dim: width of the tokens.
         depth: number of blocks.
         stem_convs: 3 x 3 convolutions of the stem, between its 7 x 7 one and the patches of 8 x 8.
-        local_layers: blocks behind which a depthwise convolution follows, without a residual.
-        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
-        d_state: states a channel.
+        local_layers: blocks that a depthwise convolution without a residual follows.
+        scan: a scan order, a schedule, or an order per block; see `vimamba.scans.schedule`.
+        d_state: states per channel.
         drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+        options: further arguments of `MapBackbone`.
 
     | initial values | |
     |---|---|
@@ -87,66 +87,64 @@ class PlainMamba(Backbone):
         self,
         img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         embed_dim: int = 192,
         depth: int = 24,
         stem_convs: int = 1,
         local_layers: tuple[int, ...] = (),
         scan: Schedule = SNAKES,
         d_state: int = 16,
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        feature_norm: bool = False,
         device=None,
         dtype=None,
+        **options: Any,
     ):
         check_integers(1, in_chans=in_chans, embed_dim=embed_dim, depth=depth, d_state=d_state)
         check_integers(0, stem_convs=stem_convs)
         dd = {'device': device, 'dtype': dtype}
-        convs = [nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False, **dd), BatchNorm2d(64, **dd), nn.ReLU()]
-        for _ in range(stem_convs):
-            convs += [nn.Conv2d(64, 64, 3, 1, 1, bias=False, **dd), BatchNorm2d(64, **dd), nn.ReLU()]
-        stem = {
-            'convs': nn.Sequential(ChannelsLast(), *convs, ToMap()),
-            'patches': Patches(64, embed_dim, 8, 8, **dd),
-            'pos_embed': PosEmbed(_grid(check_img_size(img_size)), embed_dim, **dd),
-        }
+        stem = _stem(in_chans, embed_dim, stem_convs, _grid(image_size(img_size)), dd)
 
-        def layer(i: int, scan: Any, drop_path: float) -> nn.Module:
+        def layer(i: int, scan: Scan, drop_path: float) -> nn.Module:
             mixer = GridMixer(embed_dim, scan, DirectionalScan, d_conv=7, bias=True, norm=False, d_state=d_state, **dd)
             block = Block(nn.LayerNorm(embed_dim, **dd), mixer, embed_dim, drop_path=drop_path)
             return nn.Sequential(block, LocalConv(embed_dim, **dd)) if i in local_layers else block
 
         rates = calculate_drop_path_rates(drop_path_rate, depth)
         super().__init__(
-            nn.Sequential(*stem.values()),
-            [layer(i, *own) for i, own in enumerate(zip(schedule(scan, depth), rates))],
-            [embed_dim] * depth,
-            [16] * depth,
-            nn.LayerNorm(embed_dim, eps=1e-6, **dd),
-            img_size,
-            in_chans,
-            num_classes,
-            global_pool,
-            drop_rate,
-            feature_norm,
+            stem=stem,
+            layers=[layer(i, *values) for i, values in enumerate(zip(schedule(scan, depth), rates))],
+            widths=[embed_dim] * depth,
+            reductions=[16] * depth,
+            norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd),
+            img_size=img_size,
+            in_chans=in_chans,
+            **options,
             **dd,
         )
         self.init_weights()
 
-    @torch.jit.ignore
+    @property
+    def pos_embed(self) -> PosEmbed:
+        return self.stem[2]
+
     def set_input_size(self, img_size: int | tuple[int, int], **arguments: Any) -> None:
-        """The size in pixels that the table of positions is made for, which is resized."""
+        """Changes the size in pixels of the position table, which is resized."""
         super().set_input_size(img_size, **arguments)
-        self.stem[2].set_grid(_grid(self.img_size))
+        self.pos_embed.set_grid(_grid(self.img_size))
+
+
+def _stem(in_chans: int, dim: int, convs: int, grid: tuple[int, ...], dd: dict[str, Any]) -> nn.Sequential:
+    layers = [nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False, **dd), BatchNorm2d(64, **dd), nn.ReLU()]
+    for _ in range(convs):
+        layers += [nn.Conv2d(64, 64, 3, 1, 1, bias=False, **dd), BatchNorm2d(64, **dd), nn.ReLU()]
+    patches, pos_embed = Patches(64, dim, 8, 8, **dd), PosEmbed(grid, dim, **dd)
+    return nn.Sequential(nn.Sequential(ChannelsLast(), *layers, ToMap()), patches, pos_embed)
 
 
 def _grid(img_size: tuple[int, int]) -> tuple[int, ...]:
     return tuple(-(-side // 16) for side in img_size)
 
 
-_RENAMED = (  # official -> here, in this order
+_RENAMED = (  # official -> ours, in this order
     (r'^norm_layer(\d+)\.', r'feature_norms.\1.'),
     (r'^pos_embed$', 'stem.2.table'),
     (r'^patch_embed\.stem\.(\d)\.', lambda m: f'stem.0.{int(m[1]) + 1}.'),
@@ -164,10 +162,10 @@ _RENAMED = (  # official -> here, in this order
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official file, with or without its wrapper, or a state dict of ours -> the state dict of ``model``.
+    """Converts an official file, or a state dict of ours, to the state dict of ``model``.
 
-    In the backbone of a segmentation model every map has a norm, and that of the last is the final one. Buffers
-    ``ema_*``, which training leaves beside the parameters, are copies and are left out.
+    The backbone of a segmentation model has a norm for every map, of which the last is the final one. Buffers
+    ``ema_*``, copies that training leaves beside the parameters, are dropped.
     """
     weights = model_weights(state_dict, 'the checkpoint')
     head = {key: value for key, value in weights.items() if key.startswith('head.')}  # beside 'backbone.', not in it
@@ -178,26 +176,23 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         inner = tuple((rf'^layers\.{i}\.(?=norm|mixer)', f'layers.{i}.0.') for i in followed)
         table = weights.pop('stem.2.table', None)
         weights = reshape_like(rename(weights, inner), model)
-        weights |= {} if table is None else {'stem.2.table': table}  # whose shape tells of its sides
+        weights |= {} if table is None else {'stem.2.table': table}  # its shape says its grid
         if model.feature_norms is not None and 'norm.weight' in weights:
             last = f'feature_norms.{len(model.layers) - 1}'
             weights |= {f'{last}.{name}': weights[f'norm.{name}'] for name in ('weight', 'bias')}
     if 'stem.2.table' in weights:
-        weights['stem.2.table'] = model.stem[2].fit(weights['stem.2.table'])
+        weights['stem.2.table'] = model.pos_embed.fit(weights['stem.2.table'])
     return weights
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    own = {
-        'pool_size': (14, 14),
-        'first_conv': 'stem.0.1',
-        'license': 'unknown',
-        'origin_url': 'https://github.com/ChenhongyiYang/PlainMamba',
-        'paper_ids': 'arXiv:2403.17695',
-    }
-    return imagenet_cfg(url, **{**own, **kwargs})
-
-
+_cfg = partial(
+    imagenet_cfg,
+    pool_size=(14, 14),
+    first_conv='stem.0.1',
+    license='unknown',
+    origin_url='https://github.com/ChenhongyiYang/PlainMamba',
+    paper_ids='arXiv:2403.17695',
+)
 _HUB = 'https://huggingface.co/ChenhongyiYang/PlainMamba/resolve/main/{}.pth'
 
 default_cfgs = generate_default_cfgs(

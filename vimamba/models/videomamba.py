@@ -1,4 +1,4 @@
-"""VideoMamba: Vim's blocks over clips, frame after frame, there and back; for images a Vim with its class token first.
+"""VideoMamba: Vim's blocks over clips, frame by frame in both directions; for images a Vim with its class token first.
 
 Paper: VideoMamba: State Space Model for Efficient Video Understanding, arXiv:2403.06977.
 Official code and weights: OpenGVLab/VideoMamba (Apache-2.0); this file was written from the paper, the layout of the
@@ -7,10 +7,11 @@ weights and the outputs of the official models.
     clip -> patches of frames -> + positions in time and in the frame -> class token first -> n x [ + Mamba ] -> norm
          -> head on the class token
 
-A causal model reads forth only and has neither a class token nor positions in time: it takes frames as they come
-(`VideoMamba.step`), and a clip that does not fit in memory a few frames at a time (``chunk_frames``).
+A causal model scans forwards only and has neither a class token nor positions in time. It runs on a stream of frames
+(`VideoMamba.step`), and on long clips a few frames at a time (``chunk_frames``).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,38 +20,35 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vimamba.errors import UsageError, bad_argument, check_integers
-from vimamba.layers import resize_pos_embed, widen
-from vimamba.layers.patch_embed import (
-    PatchEmbed,
-    TubeletEmbed,
-    check_clip,
-    check_frames,
-    check_images,
-    resize_time_embed,
-)
-from vimamba.mixers.mixer import MixerState as MambaState
+from vimamba.layers import widen
+from vimamba.layers.patch_embed import TubeletEmbed, check_clip, check_frames, check_images, resize_time_embed
+from vimamba.mixers import MixerState
 
-from . import vim, vim_checkpoint
-from ._builder import build_model, fit_channels, imagenet_cfg, record_input_size
+from . import vim_checkpoint
+from ._builder import build_model, fit_channels, record_input_size, register_variant, sequence_cfg
 from ._stream import StreamState
+from .vim import Vim
 
-__all__ = ['VideoMamba', 'checkpoint_filter_fn', 'forth', 'inflate']
+__all__ = ['VideoMamba', 'causal_weights', 'checkpoint_filter_fn', 'inflate']
+
+torch.fx.wrap('widen')
 
 
-class VideoMamba(vim.Vim):
+class VideoMamba(Vim):
     """VideoMamba (arXiv:2403.06977) on clips.
 
     Args:
         img_size: size of a frame in pixels, one integer or (height, width).
         num_frames: frames of a clip.
         tubelet_size: frames of a patch.
-        class_token: 'first' or 'none'.
-        causal: every token knows those before it alone; the head is on the mean of all tokens. Takes any number of
-            frames, and `step`.
-        chunk_frames: a causal model runs so many frames at a time and keeps for the gradient what passes from part to
-            part alone; 0 runs all at once. The numbers are the same. Feature maps are computed at once.
-        options: further arguments of `Vim`; ``dynamic_img_size`` takes any number and size of frames in forward and
-            resizes the positions on the fly, in time linear, in a frame bicubic.
+        num_classes: classes of the head; 0 for none.
+        class_token: 'first' or 'none'; by default 'none' in causal models.
+        causal: a token depends only on those before it, and the head is on the mean of all tokens. Accepts any number
+            of frames, and `step`.
+        chunk_frames: number of frames that a causal model runs at a time, for which the backward pass keeps only the
+            state in between; 0 runs all at once. The result is the same. Feature maps are computed at once.
+        options: further arguments of `Vim`. ``dynamic_img_size`` accepts any number and size of frames in forward and
+            resizes the positions on the fly, linear in time and bicubic in a frame.
 
     Initial values are `Vim`'s; positions in time start at 0.
 
@@ -70,8 +68,6 @@ class VideoMamba(vim.Vim):
         class_token: str | None = None,
         causal: bool = False,
         chunk_frames: int = 0,
-        device=None,
-        dtype=None,
         **options: Any,
     ):
         check_integers(1, tubelet_size=tubelet_size)
@@ -86,115 +82,87 @@ class VideoMamba(vim.Vim):
         if chunk_frames % tubelet_size or (chunk_frames and not causal):
             expected = f'a multiple of {tubelet_size}' if causal else '0, or a causal model (causal=True)'
             raise bad_argument('chunk_frames', expected, chunk_frames)
-        self.num_frames, self.tubelet_size = num_frames, tubelet_size
-        self.causal, self.chunk_frames = causal, chunk_frames
-        own = {'scan': 'raster'} if causal else {}
         super().__init__(
             img_size,
             num_classes=num_classes,
             class_token=class_token,
-            **{'merge': 'sum', **own, **options},
-            device=device,
-            dtype=dtype,
+            embed_layer=partial(TubeletEmbed, num_frames, tubelet_size, not causal),
+            **{'merge': 'sum', **({'scan': 'raster'} if causal else {}), **options},
         )
+        self.num_frames, self.tubelet_size = num_frames, tubelet_size
+        self.causal, self.chunk_frames = causal, chunk_frames
         if causal and not all(block.mixer.is_causal for block in self.blocks):
             routes = repr(options.get('scan', 'raster')), repr(options.get('merge', 'sum'))
             raise bad_argument('causal', "one route in memory order, scan='raster', merge='sum'", ' and '.join(routes))
 
-    def _create_patch_embed(self, *args: Any, **dd: Any) -> PatchEmbed:
-        return TubeletEmbed(self.num_frames, self.tubelet_size, not self.causal, *args, **dd)
-
-    @torch.jit.ignore
     def init_weights(self) -> None:
         """`Vim`'s initial values; positions in time at 0."""
         super().init_weights()
         if self.patch_embed.time_embed is not None:
             nn.init.zeros_(self.patch_embed.time_embed)
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        return super().no_weight_decay() | {'patch_embed.time_embed'}
-
-    @torch.jit.ignore
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None) -> None:
-        """Changes the size of a frame in pixels, the number of frames, or both: resizes positions, lays routes anew."""
-        own = self.patch_embed.grid_size[-2:]
+        """Changes the size of a frame in pixels, the number of frames, or both: resizes positions, rebuilds routes."""
+        old_grid = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size, num_frames)  # type: ignore[call-arg]  # a TubeletEmbed
-        grid, rows = self.patch_embed.grid_size[-2:], self.class_rows(0)
-        with torch.no_grad():
-            resized = resize_pos_embed(self.pos_embed, own, grid, rows, rows)
-        self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
         self.num_frames = self.patch_embed.num_frames
-        self.init_non_persistent_buffers()
+        self._resize_positions(old_grid)
         record_input_size(self, self.patch_embed.img_size, num_frames=self.num_frames)
 
-    def _embed(self, x: Tensor) -> Tensor:
-        """Patches of every frame, positions, class token: (b, in_chans, T, H, W) -> (b, l, embed_dim)."""
-        height, width = x.shape[-2], x.shape[-1]
+    def embed(self, x: Tensor) -> Tensor:
+        """Patches of all frames, positions, class token: (b, in_chans, T, H, W) -> (b, l, embed_dim)."""
+        pos_embed = self._positions_of(x)
         x = self.patch_embed(x)
-        pos_embed = self.pos_embed
-        if self.dynamic_img_size:
-            pos_embed = self._dynamic_pos_embed(height, width)
         first = self.num_class_tokens
         cells = pos_embed[:, first:].unsqueeze(1)  # (1, 1, n, c)
         x = (widen(x).unflatten(1, (-1, cells.shape[2])) + cells).flatten(1, 2)
-        cls_token = self.cls_token
-        if cls_token is not None:
-            token = (cls_token + pos_embed[:, :first]).expand(x.shape[0], -1, -1)
+        if self.cls_token is not None:
+            token = (self.cls_token + pos_embed[:, :first]).expand(x.shape[0], -1, -1)
             x = torch.cat((token.to(x.dtype), x), 1)
         return x
 
-    @torch.jit.ignore
-    def _dynamic_pos_embed(self, height: int, width: int) -> Tensor:
-        grid, rows = self.patch_embed.dynamic_feat_size((height, width)), self.class_rows(0)
-        return resize_pos_embed(self.pos_embed, self.patch_embed.grid_size[-2:], grid, rows, rows)
-
-    def forward(self, x: Tensor) -> Tensor:  # `Vim`'s; tracers by torch.fx keep whole what this file calls, not that
-        return self.forward_head(self.forward_features(x))
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Normalised tokens of the last block: (b, in_chans, T, H, W) -> (b, l, embed_dim), the class token first."""
-        if self.chunk_frames and not torch.jit.is_scripting():
-            return self._forward_chunks(x)
-        return self._features(x)
+        return self._forward_chunks(x) if self.chunk_frames else super().forward_features(x)
 
-    @torch.jit.ignore
     def _forward_chunks(self, x: Tensor) -> Tensor:
         check_images(x, self.in_chans, 1, 3)
         check_clip(x, 0, self.tubelet_size)
-        layers: tuple[MambaState | None, ...] = (None,) * len(self.blocks)
+        states: tuple[MixerState | None, ...] = (None,) * len(self.blocks)
         one, tokens = self.pos_embed.new_ones(x.shape[0], 1, 1), []
         drops = (block.drop_path for block in self.blocks)
-        kept = [None if isinstance(drop, nn.Identity) else drop(one) for drop in drops]  # the same in all parts
+        masks = [None if isinstance(drop, nn.Identity) else drop(one) for drop in drops]  # the same in all chunks
         for chunk in x.split(self.chunk_frames, 2):
-            own, layers = checkpoint(self._advance, chunk, layers, kept, use_reentrant=False)
-            tokens.append(own)
+            out, states = checkpoint(self._advance, chunk, states, masks, use_reentrant=False)
+            tokens.append(out)
         return torch.cat(tokens, 1)
 
     def _advance(
-        self, x: Tensor, layers: tuple[MambaState | None, ...], kept: list[Tensor | None]
-    ) -> tuple[Tensor, tuple[MambaState, ...]]:
-        """The tokens of the next frames, normalised, and what every block carries on; ``kept`` as of `Block.step`."""
-        x, after = self._embed(x), []
-        for block, state, own in zip(self.blocks, layers, kept, strict=True):
+        self, x: Tensor, states: tuple[MixerState | None, ...], masks: list[Tensor | None]
+    ) -> tuple[Tensor, tuple[MixerState, ...]]:
+        """Normalised tokens of the next frames, and the new state of each block.
+
+        ``masks`` are those of stochastic depth, see `Block.step`.
+        """
+        x, after = self.embed(x), []
+        for block, state, mask in zip(self.blocks, states, masks, strict=True):
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x, state = checkpoint(block.step, x, state, own, use_reentrant=False)
+                x, state = checkpoint(block.step, x, state, mask, use_reentrant=False)
             else:
-                x, state = block.step(x, state, own)
+                x, state = block.step(x, state, mask)
             after.append(state)
         return self.norm(x).to(self.pos_embed.dtype), tuple(after)
 
-    @torch.jit.ignore
     def step(self, x: Tensor, state: StreamState | None = None) -> tuple[Tensor, StreamState]:
-        """Scores of a clip as it comes, of a causal model.
+        """Scores of a stream of frames, of a causal model.
 
         Args:
             x: the next frames (b, in_chans, t, H, W), t a multiple of ``tubelet_size``.
-            state: what the frames before returned; None at the start.
+            state: the state that the call before returned; None at the start.
 
         Returns:
-            The scores (b, num_classes) of the frames so far, those of `forward` for all of them at once, and the
-            state, through which gradients flow (`StreamState.detach`).
+            The scores (b, num_classes) of all frames so far, equal to those of `forward`, and the new state. Gradients
+            flow through the state (`StreamState.detach`).
 
         Raises:
             UsageError: the model is not causal, or the state is of other clips or of another model.
@@ -203,31 +171,30 @@ class VideoMamba(vim.Vim):
             raise UsageError("step: this model needs whole clips; build it with causal=True and global_pool='avg'")
         if not isinstance(state, StreamState | None):
             raise bad_argument('state', 'None or what `step` returned', type(state).__name__)
-        layers = (None,) * len(self.blocks) if state is None else state.layers
+        states = (None,) * len(self.blocks) if state is None else state.layers
         if state is not None:
-            want, got = (len(self.blocks), x.shape[0], self.embed_dim), (len(layers), *state.total.shape)
+            want, got = (len(self.blocks), x.shape[0], self.embed_dim), (len(states), *state.total.shape)
             if want != got:
                 raise bad_argument('state', f'one of (blocks, clips, embed_dim) {want}', got)
-        tokens, layers = self._advance(x, layers, [None] * len(self.blocks))
+        tokens, states = self._advance(x, states, [None] * len(self.blocks))
         total, count = widen(tokens).sum(1), tokens.shape[1]
         if state is not None:
             total, count = total + state.total, count + state.tokens
         pooled = self.head_drop((total / count).to(tokens.dtype))
-        return self.head(pooled), StreamState(layers, total, count)
+        return self.head(pooled), StreamState(states, total, count)
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: vim.Vim) -> dict[str, Tensor]:
-    """An official file of images or of clips, or a state dict of ours -> the state dict of ``model``.
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Tensor]:
+    """Converts an official file of images or clips, or a state dict of ours, to the state dict of ``model``.
 
-    What the head of another training stage left is not taken. A file of images starts a model for clips by `inflate`,
-    one of whole clips a causal model by `forth`, and positions of other times and sizes are resized, in time linear, in
-    a frame bicubic.
+    Heads of other training stages are dropped. Files of images initialise models of clips by `inflate`, files of whole
+    clips causal models by `causal_weights`. Positions are resized, linear in time and bicubic in a frame.
     """
     weights = vim_checkpoint.rename(state_dict, model)
     if getattr(model, 'causal', False) and 'cls_token' in weights:
-        weights = forth(weights)
+        weights = causal_weights(weights)
     weights = vim_checkpoint.resize_positions(weights, state_dict, model)
-    masked = any(key.startswith('clip_decoder.') for key in weights)  # of masked pretraining, which knows no classes
+    masked = any(key.startswith('clip_decoder.') for key in weights)  # masked pretraining has no classes
     weights = {key: value for key, value in weights.items() if not key.startswith(('clip_decoder.', 'distill_head.'))}
     if masked:
         weights = {**{key: value for key, value in model.state_dict().items() if key.startswith('head.')}, **weights}
@@ -241,85 +208,79 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: vim.Vim) -> dict[str
     return inflate(weights, model) if patches is not None and patches.ndim == 4 else weights
 
 
-def forth(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a model of whole clips for a causal one to begin with: its route forth, without a class token."""
-    back = '.projections.1.', '.routes.1.'
-    own = {key: value for key, value in weights.items() if not any(part in key for part in back)}
-    del own['cls_token']
-    return {**own, 'pos_embed': own['pos_embed'][:, 1:]}
+def causal_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Initialises a causal model from the weights of a model of whole clips: its forward route, no class token."""
+    reversed_route = '.projections.1.', '.routes.1.'
+    kept = {key: value for key, value in weights.items() if not any(part in key for part in reversed_route)}
+    del kept['cls_token']
+    return {**kept, 'pos_embed': kept['pos_embed'][:, 1:]}
 
 
 def inflate(weights: dict[str, Tensor], model: VideoMamba) -> dict[str, Tensor]:
-    """The weights of an image model for a model of clips, as VideoMamba's authors begin.
+    """Initialises a model of clips from the weights of an image model, as VideoMamba's authors do.
 
-    A patch reads the frame in its middle as the image's did and the others not at all, times differ by nothing, and
-    the head starts anew.
+    The kernel of the patches is the image's for the middle frame and 0 for the others. Positions in time and the head
+    keep their initial values.
     """
-    own = model.state_dict()
-    kernel = torch.zeros(own['patch_embed.proj.weight'].shape)
+    initial = model.state_dict()
+    kernel = torch.zeros(initial['patch_embed.proj.weight'].shape)
     kernel[:, :, model.tubelet_size // 2] = weights['patch_embed.proj.weight']
-    fresh = {key: own[key] for key in own if key.startswith(('head.', 'patch_embed.time_embed'))}
+    fresh = {key: initial[key] for key in initial if key.startswith(('head.', 'patch_embed.time_embed'))}
     inflated = {key: value for key, value in weights.items() if not key.startswith('head.')}
     return {**inflated, **fresh, 'patch_embed.proj.weight': kernel}
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    own = {
-        'pool_size': None,
-        'fixed_input_size': True,
-        'first_conv': 'patch_embed.proj',
-        'classifier': 'head',
-        'license': 'apache-2.0',
-        'origin_url': 'https://github.com/OpenGVLab/VideoMamba',
-        'paper_ids': 'arXiv:2403.06977',
-    }
-    return imagenet_cfg(url, **{**own, **kwargs})
+_cfg = partial(
+    sequence_cfg,
+    license='apache-2.0',
+    origin_url='https://github.com/OpenGVLab/VideoMamba',
+    paper_ids='arXiv:2403.06977',
+)
 
 
 def _clips(url: str = '', published: str = '', **kwargs: Any) -> dict[str, Any]:
-    """The input size is that of a frame: timm knows no other; frames are the model's ``num_frames``."""
-    own = {'num_classes': 400, 'crop_pct': 1.0, 'interpolation': 'bilinear'}
-    return _cfg(url, notes=(f'published {published}',) if published else (), **{**own, **kwargs})
+    """``input_size`` is that of a frame, as timm has no other; the model's ``num_frames`` says how many."""
+    notes = (f'published {published}',) if published else ()
+    return _cfg(url, notes=notes, **{'num_classes': 400, 'crop_pct': 1.0, 'interpolation': 'bilinear', **kwargs})
 
 
 _HUB = 'https://huggingface.co/OpenGVLab/VideoMamba/resolve/main/videomamba_{}.pth'
-_IMAGES = {'tiny': 76.9, 'small': 81.2, 'middle': 82.8, 'base': 82.7}
-_KINETICS = {  # published top-1 at 8, 16, 32 and 64 frames
-    'tiny': (76.9, 78.1, 78.8, 79.6),
-    'small': (79.3, 80.8, 81.5, 81.8),
-    'middle': (80.6, 81.9, 82.4, 82.8),
-}
-_SOMETHING = {'tiny': (65.1, 66.0), 'small': (66.6, 67.7), 'middle': (67.3, 68.3)}  # at 8 and 16
+_IMAGES = {'tiny': 76.9, 'small': 81.2, 'middle': 82.8, 'base': 82.7}  # published top-1
 _FRAMES = (8, 16, 32, 64)
+_CLIPS = {  # tag -> data set, classes, published top-1 at 8, 16, 32 and 64 frames; the first is the default of a name
+    'k400': (
+        'Kinetics-400',
+        400,
+        {'tiny': (76.9, 78.1, 78.8, 79.6), 'small': (79.3, 80.8, 81.5, 81.8), 'middle': (80.6, 81.9, 82.4, 82.8)},
+    ),
+    'ssv2': (
+        'Something-Something v2',
+        174,
+        {'tiny': (65.1, 66.0), 'small': (66.6, 67.7), 'middle': (67.3, 68.3)},
+    ),
+}
 
 _image_cfgs = {
     f'videomamba_{size}_patch16_224.opengvlab_in1k': _cfg(_HUB.format(f'{size[0]}16_in1k_res224'), top1=top1)
     for size, top1 in _IMAGES.items()
 }
-_kinetics_cfgs = {
-    f'videomamba_{size}_patch16_224_f{frames}.opengvlab_k400': _clips(
-        _HUB.format(f'{size[0]}16_k400_f{frames}_res224'), f'Kinetics-400 top-1 {top1}'
+_clip_cfgs = {
+    f'videomamba_{size}_patch16_224_f{frames}.opengvlab_{tag}': _clips(
+        _HUB.format(f'{size[0]}16_{tag}_f{frames}_res224'), f'{dataset} top-1 {top1}', num_classes=classes
     )
-    for size, published in _KINETICS.items()
+    for tag, (dataset, classes, sizes) in _CLIPS.items()
+    for size, published in sizes.items()
     for frames, top1 in zip(_FRAMES, published)
 }
-_something_cfgs = {
-    f'videomamba_{size}_patch16_224_f{frames}.opengvlab_ssv2': _clips(
-        _HUB.format(f'{size[0]}16_ssv2_f{frames}_res224'), f'Something-Something v2 top-1 {top1}', num_classes=174
-    )
-    for size, published in _SOMETHING.items()
-    for frames, top1 in zip(_FRAMES, published)
-}
-_inflated_cfgs = {  # of images, to begin with
+_inflated_cfgs = {  # weights of images
     f'videomamba_{size}_patch16_224_f{frames}.opengvlab_in1k': _clips(_HUB.format(f'{size[0]}16_in1k_res224'))
-    for size in _KINETICS
+    for size in ('tiny', 'small', 'middle')
     for frames in _FRAMES
 }
 default_cfgs = generate_default_cfgs(
     {
         **_image_cfgs,
-        **_kinetics_cfgs,  # before the others: what a name without a tag means
-        **_something_cfgs,
+        **_clip_cfgs,
         **_inflated_cfgs,
         'videomamba_tiny_causal_patch16_224.untrained': _clips(),
         'test_videomamba.untrained': _clips(input_size=(3, 64, 64)),
@@ -327,157 +288,50 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-_SIZES = {
-    'tiny': {'embed_dim': 192, 'depth': 24},
-    'small': {'embed_dim': 384, 'depth': 24},
-    'middle': {'embed_dim': 576, 'depth': 32},
-    'base': {'embed_dim': 768, 'depth': 24},
-}
 
-
-def _create_images(variant: str, pretrained: bool, **kwargs: Any) -> vim.Vim:
-    own = {'class_token': 'first', 'merge': 'sum'}
-    return build_model(vim.Vim, variant, pretrained, checkpoint_filter_fn, **{**own, **kwargs})
+def _create_images(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
+    return build_model(
+        Vim, variant, pretrained, checkpoint_filter_fn, **{'class_token': 'first', 'merge': 'sum', **kwargs}
+    )
 
 
 def _create_clips(variant: str, pretrained: bool, **kwargs: Any) -> VideoMamba:
     return build_model(VideoMamba, variant, pretrained, checkpoint_filter_fn, **kwargs)
 
 
-@register_model
-def videomamba_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> vim.Vim:
-    """VideoMamba-Ti for images, 7 M parameters."""
-    return _create_images('videomamba_tiny_patch16_224', pretrained, **{**_SIZES['tiny'], **kwargs})
-
-
-@register_model
-def videomamba_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> vim.Vim:
-    """VideoMamba-S for images, 26 M parameters."""
-    return _create_images('videomamba_small_patch16_224', pretrained, **{**_SIZES['small'], **kwargs})
-
-
-@register_model
-def videomamba_middle_patch16_224(pretrained: bool = False, **kwargs: Any) -> vim.Vim:
-    """VideoMamba-M for images, 74 M parameters."""
-    return _create_images('videomamba_middle_patch16_224', pretrained, **{**_SIZES['middle'], **kwargs})
-
-
-@register_model
-def videomamba_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> vim.Vim:
-    """VideoMamba-B for images, 98 M parameters."""
-    return _create_images('videomamba_base_patch16_224', pretrained, **{**_SIZES['base'], **kwargs})
-
-
-@register_model
-def videomamba_tiny_patch16_224_f8(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-Ti for clips of 8 frames."""
-    return _create_clips('videomamba_tiny_patch16_224_f8', pretrained, **{'num_frames': 8, **_SIZES['tiny'], **kwargs})
-
-
-@register_model
-def videomamba_tiny_patch16_224_f16(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-Ti for clips of 16 frames."""
-    return _create_clips(
-        'videomamba_tiny_patch16_224_f16', pretrained, **{'num_frames': 16, **_SIZES['tiny'], **kwargs}
+_SIZES: dict[str, tuple[str, str, dict[str, Any]]] = {  # abbreviation, parameters, arguments
+    'tiny': ('Ti', '7 M', {'embed_dim': 192, 'depth': 24}),
+    'small': ('S', '26 M', {'embed_dim': 384, 'depth': 24}),
+    'middle': ('M', '74 M', {'embed_dim': 576, 'depth': 32}),
+    'base': ('B', '98 M', {'embed_dim': 768, 'depth': 24}),
+}
+for _size, (_name, _parameters, _arguments) in _SIZES.items():
+    _variant = f'videomamba_{_size}_patch16_224'
+    register_variant(
+        _create_images, _variant, f'VideoMamba-{_name} for images, {_parameters} parameters.', **_arguments
     )
-
-
-@register_model
-def videomamba_tiny_patch16_224_f32(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-Ti for clips of 32 frames."""
-    return _create_clips(
-        'videomamba_tiny_patch16_224_f32', pretrained, **{'num_frames': 32, **_SIZES['tiny'], **kwargs}
-    )
-
-
-@register_model
-def videomamba_tiny_patch16_224_f64(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-Ti for clips of 64 frames."""
-    return _create_clips(
-        'videomamba_tiny_patch16_224_f64', pretrained, **{'num_frames': 64, **_SIZES['tiny'], **kwargs}
-    )
-
-
-@register_model
-def videomamba_small_patch16_224_f8(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-S for clips of 8 frames."""
-    return _create_clips(
-        'videomamba_small_patch16_224_f8', pretrained, **{'num_frames': 8, **_SIZES['small'], **kwargs}
-    )
-
-
-@register_model
-def videomamba_small_patch16_224_f16(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-S for clips of 16 frames."""
-    return _create_clips(
-        'videomamba_small_patch16_224_f16', pretrained, **{'num_frames': 16, **_SIZES['small'], **kwargs}
-    )
-
-
-@register_model
-def videomamba_small_patch16_224_f32(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-S for clips of 32 frames."""
-    return _create_clips(
-        'videomamba_small_patch16_224_f32', pretrained, **{'num_frames': 32, **_SIZES['small'], **kwargs}
-    )
-
-
-@register_model
-def videomamba_small_patch16_224_f64(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-S for clips of 64 frames."""
-    return _create_clips(
-        'videomamba_small_patch16_224_f64', pretrained, **{'num_frames': 64, **_SIZES['small'], **kwargs}
-    )
-
-
-@register_model
-def videomamba_middle_patch16_224_f8(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-M for clips of 8 frames."""
-    return _create_clips(
-        'videomamba_middle_patch16_224_f8', pretrained, **{'num_frames': 8, **_SIZES['middle'], **kwargs}
-    )
-
-
-@register_model
-def videomamba_middle_patch16_224_f16(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-M for clips of 16 frames."""
-    return _create_clips(
-        'videomamba_middle_patch16_224_f16', pretrained, **{'num_frames': 16, **_SIZES['middle'], **kwargs}
-    )
-
-
-@register_model
-def videomamba_middle_patch16_224_f32(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-M for clips of 32 frames."""
-    return _create_clips(
-        'videomamba_middle_patch16_224_f32', pretrained, **{'num_frames': 32, **_SIZES['middle'], **kwargs}
-    )
-
-
-@register_model
-def videomamba_middle_patch16_224_f64(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """VideoMamba-M for clips of 64 frames."""
-    return _create_clips(
-        'videomamba_middle_patch16_224_f64', pretrained, **{'num_frames': 64, **_SIZES['middle'], **kwargs}
-    )
+    for _frames in () if _size == 'base' else _FRAMES:
+        _doc = f'VideoMamba-{_name} for clips of {_frames} frames.'
+        register_variant(_create_clips, f'{_variant}_f{_frames}', _doc, num_frames=_frames, **_arguments)
 
 
 @register_model
 def videomamba_tiny_causal_patch16_224(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """A VideoMamba-Ti that reads forth only and takes frames as they come; no published weights."""
-    args = {'causal': True, 'num_frames': 16, **_SIZES['tiny']}
+    """A causal VideoMamba-Ti for streams of frames; no published weights."""
+    args = {'causal': True, 'num_frames': 16, **_SIZES['tiny'][2]}
     return _create_clips('videomamba_tiny_causal_patch16_224', pretrained, **{**args, **kwargs})
+
+
+_TEST = {'img_size': 64, 'num_frames': 4, 'patch_size': 8, 'embed_dim': 64, 'depth': 4}
 
 
 @register_model
 def test_videomamba(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
     """A VideoMamba for tests."""
-    args = {'img_size': 64, 'num_frames': 4, 'patch_size': 8, 'embed_dim': 64, 'depth': 4}
-    return _create_clips('test_videomamba', pretrained, **{**args, **kwargs})
+    return _create_clips('test_videomamba', pretrained, **{**_TEST, **kwargs})
 
 
 @register_model
 def test_videomamba_causal(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
     """A causal VideoMamba for tests."""
-    args = {'img_size': 64, 'num_frames': 4, 'patch_size': 8, 'embed_dim': 64, 'depth': 4, 'causal': True}
-    return _create_clips('test_videomamba_causal', pretrained, **{**args, **kwargs})
+    return _create_clips('test_videomamba_causal', pretrained, **{**_TEST, 'causal': True, **kwargs})

@@ -1,9 +1,9 @@
-"""VMamba: a pyramid whose blocks scan the map by rows and by columns, there and back (SS2D).
+"""VMamba: a pyramid whose blocks scan the map along rows and columns in both directions (SS2D).
 
 Paper: VMamba: Visual State Space Model, arXiv:2401.10166.
 Official code and weights: MzeroMiko/VMamba, MIT.
 
-    image -> stem (1/4) -> 4 x Stage of Block(norm, GridMixer(SelectiveScan on 'cross'), norm, MLP) -> norm -> mean -> head
+    image -> stem (1/4) -> 4 x Stage of Block(norm, GridMixer on 'cross', norm, MLP) -> norm -> mean -> head
 """
 
 from collections.abc import Sequence
@@ -20,37 +20,37 @@ from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
 from vimamba.layers.channels_last import Conv2d, ToMap
 from vimamba.layers.mlp import Mlp
-from vimamba.mixers import GridMixer
-from vimamba.mixers.mixer import find_mixer, mixer_per_block
+from vimamba.mixers import GridMixer, find_mixer, mixer_per_block
 from vimamba.scans import schedule
 from vimamba.scans.schedules import Schedule
 
-from ._backbone import Backbone, Stage
-from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
+from ._backbone import MapBackbone, Stage
+from ._builder import build_model, imagenet_cfg, register_variant, rename, reshape_like, unwrap
 
-__all__ = ['VMamba']
+__all__ = ['VMamba', 'checkpoint_filter_fn']
 
 _NORM = partial(nn.LayerNorm, eps=1e-5)
 
 
-class VMamba(Backbone):
+class VMamba(MapBackbone):
     """VMamba (arXiv:2401.10166), on images of any size.
 
     Args:
-        img_size, in_chans, num_classes, global_pool, drop_rate, feature_norm: as in `Backbone`.
+        in_chans: image channels.
         embed_dim: width of the first stage; each stage doubles it.
         depths: blocks of each stage.
-        mixer: name of a registered mixer, or a list with one for each block; see `vimamba.mixers.list_mixers`.
-        scan: name of a scan order or of a schedule, or an order for each block; see `vimamba.scans.schedule`.
-        merge: 'sum' of the routes, or 'attention' over the channels of each before it (LocalVMamba).
-        d_state: states a channel.
-        expand: channels of the scan, over those of the stage.
-        conv_bias: whether the depthwise convolution has a bias.
-        gate: multiply what comes from the scan by silu(z), a second half of the input projection.
-        mlp_ratio: width of the MLP over that of the stage; 0 for no MLP.
+        mixer: a registered mixer, or a list with one per block; see `vimamba.mixers.list_mixers`.
+        scan: a scan order, a schedule, or an order per block; see `vimamba.scans.schedule`.
+        merge: 'sum' of the routes, or 'attention', the sum after channel attention per route (LocalVMamba).
+        d_state: states per channel.
+        expand: d_inner / width of the stage.
+        conv_bias: add a bias to the depthwise convolution.
+        gate: multiply the output of the scan by silu(z), z from the input projection.
+        mlp_ratio: width of the MLP / width of the stage; 0 for no MLP.
         stem: 'overlap' (two 3x3 convolutions of stride 2) or 'patch' (one 4x4 of stride 4).
         downsample: 'overlap' (3x3 convolution of stride 2), 'patch' (2x2) or 'merge' (Swin's patch merging).
         drop_path_rate: stochastic depth of the last block, linear in depth from 0.
+        options: further arguments of `MapBackbone`.
 
     | initial values | |
     |---|---|
@@ -69,10 +69,7 @@ class VMamba(Backbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = 'avg',
         embed_dim: int = 96,
         depths: Sequence[int] = (2, 2, 8, 2),
         mixer: str | Sequence[str] = 'mamba1',
@@ -85,24 +82,29 @@ class VMamba(Backbone):
         mlp_ratio: float = 4.0,
         stem: str = 'overlap',
         downsample: str = 'overlap',
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        feature_norm: bool = False,
         device=None,
         dtype=None,
+        **options: Any,
     ):
         check_integers(1, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state)
         dd = {'device': device, 'dtype': dtype}
         depth = sum(depths)
         scans, mixers = iter(schedule(scan, depth)), iter(mixer_per_block(mixer, depth))
         rates = iter(calculate_drop_path_rates(drop_path_rate, depth))
+        options_of_mixer = {
+            'expand': expand,
+            'conv_bias': conv_bias,
+            'gate': gate,
+            'merge': merge,
+            'd_state': d_state,
+        }
         widths = [embed_dim * 2**i for i in range(len(depths))]
 
         def block(dim: int) -> Block:
-            options = {'expand': expand, 'conv_bias': conv_bias, 'gate': gate, 'merge': merge, 'd_state': d_state}
             return Block(
                 _NORM(dim, **dd),
-                GridMixer(dim, next(scans), find_mixer(next(mixers)), **options, **dd),
+                GridMixer(dim, next(scans), find_mixer(next(mixers)), **options_of_mixer, **dd),
                 dim,
                 norm2=_NORM(dim, **dd) if mlp_ratio else None,
                 mlp=Mlp(dim, int(dim * mlp_ratio), **dd) if mlp_ratio else None,
@@ -117,17 +119,14 @@ class VMamba(Backbone):
             for i, width in enumerate(widths)
         ]
         super().__init__(
-            _stem(stem, in_chans, embed_dim, dd),
-            stages,
-            widths,
-            [4 * 2**i for i in range(len(depths))],
-            _NORM(widths[-1], **dd),
-            img_size,
-            in_chans,
-            num_classes,
-            global_pool,
-            drop_rate,
-            feature_norm,
+            stem=_stem(stem, in_chans, embed_dim, dd),
+            layers=stages,
+            widths=widths,
+            reductions=[4 * 2**i for i in range(len(depths))],
+            norm=_NORM(widths[-1], **dd),
+            smallest=4 if stem == 'patch' else 1,
+            in_chans=in_chans,
+            **options,
             **dd,
         )
         self.init_weights()
@@ -152,7 +151,7 @@ def _downsample(kind: str, dim: int, out: int, dd: dict[str, Any]) -> nn.Module:
     return nn.Sequential(conv, _NORM(out, **dd))
 
 
-FIRST_NAMES = (  # of the first files of 2024
+FIRST_NAMES = (  # in the first files of 2024
     (r'\.ln_1\.', '.norm.'),
     (r'\.self_attention\.', '.op.'),
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
@@ -160,7 +159,7 @@ FIRST_NAMES = (  # of the first files of 2024
     (r'^(classifier\.)?norm\.', 'norm.'),
     (r'^(classifier\.)?head\.', 'head.fc.'),
 )
-SS2D_NAMES = (  # official -> here, in this order, of what scans a map
+SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order
     (r'^outnorm(\d)\.', r'feature_norms.\1.'),
     (r'^patch_embed\.0\.', 'stem.1.'),
     (r'^patch_embed\.2\.', 'stem.2.'),
@@ -182,16 +181,16 @@ _RENAMED = (
     (r'\.merge\.global_reduce\.', '.merge.reduce.'),
     (r'\.merge\.channel_select\.', '.merge.expand.'),
 )
-_LATER = (r'(?<=^layers\.)\d(?=\.downsample\.)', lambda m: str(int(m[0]) + 1))  # of the next stage, here
+_LATER = (r'(?<=^layers\.)\d(?=\.downsample\.)', lambda m: str(int(m[0]) + 1))  # ours belongs to the next stage
 _MERGE = ((r'\.downsample\.1\.', '.downsample.norm.'), (r'\.downsample\.2\.', '.downsample.reduction.'))
 _CONV = ((r'\.downsample\.1\.', '.downsample.0.'), (r'\.downsample\.3\.', '.downsample.1.'))
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official file in any of its layouts, or a state dict of ours -> the state dict of ``model``.
+    """Converts an official file in any of its layouts, or a state dict of ours, to the state dict of ``model``.
 
-    The layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, LocalVMamba's, and the
-    backbones of detection and segmentation (`feature_norm`).
+    Layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, LocalVMamba's, and the backbones
+    of detection and segmentation (`feature_norm`).
     """
     weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.')
     if 'stem.1.weight' in weights:
@@ -201,15 +200,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return reshape_like(weights, model)
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    own = {
-        'license': 'mit',
-        'origin_url': 'https://github.com/MzeroMiko/VMamba',
-        'paper_ids': 'arXiv:2401.10166',
-    }
-    return imagenet_cfg(url, **{**own, **kwargs})
-
-
+_cfg = partial(
+    imagenet_cfg, license='mit', origin_url='https://github.com/MzeroMiko/VMamba', paper_ids='arXiv:2401.10166'
+)
 _V0 = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/vssm{}.pth'
 _V2 = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm{}.pth'
 
@@ -246,84 +239,23 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
     return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs)
 
 
-@register_model
-def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-T, 30 M parameters, d_inner equal to the width."""
-    return _create('vmamba_tiny_s1l8', pretrained, **kwargs)
-
-
-@register_model
-def vmamba_small_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-S, 49 M parameters, d_inner equal to the width."""
-    return _create('vmamba_small_s1l20', pretrained, **{'depths': (2, 2, 20, 2), **kwargs})
-
-
-@register_model
-def vmamba_base_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-B, 87 M parameters, d_inner equal to the width."""
-    return _create('vmamba_base_s1l20', pretrained, **{'embed_dim': 128, 'depths': (2, 2, 20, 2), **kwargs})
-
-
-@register_model
-def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-T, 31 M parameters, d_inner of twice the width."""
-    return _create('vmamba_tiny_s2l5', pretrained, **{'expand': 2.0, 'depths': (2, 2, 5, 2), **kwargs})
-
-
-@register_model
-def vmamba_small_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-S, 50 M parameters, d_inner of twice the width."""
-    return _create('vmamba_small_s2l15', pretrained, **{'expand': 2.0, 'depths': (2, 2, 15, 2), **kwargs})
-
-
-@register_model
-def vmamba_base_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-B, 89 M parameters, d_inner of twice the width."""
-    return _create(
-        'vmamba_base_s2l15', pretrained, **{'embed_dim': 128, 'expand': 2.0, 'depths': (2, 2, 15, 2), **kwargs}
-    )
-
-
-@register_model
-def vmamba_v0_tiny(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-T of the paper's first version, 23 M parameters: gated, no MLP."""
-    return _create('vmamba_v0_tiny', pretrained, **{**V0, 'depths': (2, 2, 9, 2), **kwargs})
-
-
-@register_model
-def vmamba_v0_small(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-S of the paper's first version, 44 M parameters."""
-    return _create('vmamba_v0_small', pretrained, **{**V0, 'depths': (2, 2, 27, 2), **kwargs})
-
-
-@register_model
-def vmamba_v0_base(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-B of the paper's first version, 76 M parameters."""
-    return _create('vmamba_v0_base', pretrained, **{**V0, 'embed_dim': 128, 'depths': (2, 2, 27, 2), **kwargs})
-
-
-@register_model
-def vmamba_tiny_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-T with the Mamba-2 mixer, 25 M parameters; no published weights."""
-    return _create('vmamba_tiny_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'depths': (2, 2, 4, 2), **kwargs})
-
-
-@register_model
-def vmamba_small_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-S with the Mamba-2 mixer, 39 M parameters; no published weights."""
-    return _create(
-        'vmamba_small_m2', pretrained, **{'mixer': 'mamba2', 'd_state': 64, 'depths': (2, 2, 12, 2), **kwargs}
-    )
-
-
-@register_model
-def vmamba_base_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba-B with the Mamba-2 mixer, 68 M parameters; no published weights."""
-    return _create(
-        'vmamba_base_m2',
-        pretrained,
-        **{'mixer': 'mamba2', 'd_state': 64, 'embed_dim': 128, 'depths': (2, 2, 12, 2), **kwargs},
-    )
+_GRID: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
+    # name: (description, arguments, blocks of the third stage of T, S and B, parameters in millions of T, S and B)
+    'vmamba_{size}_s1l{depth}': ('d_inner equal to the width', {}, (8, 20, 20), (30, 49, 87)),
+    'vmamba_{size}_s2l{depth}': ('d_inner of twice the width', {'expand': 2.0}, (5, 15, 15), (31, 50, 89)),
+    'vmamba_v0_{size}': ("the paper's first version, gated, without MLPs", V0, (9, 27, 27), (23, 44, 76)),
+    'vmamba_{size}_m2': (
+        'with the Mamba-2 mixer, no published weights',
+        {'mixer': 'mamba2', 'd_state': 64},
+        (4, 12, 12),
+        (25, 39, 68),
+    ),
+}
+for _name, (_what, _arguments, _depths, _millions) in _GRID.items():
+    for _size, _width, _depth, _m in zip(('tiny', 'small', 'base'), (96, 96, 128), _depths, _millions):
+        _doc = f'VMamba-{_size[0].upper()}, {_m} M parameters: {_what}.'
+        _args = {'embed_dim': _width, 'depths': (2, 2, _depth, 2), **_arguments}
+        register_variant(_create, _name.format(size=_size, depth=_depth), _doc, **_args)
 
 
 @register_model
