@@ -88,9 +88,9 @@ class GridMixer(Mixer):
 class StridedScan(SelectiveScan):
     """`SelectiveScan` on the sub-grids of tokens that lie ``step`` apart (arXiv:2403.09977, Fig. 3).
 
-    Each token is in one sub-grid. Sub-grid k, of step * step, starts at row k % step and column k // step. It is read once: by rows where its first
-    row is even, else by columns. These are the segments of the order `vimamba.scans.strided`. Zeros at the bottom and
-    on the right make the sub-grids equal.
+    Each token is in one sub-grid. Sub-grid k, of step * step, starts at row k % step and column k // step. It is read
+    once: by rows where its first row is even, else by columns. These are the segments of the order
+    `vimamba.scans.strided`. Zeros at the bottom and on the right make the sub-grids equal.
 
     Shape: u (b, h * w, dim), kept.
 
