@@ -42,19 +42,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _linear(x, weight, bias) if _plain(x, weight, bias) else F.linear(x, weight, bias)
 
 
-def dense(x: Tensor, weight: Tensor) -> Tensor:
-    """`linear` without a bias, for modules that are scripted."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript does not compile what stands inside)
-        if _plain(x, weight):
-            return _linear(x, weight, None)
-    return F.linear(x, weight)
-
-
 def linears(x: Tensor, weight: Tensor) -> Tensor:
     """One dense layer for each route: (k, m, i), (k, o, i) -> (k, m, o)."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript does not compile what stands inside)
-        if _plain(x, weight, routes=True):
-            return torch.stack([_linear(own, w, None) for own, w in zip(x, weight)])
+    if _plain(x, weight, routes=True):
+        return torch.stack([_linear(tokens, w, None) for tokens, w in zip(x, weight)])
     return torch.bmm(x, weight.transpose(1, 2))
 
 
@@ -69,7 +60,6 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None = None, routes: bool =
         and torch.backends.mkldnn.enabled
         and weight.ndim > 1
         and x.numel() * weight.shape[-2] > _WORTH
-        and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled('cpu')
         and _get_current_dispatch_mode() is None
         and torch._C._functorch.peek_interpreter_stack() is None

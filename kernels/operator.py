@@ -51,18 +51,15 @@ def differentiate(
     """
 
     def forward(ctx: Any, *args: Any) -> Any:
-        result = plain(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            result = operator(*args)
         setup(ctx, args, result)
         return result
 
-    def plain(*args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*args)
-
     def back(ctx: Any, *grads: Any) -> Any:
-        return (
-            _Once.apply(backward, ctx, *grads, *ctx.saved_tensors) if torch.is_grad_enabled() else backward(ctx, *grads)
-        )
+        if torch.is_grad_enabled():  # by create_graph
+            return _Once.apply(backward, ctx, *grads, *ctx.saved_tensors)
+        return backward(ctx, *grads)
 
     members = {'forward': staticmethod(forward), 'backward': staticmethod(back)}
     function: Any = type(f'Of_{operator._opname}', (torch.autograd.Function,), members)
@@ -70,10 +67,12 @@ def differentiate(
     def kernel(*args: Any) -> Any:
         if getattr(forward_ad, '_current_level', -1) >= 0 and any(map(_has_tangent, args)):
             raise UsageError(f"{operator._opname}: no forward-mode derivative; backend='reference' of a scan has one")
-        trains = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in args)
-        if trains and torch._C._functorch.peek_interpreter_stack() is not None:
+        if not torch.is_grad_enabled() or not any(isinstance(t, Tensor) and t.requires_grad for t in args):
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(*args)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
             raise UsageError(f"{operator._opname}: no derivative by torch.func; backend='reference' of a scan has one")
-        return function.apply(*args) if trains else plain(*args)
+        return function.apply(*args)
 
     if not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), 'AutogradCPU'):
         _library.impl(operator._opname, torch.compiler.disable(kernel), 'Autograd')

@@ -258,7 +258,10 @@ def _check_routes(s: Scan) -> None:
         'delta_bias': (s.delta_bias, (k, d)),
         'initial_state': (s.initial_state, (b, k, d, n)),
     }
+    dtypes, device = _FLOATS, s.u.device
     for name, (t, shape) in shapes.items():
+        if isinstance(t, Tensor) and t.shape == shape and t.dtype in dtypes and t.device == device:
+            continue  # not through `_expect`: eight calls are a tenth of a small scan
         if t is not None or name in ('delta', 'C'):
             _expect(name, t, s.u, shape)
     if s.rows is not None and (s.rows.shape != (k, l) or s.rows.dtype != torch.int32):

@@ -8,7 +8,7 @@ import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from vimamba.kernels.linear import dense
+from vimamba.kernels.linear import linear
 from vimamba.layers.norm import widen
 from vimamba.scans import ScanOrder, create_order
 from vimamba.scans.order import plainly
@@ -120,8 +120,8 @@ class DirectionalSSM(nn.Module):
         rows, steps, _ = walk(x, self.scan, [height, width])
         step, direction = find_steps(x, self.scan, height, width)
         u = x.reshape(b, l, d)
-        dt, B, C = dense(u, self.x_proj).split(self.splits, -1)
-        delta = dense(dt, self.dt_proj)
+        dt, B, C = linear(u, self.x_proj).split(self.splits, -1)
+        delta = linear(dt, self.dt_proj)
         # a token is read at another step by each route, and finds there what stands at that place in memory
         delta, B, C = [t.index_select(1, step.flatten()).unflatten(1, (k, l)) for t in (delta, B, C)]
         B = B + self.directions[direction].to(B.dtype)

@@ -9,7 +9,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument
-from vimamba.kernels.linear import dense, linears
+from vimamba.kernels.linear import linear, linears
 from vimamba.kernels.routes import read, unread
 from vimamba.kernels.ssd import ssd
 from vimamba.layers.channels_last import Conv2d, pad_map
@@ -148,7 +148,7 @@ class RouteSSM(nn.Module):
         """delta (b, k, d, l), before bias and softplus, B and C (b, k, 1, n, l) of tokens (b, l, d)."""
         b, l, _ = u.shape
         k, width, _ = self.x_proj.shape
-        parts = dense(u, self.x_proj.flatten(0, 1)).view(b * l, k, width).transpose(0, 1)
+        parts = linear(u, self.x_proj.flatten(0, 1)).view(b * l, k, width).transpose(0, 1)
         dt, B, C = parts.split(self.splits, -1)
         delta = torch.bmm(dt, self.dt_proj.transpose(1, 2).to(dt.dtype))  # the bias goes into the softplus, once
         delta, B, C = [t.unflatten(1, (b, l)).permute(1, 0, 3, 2) for t in (delta, B, C)]  # (b, k, ., l)
@@ -260,7 +260,7 @@ def scan_heads(
     k, heads, headdim = D.shape
     rows, steps, pads = walk(x, scan, [height, width])
     u = F.pad(x.reshape(b, height * width, d), (0, 0, 0, pads))
-    own = dense(u, x_proj.flatten(0, 1)).unflatten(2, (k, sum(splits))).permute(0, 2, 3, 1)
+    own = linear(u, x_proj.flatten(0, 1)).unflatten(2, (k, sum(splits))).permute(0, 2, 3, 1)
     own = read(own, rows, steps).permute(0, 3, 1, 2)  # (b, l, k, .)
     u = read(u.transpose(1, 2).unsqueeze(1), rows, steps).permute(0, 3, 1, 2)  # (b, l, k, d)
     dt, B, C = own.split(splits, -1)
