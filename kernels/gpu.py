@@ -1,4 +1,4 @@
-"""Whether an operator takes its Triton kernels."""
+"""Whether operators use their Triton kernels."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ['triton_runs', 'triton_wanted']
 
 
 def triton_runs(device_type: str) -> bool:
-    """On a GPU, where Triton is installed; under Triton's interpreter anywhere."""
+    """Whether Triton can run on this device: a GPU, or any device under Triton's interpreter."""
     return (device_type == 'cuda' or os.environ.get('TRITON_INTERPRET') == '1') and _has_triton()
 
 
 def triton_wanted() -> bool:
-    """Whether the user asked for them: no GPU has run them yet, so they are not chosen for anyone who did not."""
+    """Whether VIMAMBA_TRITON=1. The kernels have not run on a GPU yet, so users must opt in."""
     return os.environ.get('VIMAMBA_TRITON') == '1'
 
 

@@ -1,7 +1,7 @@
-"""Dense layers on CPUs where PyTorch's own choice of library leaves half of the machine unused.
+"""Linear layers by oneDNN, on CPUs where it is faster than PyTorch's default.
 
-PyTorch multiplies float32 matrices on x86 with MKL, which does not use the AVX-512 of AMD's processors; oneDNN, which
-PyTorch also carries, does. Everywhere else `linear` is `torch.nn.functional.linear`.
+PyTorch multiplies float32 matrices on x86 with MKL, which does not use AVX-512 on AMD processors. oneDNN, which PyTorch
+also includes, does. On other machines `linear` is `torch.nn.functional.linear`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 __all__ = ['linear', 'linears', 'onednn_pays']
 
-_WORTH = 1 << 22  # multiplications: below, the longer way there costs more than it gains
+_WORTH = 1 << 22  # multiplications: smaller products lose more by the longer call than they gain
 _TENSORS = (Tensor, torch.nn.Parameter)
 
 
 @cache
 def onednn_pays() -> bool:
-    """Whether oneDNN multiplies faster than what PyTorch calls: with the AVX-512 of an AMD processor."""
+    """Whether oneDNN multiplies faster than PyTorch's default: on AMD processors with AVX-512."""
     cpu = Path('/proc/cpuinfo')
     return (
         torch.backends.cpu.get_cpu_capability() == 'AVX512'
@@ -36,40 +36,29 @@ def onednn_pays() -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, as `torch.nn.functional.linear`: (..., i), (o, i), (o,) -> (..., o).
 
-    Whatever traces, counts, transforms or casts (autocast, `torch.compile`, FlopCounterMode, `torch.func`) sees
-    PyTorch's own function.
+    Compilation, autocast, `torch.func` and dispatch modes such as FlopCounterMode see PyTorch's function.
     """
     return _linear(x, weight, bias) if _plain(x, weight, bias) else F.linear(x, weight, bias)
 
 
-def dense(x: Tensor, weight: Tensor) -> Tensor:
-    """`linear` without a bias, for modules that are scripted."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript does not compile what stands inside)
-        if _plain(x, weight):
-            return _linear(x, weight, None)
-    return F.linear(x, weight)
-
-
 def linears(x: Tensor, weight: Tensor) -> Tensor:
-    """One dense layer for each route: (k, m, i), (k, o, i) -> (k, m, o)."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript does not compile what stands inside)
-        if _plain(x, weight, routes=True):
-            return torch.stack([_linear(own, w, None) for own, w in zip(x, weight)])
+    """One linear layer for each route: (k, m, i), (k, o, i) -> (k, m, o)."""
+    if _plain(x, weight, routes=True):
+        return torch.stack([_linear(tokens, w, None) for tokens, w in zip(x, weight)])
     return torch.bmm(x, weight.transpose(1, 2))
 
 
 def _plain(x: Tensor, weight: Tensor, bias: Tensor | None = None, routes: bool = False) -> bool:
-    """Whether oneDNN is to multiply; arguments that do not fit are left to PyTorch, which says so."""
+    """Whether to use oneDNN. Arguments that do not fit go to PyTorch, which raises the error."""
     return bool(
         not torch.compiler.is_compiling()
-        and all(type(t) in _TENSORS for t in (x, weight))  # not a proxy of fx, nor a subclass with functions of its own
+        and all(type(t) in _TENSORS for t in (x, weight))  # no fx proxy, and no subclass, which may override functions
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == 'cpu'
         and onednn_pays()
         and torch.backends.mkldnn.enabled
         and weight.ndim > 1
         and x.numel() * weight.shape[-2] > _WORTH
-        and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled('cpu')
         and _get_current_dispatch_mode() is None
         and torch._C._functorch.peek_interpreter_stack() is None
@@ -96,7 +85,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    bias = None if bias is None else bias.contiguous()  # which oneDNN takes it to be
+    bias = None if bias is None else bias.contiguous()  # oneDNN ignores its stride
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
 
 

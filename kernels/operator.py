@@ -1,6 +1,6 @@
-"""Operators of torch, as `torch.library.custom_op` makes them, with less between the caller and the kernel.
+"""Registers operators with torch, as `torch.library.custom_op` does, with less overhead.
 
-A small scan takes a tenth of a millisecond, and what custom_op puts around a kernel that is trained as much again.
+For a small scan, the autograd overhead of `custom_op` equals the scan itself (0.1 ms).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _library = Library('vimamba', 'FRAGMENT')
 
 
 def define(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
-    """``torch.ops.vimamba.<name>`` for every device, with the schema of the annotations of ``kernel``.
+    """Defines ``torch.ops.vimamba.<name>`` for every device. The annotations of ``kernel`` give its schema.
 
     Args:
-        name: of the operator.
-        kernel: computes; returns no tensor that it was given, nor a view of one.
-        fake: what comes out, without values, for the compilers.
+        name: name of the operator.
+        kernel: the implementation. It must not return an argument or a view of one.
+        fake: returns empty results of the same shapes, dtypes and strides, for tracing.
     """
-    if hasattr(torch.ops.vimamba, name):  # by a copy of the module under another name, as doctest imports kernels/
+    if hasattr(torch.ops.vimamba, name):  # defined by a copy of the module: doctest imports kernels/ under another name
         return getattr(torch.ops.vimamba, name).default
     _library.define(name + infer_schema(kernel, mutates_args=()), tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, torch.compiler.disable(kernel), 'CompositeExplicitAutograd')
@@ -42,27 +42,24 @@ def differentiate(
     setup: Callable[[Any, tuple, Any], None],
     backward: Callable[..., tuple[Tensor | None, ...]],
 ) -> None:
-    """Gives an operator its derivative, once and in reverse mode; what else is asked for is refused, not zero.
+    """Registers the first derivative of an operator in reverse mode. Any other derivative raises an error.
 
     Args:
-        operator: of `define`.
-        setup: (context, arguments, result) -> None, saves what ``backward`` needs.
+        operator: returned by `define`.
+        setup: (context, arguments, result) -> None; saves what ``backward`` needs.
         backward: (context, *gradients of the results) -> a gradient, or None, for every argument.
     """
 
     def forward(ctx: Any, *args: Any) -> Any:
-        result = plain(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            result = operator(*args)
         setup(ctx, args, result)
         return result
 
-    def plain(*args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*args)
-
     def back(ctx: Any, *grads: Any) -> Any:
-        return (
-            _Once.apply(backward, ctx, *grads, *ctx.saved_tensors) if torch.is_grad_enabled() else backward(ctx, *grads)
-        )
+        if torch.is_grad_enabled():  # create_graph
+            return _Once.apply(backward, ctx, *grads, *ctx.saved_tensors)
+        return backward(ctx, *grads)
 
     members = {'forward': staticmethod(forward), 'backward': staticmethod(back)}
     function: Any = type(f'Of_{operator._opname}', (torch.autograd.Function,), members)
@@ -70,25 +67,27 @@ def differentiate(
     def kernel(*args: Any) -> Any:
         if getattr(forward_ad, '_current_level', -1) >= 0 and any(map(_has_tangent, args)):
             raise UsageError(f"{operator._opname}: no forward-mode derivative; backend='reference' of a scan has one")
-        trains = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in args)
-        if trains and torch._C._functorch.peek_interpreter_stack() is not None:
+        if not torch.is_grad_enabled() or not any(isinstance(t, Tensor) and t.requires_grad for t in args):
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(*args)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
             raise UsageError(f"{operator._opname}: no derivative by torch.func; backend='reference' of a scan has one")
-        return function.apply(*args) if trains else plain(*args)
+        return function.apply(*args)
 
     if not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), 'AutogradCPU'):
         _library.impl(operator._opname, torch.compiler.disable(kernel), 'Autograd')
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:
-    """The dtypes of the arguments decide, not the caller's mode; a device such as 'meta' has no such mode."""
+    """Disables autocast, so that the dtypes of the arguments decide. 'meta' has no autocast."""
     on = device_type != 'meta' and torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
 class _Once(torch.autograd.Function):
-    """A backward pass as a node behind all that it depends on.
+    """A backward pass as a node of the graph that depends on all of its inputs, and raises if differentiated.
 
-    `once_differentiable` puts its error behind nothing: `torch.autograd.grad` to given inputs never gets there.
+    The error node of `once_differentiable` has no inputs, so `torch.autograd.grad` with given inputs never reaches it.
     """
 
     @staticmethod

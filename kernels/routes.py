@@ -1,4 +1,4 @@
-"""Routes over the tokens, as the kernels are given them: a table of rows, or one step for each route."""
+"""Routes over the tokens as arguments of the kernels: a table of rows, or one step for each route."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ['Order', 'find_steps', 'read', 'route_rows', 'unread', 'walk_along', 
 
 
 class Order(Protocol):
-    """Where K routes read; a `vimamba.scans.ScanOrder` is one. Attributes: index (K, l) int64."""
+    """K routes over l tokens, such as a `vimamba.scans.ScanOrder`. Attributes: index (K, l) int64."""
 
     @property
     def index(self) -> Tensor: ...
 
 
 def route_rows(step: int, length: int, device: torch.device | str = 'cpu') -> Tensor:
-    """The tokens of a route that adds ``step`` to the token, modulo length - 1, at each position: (length,) int64.
+    """The tokens (length,) int64 of a route that adds ``step`` to the token, modulo length - 1, at each position.
 
-    1 reads in memory order, the width of a grid reads it column by column; a negative step walks the same way back.
+    Step 1 reads in memory order. The width of a grid as the step reads it column by column. A negative step reverses.
 
     >>> route_rows(3, 6).tolist(), route_rows(-1, 4).tolist()
     ([0, 3, 1, 4, 2, 5], [3, 2, 1, 0])
@@ -39,7 +39,7 @@ def route_rows(step: int, length: int, device: torch.device | str = 'cpu') -> Te
 
 
 def find_steps(index: Tensor) -> list[int] | None:
-    """The step of every route of an index (K, L), or None where one of them needs a table.
+    """The step of every route of an index (K, L), or None if a route needs a table.
 
     >>> find_steps(torch.tensor([[0, 3, 1, 4, 2, 5], [5, 4, 3, 2, 1, 0]]))
     [3, -1]
@@ -56,10 +56,10 @@ def find_steps(index: Tensor) -> list[int] | None:
 
 
 def walk_along(order: Order, name: str, x: Tensor) -> tuple[Tensor | None, list[int]]:
-    """`walk_of` an order over the tokens of an argument x (..., l), the table where x is.
+    """`walk_of` for an order over the tokens of ``x`` (..., l), the argument ``name``. The table is on its device.
 
     Raises:
-        UsageError: ``order`` is not one over l tokens.
+        UsageError: ``order`` is not an order over l tokens.
     """
     index = getattr(order, 'index', None)
     if not isinstance(index, Tensor):
@@ -73,12 +73,12 @@ def walk_along(order: Order, name: str, x: Tensor) -> tuple[Tensor | None, list[
 
 
 def walk_of(index: Tensor) -> tuple[Tensor | None, list[int]]:
-    """(rows, steps) as the operators take them: the index as an int32 table, or None where the steps say it all.
+    """The arguments (rows, steps) of the operators: rows is the index as int32, or None if the steps suffice.
 
     Raises:
         UsageError: the index is not (k, l), integers, a permutation of 0 ... l - 1 in every route.
     """
-    if index.is_inference():  # it does not say when it is written to
+    if index.is_inference():  # has no version counter
         steps = _steps.__wrapped__(index, 0)
     else:
         steps = _steps(index, index._version)
@@ -87,9 +87,9 @@ def walk_of(index: Tensor) -> tuple[Tensor | None, list[int]]:
 
 @lru_cache(maxsize=128)
 def _steps(index: Tensor, version: int) -> tuple[int, ...] | None:
-    """Of an index that has not been written to since: to look at one takes as long as a small scan.
+    """Checks an index and finds its steps, cached by its version: this takes as long as a small scan.
 
-    The kernels write to the rows that a route reads, and to no others, without looking at them again.
+    The kernels index memory with the rows without further checks.
     """
     _check(index)
     steps = find_steps(index)
@@ -105,7 +105,7 @@ def _check(index: Tensor) -> None:
 
 
 def _look_up(index: Tensor) -> Tensor:
-    """The table of a graph, whose tracing knows no values: they are looked at whenever the graph runs."""
+    """The table as a node of a traced graph. The values are unknown to tracing, so each run checks them."""
     _check(index)
     return index.to(torch.int32, copy=True)
 
@@ -129,10 +129,10 @@ def _walk(x: Tensor, rows: Tensor | None, steps: list[int], back: bool) -> Tenso
 
 
 def read(x: Tensor, rows: Tensor | None, steps: list[int]) -> Tensor:
-    """Every route's view of the tokens: (b, k or 1, ..., l) in token order -> (b, k, ..., l) in route order."""
+    """Reads the tokens along every route: (b, k or 1, ..., l) in token order -> (b, k, ..., l) in route order."""
     return _walk(x, rows, steps, back=False)
 
 
 def unread(x: Tensor, rows: Tensor | None, steps: list[int]) -> Tensor:
-    """The way back: (b, k, ..., l) in route order -> in token order."""
+    """Inverse of `read`: (b, k, ..., l) in route order -> in token order."""
     return _walk(x, rows, steps, back=True)

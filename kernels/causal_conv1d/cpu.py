@@ -1,4 +1,4 @@
-"""The causal convolution on the CPU by the compiled library (cpu.cpp): float32 inside, channels-last, any routes."""
+"""The causal convolution on the CPU by the compiled library (cpu.cpp): float32, channels-last, any routes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from ..cpu.library import flat, library, pack, pointer, sum_parts, threads, token_rows
 
 MAX_WIDTH = 4
-_STEP_COST = 1.5e-9  # seconds for a (batch, channel, step), about: what a thread must be worth
+_STEP_COST = 1.5e-9  # about: seconds for a (batch, channel, step), which decides the number of threads
 
 
 def _describe(x: Tensor, weight: Tensor, bias: Tensor | None, rows, steps: list[int], silu: bool):
-    """The C structure but for its result, what it points into, and how many threads the work is worth."""
+    """The C structure without its result, the objects that it points into, and the number of threads."""
     (b, d, l), (k, _, w) = x.shape, weight.shape
     tokens = token_rows(x)
     keep = [tokens, flat(weight.transpose(1, 2)), flat(bias), None if rows is None else rows.contiguous()]
@@ -26,7 +26,7 @@ def _describe(x: Tensor, weight: Tensor, bias: Tensor | None, rows, steps: list[
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows, steps: list[int], silu: bool) -> Tensor:
     values, keep, count = _describe(x, weight, bias, rows, steps, silu)
     b, k, d, l = values[:4]
-    out = keep[0].new_empty(k, b, l, d)  # float32 on the CPU, whatever the defaults of torch are
+    out = keep[0].new_empty(k, b, l, d)  # float32 on the CPU, independent of torch's defaults
     library().vimamba_conv_forward(pack([*values, out.data_ptr()]), count)
     del keep
     return out.to(x.dtype).permute(1, 0, 3, 2)

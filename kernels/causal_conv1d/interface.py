@@ -1,4 +1,4 @@
-"""The causal convolution as one operator: argument checks, choice of backend, and its registration with torch."""
+"""The causal convolution as one operator: argument checks, choice of backend, and registration with torch."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def route_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, order: Order, silu: bool = True) -> Tensor:
-    """Depthwise causal convolution of the tokens along each route, then SiLU; everything in token order.
+    """Depthwise causal convolution of the tokens along each route, then SiLU, in token order.
 
         out_k[i_t] = silu(bias_k + sum_j weight_k[j] x[i_{t - w + 1 + j}]),   i_0, i_1, ... the rows of route k
 
-    Mamba's conv1d (arXiv:2312.00752, Fig. 3) run along K routes at once. Computed in float32 (float64 for float64).
+    Mamba's conv1d (arXiv:2312.00752, Fig. 3) along K routes. Computed in float32, or float64 for float64 input.
 
     Args:
         x: (b, d, l), any strides; channels-last memory is the fast layout.
-        weight: (k, d, w), w taps for each route and channel; the last is that of the token itself.
+        weight: (k, d, w), w taps for each route and channel; the last multiplies the token itself.
         bias: (k, d).
-        order: where the routes read: anything with an ``index`` (k, l), as `vimamba.scans.ScanOrder`.
+        order: the routes, a `vimamba.scans.ScanOrder` or any object with an ``index`` (k, l).
         silu: apply SiLU.
 
     Returns:
@@ -70,7 +70,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, 
             raise bad_argument(name, f'device {x.device} (that of x)', f'device {t.device}')
     if rows is not None and (rows.shape != (k, x.shape[2]) or rows.dtype != torch.int32):
         raise bad_argument('rows', f'({k}, {x.shape[2]}) int32', f'{tuple(rows.shape)} {rows.dtype}')
-    if rows is not None and rows.device != x.device and not x.is_meta:  # a model on 'meta' has values in its table
+    if rows is not None and rows.device != x.device and not x.is_meta:  # the table of a meta model has values
         raise bad_argument('rows', f'device {x.device} (that of x)', f'device {rows.device}')
 
 
@@ -106,7 +106,7 @@ def _backward(
     steps: list[int],
     silu: bool,
 ) -> list[Tensor]:
-    """Gradients of the arguments that are given, in their order."""
+    """Gradients of the tensor arguments that are not None, in order."""
     with without_autocast(x.device.type):
         grads = _module(x, weight).backward(grad, x, weight, bias, rows, steps, silu)
     return [grad for grad in grads if grad is not None]

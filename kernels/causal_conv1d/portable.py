@@ -10,7 +10,7 @@ from ..routes import read, unread
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, rows, steps) -> tuple[Tensor, Tensor, Tensor]:
-    """The result before SiLU (b, k d, l), what was convolved (b, k d, l + w - 1) and with what (k d, 1, w)."""
+    """The result before SiLU (b, k d, l), the padded input (b, k d, l + w - 1) and the taps (k d, 1, w)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     read_in = F.pad(read(x.unsqueeze(1), rows, steps).flatten(1, 2).to(wide), (weight.shape[-1] - 1, 0))
     taps = weight.to(wide).flatten(0, 1).unsqueeze(1)

@@ -1,6 +1,6 @@
 """The compiled CPU kernels: a shared library without torch or Python headers, called through ctypes.
 
-`pip install` builds it where there is a C++ compiler; without it every operator has a path in plain PyTorch.
+`pip install` builds it if there is a C++ compiler. Without it every operator falls back to plain PyTorch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vimamba.errors import UsageError, unknown_name
 
 __all__ = ['describe', 'flat', 'is_built', 'library', 'pack', 'pointer', 'sum_parts', 'threads', 'token_rows']
 
-LEVELS = ('avx512', 'avx2', 'generic')  # the most that VIMAMBA_CPU lets isa.h take
+LEVELS = ('avx512', 'avx2', 'generic')  # values of VIMAMBA_CPU: the highest level that isa.h may choose
 _P, _N = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS = {
     'scan_forward': [_P, _N],
@@ -30,7 +30,7 @@ _FUNCTIONS = {
     'conv_backward': [_P, _P, _N],
     'sum_parts': [_P, _P, _N, _N, _N],
 }
-_WORTH = 100e-6  # seconds of work for which a thread is started
+_WORTH = 100e-6  # seconds of work that justify one more thread
 
 
 def _path() -> Path | None:
@@ -39,7 +39,7 @@ def _path() -> Path | None:
 
 
 def _sources() -> int | None:
-    """What setup.py tells the library of its sources; None where there are none, in a wheel."""
+    """Checksum of the sources, as setup.py compiles it into the library; None in a wheel, which has no sources."""
     folder = Path(__file__).parents[1]
     files = sorted([*folder.glob('*/*.cpp'), *folder.glob('*/*.h')])
     return zlib.crc32(b''.join(file.read_bytes() for file in files)) if files else None
@@ -56,7 +56,7 @@ def is_built() -> bool:
     """Whether there is a compiled library that this process can load.
 
     Raises:
-        UsageError: the environment's VIMAMBA_CPU is none of `LEVELS`.
+        UsageError: VIMAMBA_CPU is not one of `LEVELS`.
     """
     _check_level()
     try:
@@ -73,7 +73,7 @@ def library() -> ctypes.CDLL:
     """The library.
 
     Raises:
-        UsageError: it was not built, or cannot be loaded; VIMAMBA_CPU is none of `LEVELS`.
+        UsageError: it was not built or cannot be loaded, or VIMAMBA_CPU is not one of `LEVELS`.
     """
     _check_level()
     path = _path()
@@ -87,7 +87,7 @@ def library() -> ctypes.CDLL:
             function.restype, function.argtypes = None, arguments
         loaded.vimamba_sources.restype = _N
         if loaded.vimamba_sources() != (_sources() or loaded.vimamba_sources()):
-            raise OSError('built from other sources')  # its structures may not be those of cpu.py
+            raise OSError('built from other sources')  # its structures may differ from those of cpu.py
         loaded.vimamba_scan_parts.argtypes, loaded.vimamba_scan_parts.restype = [_P, _N], _N
     except (OSError, AttributeError) as error:
         raise UsageError(f"backend 'cpu': {path} cannot be loaded ({error}): run pip install again") from error
@@ -100,12 +100,12 @@ def describe() -> str:
 
 
 def threads(seconds: float) -> int:
-    """How many of torch's threads so much work is worth; the result of an operator does not depend on it."""
+    """How many of torch's threads to use for so much work. The result of an operator does not depend on it."""
     return max(1, min(torch.get_num_threads(), int(seconds / _WORTH)))
 
 
 def pack(values: list[int]) -> bytes:
-    """A C structure of so many int64_t and pointers."""
+    """A C structure of int64_t values and pointers."""
     return struct.pack(f'{len(values)}q', *values)
 
 
@@ -114,26 +114,26 @@ def pointer(t: Tensor | None) -> int:
 
 
 def flat(t: Tensor | None) -> Tensor | None:
-    """The same in float32 without gaps."""
+    """The tensor in float32, contiguous."""
     if t is None or (t.dtype is torch.float32 and t.is_contiguous()):
         return t
     return t.float().contiguous()
 
 
 def token_rows(t: Tensor) -> Tensor:
-    """(..., m, l) in float32 with the m values of a token adjacent in memory."""
+    """The tensor (..., m, l) in float32, with the m values of a token adjacent in memory."""
     if t.dtype is not torch.float32:
         t = t.float()
     *_, adjacent, apart = t.stride()
     if adjacent == 1 or t.shape[-2] == 1:
         return t
-    if apart == 0:  # the same for all tokens, as the gradient of a sum is
+    if apart == 0:  # the same for all tokens, such as the gradient of a sum
         return t[..., :1].contiguous().expand(t.shape)
     return t.transpose(-1, -2).contiguous().transpose(-1, -2)
 
 
 def sum_parts(t: Tensor, count: int) -> Tensor:
-    """The sum over the first axis, in order whatever the number of threads."""
+    """Sums over the first axis, in a fixed order for any number of threads."""
     if len(t) == 1:
         return t.squeeze(0)
     total = t.new_zeros(t.shape[1:])

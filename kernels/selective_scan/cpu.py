@@ -1,31 +1,36 @@
-"""The selective scan on the CPU by the compiled library (cpu.cpp): float32 inside, channels-last, any routes."""
+"""The selective scan on the CPU by the compiled library (cpu.cpp): float32, channels-last, any routes."""
 
 from __future__ import annotations
 
 from array import array
 
-import torch
 from torch import Tensor
 
 from ..cpu.library import describe, flat, is_built, library, pack, pointer, sum_parts, threads, token_rows
-from .scan import Scan, differentiated, empty_output
+from .scan import Scan, differentiated
 
 __all__ = ['KEEPS_Y', 'MAX_STATES', 'MEMORY', 'backward', 'describe', 'forward', 'is_built', 'library', 'stored_steps']
 
-KEEPS_Y = True  # the sum before the gate, for the backward pass
-MEMORY = {'u': 'kbld', 'delta': 'kbld', 'B': 'bkgln', 'C': 'bkgln', 'z': 'bld'}  # of the gradients
+KEEPS_Y = True  # keeps y before the gate for the backward pass
+MEMORY = {
+    'u': 'kbld',
+    'delta': 'kbld',
+    'B': 'bkgln',
+    'C': 'bkgln',
+    'z': 'bld',
+}  # layout of the gradients, see `empty_grads`
 MAX_STATES = 256
-CHUNK = 16  # steps between two saved states, as in cpu.cpp
-_STEP_COST = 12e-9  # seconds for a (batch, channel, step) of 16 states, about: what a thread must be worth
+CHUNK = 16  # steps between two saved states, the same as in cpu.cpp
+_STEP_COST = 12e-9  # about: seconds for a (batch, channel, step) of 16 states, which decides the number of threads
 
 
 def stored_steps(n: int) -> int:
-    """Steps between two saved states, whatever the states are."""
+    """Steps between two saved states, for any number n of states."""
     return CHUNK
 
 
 def _describe(s: Scan) -> tuple[list[int], list, int]:
-    """The C structure but for its results, what it points into, and how many threads the work is worth."""
+    """The C structure without its results, the objects that it points into, and the number of threads."""
     (k, d, n), (b, _, g, _, l) = s.A.shape, s.B.shape
     u, delta, B, C = token_rows(s.u), token_rows(s.delta), token_rows(s.B), token_rows(s.C)
     z = None if s.z is None else token_rows(s.z)
@@ -40,24 +45,29 @@ def _describe(s: Scan) -> tuple[list[int], list, int]:
     values = [
         *(b, k, g, d, l, n, -(-l // CHUNK), s.softplus),
         *(u_b, u_k[0] if u_k else 0, u_l, delta_b, delta_k, delta_l, *B_bkg, B_l, *C_bkg, C_l, z_b, z_l, out_k),
-        *map(pointer, keep),
+        *[0 if t is None else t.data_ptr() for t in keep],
         steps.buffer_info()[0],
     ]
     return values, [*keep, steps], threads(b * k * d * l * (n + 4) / 20 * _STEP_COST)
 
 
 def forward(s: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Computes (out, last_state, saved, y): the last two are what `backward` wants, empty unless ``save``."""
+    """Computes (out, last_state, saved, y). `backward` needs the last two; they are empty unless ``save``."""
     values, keep, count = _describe(s)
-    b, k, _, d, _, n, chunks = values[:7]
-    new = keep[0].new_empty  # float32 on the CPU, whatever the defaults of torch are
-    out, last = empty_output(s, torch.float32), new(b, k, d, n)
-    saved = new((b, k, chunks, n, d) if save else 0)
-    y = empty_output(s, torch.float32) if save and s.z is not None else new(0)
+    b, k, _, d, l, n, chunks = values[:7]
+    new = keep[0].new_empty  # float32 on the CPU, independent of torch's defaults
+    shape = (k, b, l, d) if s.each else (b, l, d)
+    out, last = new(shape), new(b, k, d, n)
+    saved, y = new((b, k, chunks, n, d) if save else 0), new(shape if save and s.z is not None else 0)
     kept = (saved, y if y.ndim > 1 else None) if save else (None, None)
     library().vimamba_scan_forward(pack([*values, *map(pointer, (out, last, *kept))]), count)
     del keep
-    return _as(out, s.u), last, saved, y
+    return _as(_tokens_last(out, s), s.u), last, saved, _tokens_last(y, s) if y.ndim > 1 else y
+
+
+def _tokens_last(t: Tensor, s: Scan) -> Tensor:
+    """The view (b, k, d, l) of (k, b, l, d), or (b, d, l) of (b, l, d); and the way back."""
+    return t.permute(1, 0, 3, 2) if s.each else t.transpose(1, 2)
 
 
 def _as(t: Tensor, like: Tensor) -> Tensor:
@@ -67,12 +77,12 @@ def _as(t: Tensor, like: Tensor) -> Tensor:
 def backward(
     grad_out: Tensor, grad_last: Tensor | None, s: Scan, saved: Tensor, y: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients for the tensors of the scan, u to initial_state; None where there is none."""
+    """Gradients of the tensors of the scan, u to initial_state; None for those that are None."""
     values, keep, count = _describe(s)
     b, k, g, d, l, n = values[:6]
     dout, last, saved = token_rows(grad_out), flat(grad_last), saved.contiguous()
     if y.ndim > 1:
-        y = y.mT.transpose(0, 1).contiguous() if s.each else y.mT.contiguous()  # (k, b, l, d) or (b, l, d)
+        y = _tokens_last(y, s).contiguous()
     scan = pack([*values, 0, 0, saved.data_ptr(), y.data_ptr()])
     parts = library().vimamba_scan_parts(scan, count)
     new = keep[0].new_empty

@@ -1,8 +1,8 @@
-"""The selective scan as one operator: argument checks, choice of backend, and its registration with torch.
+"""The selective scan as one operator: argument checks, choice of backend, and registration with torch.
 
-`selective_scan` is what ported code calls, `route_scan` reads K routes over one copy of the tokens; modules that are
-scripted or traced call the operator behind both, ``torch.ops.vimamba.route_scan``, which checks its arguments likewise.
-Eager, autograd, `torch.compile`, `torch.export`, fx and TorchScript all see one node.
+`selective_scan` has the interface of mamba_ssm. `route_scan` reads K routes over one copy of the tokens. Both call the
+operator ``torch.ops.vimamba.route_scan``, which checks its arguments and which mixers call directly. Eager, autograd,
+`torch.compile`, `torch.export` and fx see one node.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def selective_scan(
     Argument names, order and shapes are mamba_ssm's. Legend: b batch, d channels, l steps, n states a channel
     (d_state), g groups (g divides d; channel c reads B and C of group c // (d / g)). Any strides; channels-last
     memory, i.e. (b, l, d) transposed, is the fast layout and that of the output. b and l may be 0.
-    float16, bfloat16 and float32 are computed in float32, with the state in float32, under autocast too; float64 in
-    float64. Differentiable once, in reverse mode; 'reference' any number of times, in forward mode and by `torch.func`.
+    Computed in float32, with the state in float32, under autocast too; float64 in float64. Differentiable once, in
+    reverse mode. 'reference' is differentiable any number of times, in forward mode and by `torch.func`.
 
     Args:
         u: input (b, d, l).
         delta: step sizes before bias and softplus (b, d, l).
-        A: state decay (d, n), negative for a stable scan; as is, not its logarithm.
+        A: state decay (d, n), negative for a stable scan; not its logarithm.
         B: input weights (b, n, l) or (b, g, n, l).
         C: output weights, same shape as B.
         D: skip weight (d,).
@@ -70,13 +70,13 @@ def selective_scan(
         delta_softplus: apply softplus to delta + delta_bias.
         return_last_state: also return the state after the last step.
         initial_state: state before the first step (b, d, n); zeros if None.
-        reverse: walk from step l - 1 to step 0; the last state is then that after step 0.
+        reverse: scan from step l - 1 to step 0; the last state is then that after step 0.
         backend: 'auto', 'triton' (on a GPU), 'cpu' (compiled, where it was built), 'portable' (plain PyTorch, any
             device) or 'reference' (one step at a time).
 
     Returns:
         out (b, d, l) in the dtype of u; with ``return_last_state`` also the state (b, d, n), in float32 (float64
-        for float64 input), differentiable: give it to the next chunk of a long sequence as ``initial_state``.
+        for float64 input), differentiable: pass it as ``initial_state`` of the next chunk of a long sequence.
 
     Raises:
         UsageError (a ValueError): names the argument, what was expected and what came, before anything is computed.
@@ -118,10 +118,10 @@ def route_scan(
     each: bool = False,
     backend: str = 'auto',
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """K selective scans over one copy of the tokens, each along its route of ``order``; the sum of their outputs.
+    """Sum of K selective scans over one copy of the tokens, each along its route of ``order``.
 
-    Everything is given and returned in token order: no copies in scan order are made. It equals
-    ``order.merge`` of the scans of ``order.scan``, gated once (VMamba's SS2D, arXiv:2401.10166, Fig. 3).
+    Arguments and results are in token order, without copies in scan order. The result equals ``order.merge`` of the
+    scans of ``order.scan``, gated once (VMamba's SS2D, arXiv:2401.10166, Fig. 3).
 
     Args:
         u: (b, d, l), read by every route, or (b, k, d, l).
@@ -131,7 +131,7 @@ def route_scan(
         D, delta_bias: (k, d).
         z: gate of the sum (b, d, l).
         initial_state: (b, k, d, n).
-        order: where the routes read, `vimamba.scans.ScanOrder` or anything with an ``index`` (k, l).
+        order: the routes, a `vimamba.scans.ScanOrder` or any object with an ``index`` (k, l).
         each: return the output of every route, (b, k, d, l), instead of their sum. z then gates each of them.
         delta_softplus, return_last_state, backend: as in `selective_scan`.
 
@@ -163,11 +163,11 @@ def _run(scan: Scan, backend: str) -> tuple[Tensor, Tensor]:
     if backend == 'reference':
         return _reference(scan)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiated(scan))
-    return _scan(*scan, save, backend)[:2]  # checks its arguments, as whoever calls it
+    return _scan(*scan, save, backend)[:2]  # checks its arguments
 
 
 def _reference(s: Scan) -> tuple[Tensor, Tensor]:
-    """Route after route by the recurrence: plain differentiable PyTorch."""
+    """The recurrence, one route after the other: plain differentiable PyTorch."""
     u = s.u if s.u.ndim == 4 else s.u.unsqueeze(1)
     u, delta, B, C = (read(t, s.rows, s.steps) for t in (u, s.delta, s.B, s.C))
     y, last = [], []
@@ -258,19 +258,22 @@ def _check_routes(s: Scan) -> None:
         'delta_bias': (s.delta_bias, (k, d)),
         'initial_state': (s.initial_state, (b, k, d, n)),
     }
+    dtypes, device = _FLOATS, s.u.device
     for name, (t, shape) in shapes.items():
+        if isinstance(t, Tensor) and t.shape == shape and t.dtype in dtypes and t.device == device:
+            continue  # not through `_expect`: eight calls are a tenth of a small scan
         if t is not None or name in ('delta', 'C'):
             _expect(name, t, s.u, shape)
     if s.rows is not None and (s.rows.shape != (k, l) or s.rows.dtype != torch.int32):
         raise bad_argument('rows', f'({k}, {l}) int32', f'{tuple(s.rows.shape)} {s.rows.dtype}')
-    if s.rows is not None and s.rows.device != s.u.device and not s.u.is_meta:  # on 'meta', too, a table has values
+    if s.rows is not None and s.rows.device != s.u.device and not s.u.is_meta:  # the table of a meta model has values
         raise bad_argument('rows', f'device {s.u.device} (that of u)', f'device {s.rows.device}')
     if len(s.steps) != k or k < 1:
         raise bad_argument('steps', f'{k}, one for each route, of one or more', f'{len(s.steps)}')
 
 
 def _backend(name: str, device_type: str, float64: bool, states: int) -> ModuleType:
-    """The module that computes; what 'auto' chose is said once for each device."""
+    """Returns the backend module. Logs the choice of 'auto' once per device."""
     if name == 'auto':
         wanted = triton_wanted() and _fits('triton', device_type, float64, states)
         name = (
@@ -375,7 +378,7 @@ def _backward(
     each: bool,
     backend: str,
 ) -> list[Tensor]:
-    """Gradients of the arguments that are given, in their order."""
+    """Gradients of the tensor arguments that are not None, in order."""
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, each)
     module = _module(scan, backend)
     with without_autocast(u.device.type):

@@ -1,10 +1,10 @@
 """The selective scan in plain PyTorch, forward and backward: any device, no compiler.
 
-Two things make it several times faster than the reference loop. Everything that does not depend on the state is
-computed for a chunk of steps at once, so that a step of the recurrence is one fused multiply-add; and the backward
-pass is written out, from one saved state per chunk, so that the states (b, d, n) of at most one chunk are ever in
-memory. Inside, routes are groups, time is the leading axis and channels the last, (l, b, g, n, d/g), so that a step is
-contiguous and the innermost loop runs over channels.
+Two things make it several times faster than the reference loop. First, everything that does not depend on the state is
+computed for a chunk of steps at once, so a step of the recurrence is one fused multiply-add. Second, the backward pass
+is written out and starts from one saved state per chunk, so the states (b, d, n) of at most one chunk are in memory.
+Internally, routes are groups, time is the leading axis and channels the last, (l, b, g, n, d/g): a step is contiguous,
+and the innermost loop runs over channels.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .scan import Scan
 __all__ = ['KEEPS_Y', 'MEMORY', 'backward', 'describe', 'forward', 'stored_steps']
 
 CHUNK = 32  # steps between two saved states
-KEEPS_Y = True  # the sum before the gate, for the backward pass
-MEMORY = {'u': 'kbld', 'delta': 'kbld', 'z': 'bld'}  # of the gradients
+KEEPS_Y = True  # keeps y before the gate for the backward pass
+MEMORY = {'u': 'kbld', 'delta': 'kbld', 'z': 'bld'}  # layout of the gradients, see `empty_grads`
 
 
 def describe() -> str:
@@ -31,18 +31,18 @@ def describe() -> str:
 
 
 def stored_steps(n: int) -> int:
-    """Steps between two saved states, whatever the states are."""
+    """Steps between two saved states, for any number n of states."""
     return CHUNK
 
 
 class _Steps(NamedTuple):
-    """The operands in scan order, time first, in the dtype of the computation; groups G are those of all routes."""
+    """The operands in scan order, time first, in the dtype of the computation. G counts the groups of all routes."""
 
     x: Tensor  # (l, b, G, 1, d/g)
     raw: Tensor  # (l, b, G, 1, d/g)  delta + bias, before softplus
     dt: Tensor  # (l, b, G, 1, d/g)
     A: Tensor  # (G, n, d/g)
-    A2: Tensor  # (G, n, d/g)  A / log 2: PyTorch's exp2 is several times as fast as its exp on many CPUs
+    A2: Tensor  # (G, n, d/g)  A / log 2: on many CPUs PyTorch's exp2 is several times faster than exp
     B: Tensor  # (l, b, G, n, 1)
     C: Tensor  # (l, b, G, n, 1)
 
@@ -71,12 +71,12 @@ def _channels_last(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """softplus to the last bits of float32, several times as fast on a CPU: PyTorch's log1p is not vectorised there."""
+    """softplus with the accuracy of float32, several times faster on a CPU, where PyTorch's log1p is not vectorised."""
     if x.dtype != torch.float32:
         return F.softplus(x)
     e = torch.exp(-x.abs())
     w = 1 + e
-    return x.relu() + (w.log() + (e - (w - 1)) / w)  # log1p(e): what w was rounded by comes back, to first order
+    return x.relu() + (w.log() + (e - (w - 1)) / w)  # log1p(e), with a first-order correction for the rounding of w
 
 
 def _prepare(s: Scan) -> tuple[_Steps, Tensor]:
@@ -122,7 +122,7 @@ def _chunks(s: _Steps) -> list[slice]:
 
 
 def forward(scan: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Computes (out, last_state, saved, y): the last two are what `backward` wants, empty unless ``save``."""
+    """Computes (out, last_state, saved, y). `backward` needs the last two; they are empty unless ``save``."""
     s, h = _prepare(scan)
     (k, d, n), b, l = scan.A.shape, scan.u.shape[0], scan.u.shape[-1]
     starts = []
@@ -155,12 +155,12 @@ def forward(scan: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def backward(
     grad_out: Tensor, grad_last: Tensor | None, scan: Scan, saved: Tensor, y: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients for the tensors of the scan, u to initial_state; None where there is none.
+    """Gradients of the tensors of the scan, u to initial_state; None for those that are None.
 
     With g_t = dL/dh_t and a_t = exp(d_t A):  g_t = C_t dL/dy_t + a_{t+1} g_{t+1}, and from it
         dL/dC_t = dL/dy_t h_t        dL/dB_t = d_t u_t g_t        dL/du_t = d_t B_t g_t + D dL/dy_t
         dL/dA = sum_t d_t a_t h_{t-1} g_t                         dL/dd_t = A a_t h_{t-1} g_t + B_t u_t g_t
-    Sums run in a fixed order: the result does not change from run to run.
+    Sums run in a fixed order, so the result is deterministic.
     """
     s, h = _prepare(scan)
     (k, d, n), b, l, g = scan.A.shape, scan.u.shape[0], scan.u.shape[-1], scan.B.shape[2]
@@ -188,7 +188,7 @@ def backward(
         dt, xs, dys, Bs = s.dt[part], s.x[part], dy[part], s.B[part]
         decay, states = _states(s, part, start)
         dC[part] = _sum_channels(states, dys)
-        grads = s.C[part] * dys  # becomes g_t, backwards in place
+        grads = s.C[part] * dys  # becomes g_t in place, from the last step to the first
         later, *earlier = reversed(grads.unbind(0))
         later.add_(carry)  # a_{t+1} g_{t+1}
         for a, grad in zip(reversed(decay[1:].unbind(0)), earlier):

@@ -1,4 +1,4 @@
-"""The mathematics of the selective scan, one step at a time: the oracle of every other backend."""
+"""The selective scan by its recurrence, one step at a time. Every other backend is tested against it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def selective_scan_reference(
         h_t = exp(d_t A) * h_{t-1} + d_t B_t u_t
         y_t = C_t . h_t + D u_t,    out_t = y_t * silu(z_t)
 
-    Plain differentiable PyTorch. float64 stays float64; anything narrower is computed in float32.
+    Plain differentiable PyTorch. Computed in float32, or in float64 for float64 input.
     Arguments and shapes are those of `selective_scan`; B and C are (b, g, n, l).
     Returns ``out`` (b, d, l) in the dtype of u, and the last state (b, d, n) in the dtype of the computation.
     """

@@ -1,4 +1,4 @@
-"""What every backend of the selective scan is given."""
+"""The arguments of every backend of the selective scan."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class Scan(NamedTuple):
-    """K scans over one copy of the tokens. Everything is in token order; (b, .., l) may have any strides.
+    """K scans over one copy of the tokens, everything in token order. Tensors (b, .., l) may have any strides.
 
     Legend: b batch, k routes, d channels, g groups, n states a channel, l tokens.
     """
 
-    u: Tensor  # (b, d, l), read by every route, or (b, k, d, l)
+    u: Tensor  # (b, d, l) shared by the routes, or (b, k, d, l)
     delta: Tensor  # (b, k, d, l)
     A: Tensor  # (k, d, n)
     B: Tensor  # (b, k, g, n, l)
@@ -24,7 +24,7 @@ class Scan(NamedTuple):
     z: Tensor | None  # (b, d, l)
     delta_bias: Tensor | None  # (k, d)
     initial_state: Tensor | None  # (b, k, d, n)
-    rows: Tensor | None  # (k, l) int32: the token that a route reads at each position
+    rows: Tensor | None  # (k, l) int32: the token of each position of a route
     steps: list[int]  # k steps, used if there is no table: see `vimamba.kernels.routes`
     softplus: bool
     each: bool  # the output is (b, k, d, l), one for each route, instead of their sum (b, d, l)
@@ -38,7 +38,7 @@ def empty_output(s: Scan, dtype: torch.dtype) -> Tensor:
 
 
 def differentiated(s: Scan) -> tuple[Tensor | None, ...]:
-    """The tensors that have gradients: a method would be one that torch 2.10's compiler does not trace."""
+    """The tensors that have gradients. It is not a method, because torch 2.10's compiler does not trace those."""
     return s[:9]
 
 
@@ -47,16 +47,16 @@ AXES = {'u': 'bkdl', 'delta': 'bkdl', 'A': 'kdn', 'B': 'bkgnl', 'C': 'bkgnl', 'D
 
 
 def empty_grads(s: Scan, memory: Mapping[str, str]) -> list[Tensor]:
-    """Gradients of the tensors that are given, not filled, with the strides that a backend gives them.
+    """Empty gradients of the tensors that are not None, with the strides of a backend.
 
     Args:
         s: the scan.
-        memory: name -> its axes as they lie in memory, the last adjacent; those of `AXES` where nothing is said.
+        memory: name -> axes in the order of memory, the last one adjacent. The default is the order of `AXES`.
     """
     grads = []
     for name, t in zip(AXES, differentiated(s)):
         if t is not None:
-            axes = AXES[name] if t.ndim == len(AXES[name]) else AXES[name].replace('k', '')  # u may be of all routes
+            axes = AXES[name] if t.ndim == len(AXES[name]) else 'bdl'  # u, shared by the routes
             order = [axes.index(axis) for axis in memory.get(name, axes) if axis in axes]
             grad = t.new_empty([t.shape[i] for i in order])
             grads.append(grad.permute([order.index(i) for i in range(len(order))]))

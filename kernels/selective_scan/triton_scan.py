@@ -1,4 +1,4 @@
-"""The selective scan on the GPU by the Triton kernels, and wherever Triton's interpreter runs (TRITON_INTERPRET=1)."""
+"""The selective scan by the Triton kernels: on a GPU, or on any device under Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from .triton_fwd import route_scan_fwd
 
 __all__ = ['KEEPS_Y', 'MEMORY', 'backward', 'describe', 'forward', 'stored_steps']
 
-KEEPS_Y = False  # the backward pass makes the gated sum again
-MEMORY = {'u': 'bkld', 'delta': 'bkld', 'A': 'knd', 'B': 'bklgn', 'C': 'bklgn', 'z': 'bld'}  # of the gradients
+KEEPS_Y = False  # the backward pass computes y again
+MEMORY = {
+    'u': 'bkld',
+    'delta': 'bkld',
+    'A': 'knd',
+    'B': 'bklgn',
+    'C': 'bklgn',
+    'z': 'bld',
+}  # layout of the gradients, see `empty_grads`
 
 
 def stored_steps(n: int) -> int:
@@ -31,7 +38,7 @@ def routes_of(s: Scan) -> Routes:
 
 
 def forward(s: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Computes (out, last_state, saved, y): the third is what `backward` wants, empty unless ``save``."""
+    """Computes (out, last_state, saved, y). `backward` needs saved, which is empty unless ``save``; y is empty."""
     out, last, states = route_scan_fwd(*s[:9], s.softplus, routes_of(s), each=s.each, save_states=save)
     assert out is not None
     nothing = s.u.new_empty(0, dtype=torch.float32)
@@ -41,5 +48,5 @@ def forward(s: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def backward(
     grad_out: Tensor, grad_last: Tensor | None, s: Scan, saved: Tensor, y: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients for the tensors of the scan, u to initial_state; None where there is none."""
+    """Gradients of the tensors of the scan, u to initial_state; None for those that are None."""
     return route_scan_bwd(grad_out, grad_last, *s[:9], s.softplus, routes_of(s), saved, each=s.each)

@@ -1,4 +1,4 @@
-"""SSD: argument checks, choice of backend, and what surrounds the recurrence (softplus, skip, gate, direction)."""
+"""SSD: argument checks, choice of backend, and the softplus, skip, gate and direction around the recurrence."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def ssd(
         H_t = exp(d_t A) H_{t-1} + d_t x_t B_t^T
         y_t = H_t C_t + D x_t,    out_t = y_t * silu(z_t)
 
-    Non-causal (VSSD, arXiv:2407.18559): every token reads the same H = sum_t -d_t A x_t B_t^T; A weighs, none decays.
+    Non-causal (VSSD, arXiv:2407.18559): every token reads the same H = sum_t -d_t A x_t B_t^T, without decay.
 
-    It is the selective scan with one A and one step size for a head, which makes it a matrix product. Argument names
-    and shapes are those of mamba_ssm (``mamba_chunk_scan_combined``). Legend: b batch, l steps, h heads, p channels of
+    SSD is the selective scan with one A and one step size per head, and so a matrix product. Argument names and shapes
+    are those of mamba_ssm (``mamba_chunk_scan_combined``). Legend: b batch, l steps, h heads, p channels of
     each (headdim), g groups (g divides h; head i reads B and C of group i // (h / g)), n states (d_state). Any strides;
     b and l may be 0. Computed in float32, with the state in float32, under autocast too; float64 in float64.
     Differentiable any number of times and in forward mode too; 'triton' once, in reverse mode.
@@ -55,7 +55,7 @@ def ssd(
     Args:
         x: input (b, l, h, p).
         dt: step sizes before bias and softplus (b, l, h).
-        A: state decay (h,), negative for a stable scan; as is, not its logarithm.
+        A: state decay (h,), negative for a stable scan; not its logarithm.
         B: input weights (b, l, g, n).
         C: output weights, same shape as B.
         D: skip weight (h,) or (h, p).
@@ -64,14 +64,14 @@ def ssd(
         dt_softplus: apply softplus to dt + dt_bias.
         return_last_state: also return the state after the last step.
         initial_state: state before the first step (b, h, p, n); zeros if None.
-        reverse: walk from step l - 1 to step 0; the last state is then that after step 0.
+        reverse: scan from step l - 1 to step 0; the last state is then that after step 0.
         causal: False for the non-causal form: its last state is H, which starts from ``initial_state``.
-        chunk_size: steps of one masked matrix product; the result does not depend on it but for rounding.
+        chunk_size: steps of one masked matrix product; affects the result by rounding only.
         backend: 'auto', 'triton' (on a GPU), 'portable' (plain PyTorch, any device) or 'reference' (step by step).
 
     Returns:
         out (b, l, h, p) in the dtype of x; with ``return_last_state`` also the state (b, h, p, n), in float32 (float64
-        for float64 input), differentiable: give it to the next chunk of a long sequence as ``initial_state``.
+        for float64 input), differentiable: pass it as ``initial_state`` of the next chunk of a long sequence.
 
     Raises:
         UsageError (a ValueError): names the argument, what was expected and what came, before anything is computed.

@@ -1,4 +1,4 @@
-"""SSD by its recurrence: the mathematics, one step at a time."""
+"""SSD by its recurrence, one step at a time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def ssd_reference(
 ) -> tuple[Tensor, Tensor]:
     """H_t = exp(dt_t A) H_{t-1} + dt_t x_t B_t^T,  y_t = H_t C_t, a matrix H (p, n) for each head.
 
-    arXiv:2405.21060, Eq. 1 with its Sec. 2's discretisation, A a scalar for each head; any floating-point dtype, any
-    number of derivatives.
+    arXiv:2405.21060, Eq. 1 with the discretisation of Sec. 2 and a scalar A for each head. Any floating-point dtype and
+    any number of derivatives.
 
     Args:
         x: (b, l, h, p).
-        dt: step sizes (b, l, h), as they enter.
+        dt: step sizes (b, l, h), after bias and softplus.
         A: (h,).
         B, C: (b, l, g, n), head i reading group i // (h / g).
         initial_state: (b, h, p, n); zeros if None.

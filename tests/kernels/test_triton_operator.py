@@ -56,8 +56,8 @@ CASES = {
     'own input, groups': ('bidirectional', (1, 5), dict(own_u=True, g=2, n=17)),
     'bfloat16': ('cross', (2, 3), dict(dtype=torch.bfloat16)),
     'float16': ('column', (3, 2), dict(dtype=torch.float16)),
-    'each route': ('cross', (2, 3), dict(each=True)),
-    'each route, own input, bfloat16': ('snake', (2, 3), dict(each=True, own_u=True, n=17, dtype=torch.bfloat16)),
+    'each route': ('bidirectional', (1, 5), dict(each=True)),
+    'each route, own input, bfloat16': ('snake', (2, 2), dict(each=True, own_u=True, n=17, dtype=torch.bfloat16)),
 }
 
 
