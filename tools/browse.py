@@ -1,60 +1,11 @@
-"""Draws what a model is trained on, after its transforms: python tools/browse.py CONFIG --out browse.png"""
+"""`vimamba browse`, from a checkout that need not be installed."""
 
-import argparse
-import os
-import signal
 import sys
 from pathlib import Path
-from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # a checkout works without installing it
-if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
-    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
-
-from vimamba.cli import add_import, import_code
-from vimamba.errors import bad_argument, run
-from vimamba.outputs import check_output, whole_file
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='a configuration of training')
-    parser.add_argument('--split', default='train', help='part of the data set (default: %(default)s)')
-    parser.add_argument('--out', default='browse.png', help='the picture (default: %(default)s)')
-    parser.add_argument('--count', type=int, default=16, help='images (default: %(default)s)')
-    parser.add_argument('--epoch', type=int, default=0, help='whose augmentation to show (default: %(default)s)')
-    parser.add_argument('--plain', action='store_true', help='without augmentation')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='such as augment.hflip=0.5')
-    add_import(parser)
-    args = parser.parse_args()
-
-    from vimamba.config import schema
-    from vimamba.config.reading import read_config
-    from vimamba.data import create_loader
-    from vimamba.tasks import TASKS
-    from vimamba.visualize.samples import picture
-
-    if args.count < 1 or args.epoch < 0:
-        raise bad_argument('--count, --epoch', 'at least 1, at least 0', f'{args.count}, {args.epoch}')
-    check_output('--out', args.out, picture=True)
-    import_code(args.imports)
-    config = schema.check(read_config(args.config, args.cfg_options))
-    task: Any = TASKS[config.task.name]
-    task.check(config)
-    dataset = task.dataset(config, args.split, training=not args.plain)
-    loader: Any = create_loader(
-        dataset, min(args.count, len(dataset)), training=not args.plain, seed=config.run.seed, lists=task.lists
-    )
-    loader.sampler.set_epoch(args.epoch)
-    images, targets = next(iter(loader))
-    paths = [dataset.sample_path(key.item) for key, _ in zip(loader.sampler, targets)]
-    paths = ['' if path in loader.broken else path for path in paths]  # in its place stands another
-    drawn = picture(config.task.name, task.pixels(config, images), targets, None, dataset.classes, paths)
-    with whole_file(args.out) as part:
-        drawn.save(part)
-    print(f'{len(images)} of {len(dataset)} {loader.dataset.what} of {config.data.name}/{args.split} in {args.out}')
-    return 0
-
 
 if __name__ == '__main__':
-    run(main)
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.argv[:1] = ['vimamba', 'browse']
+    from vimamba.commands import main
+
+    main()

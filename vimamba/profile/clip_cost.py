@@ -19,6 +19,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+import vimamba.models  # noqa: F401  (registers with timm, in each process)
 from vimamba.errors import UsageError
 from vimamba.layers.linear import use_linear
 from vimamba.profile.benchmark import cells, interleaved, step

@@ -166,6 +166,7 @@ def _draw_route(panel: Axes, order: ScanOrder, route: int, points: float) -> Non
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
+        prog='vimamba draw',
         description='Draws scan orders: each number is the step at which the cell is read.',
         epilog='A name may hold a size and suffixes: windows7, tube4, hilbert_bidirectional, raster_reversed.',
     )
