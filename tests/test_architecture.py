@@ -6,11 +6,15 @@ scans -> torch only      kernels -> torch, triton      engine, data -> no model,
 """
 
 import ast
+import configparser
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+import vimamba
 
 ROOT = Path(__file__).parent.parent
 FOUNDATION = {'errors', 'outputs', 'checkpoint'}  # they import nothing of ours but each other
@@ -113,6 +117,21 @@ def test_every_part_is_known():
 def test_the_kernels_are_a_link_and_shadow_nothing():
     assert (ROOT / 'vimamba' / 'kernels').resolve() == ROOT / 'kernels'
     assert not (ROOT / 'kernels' / '__init__.py').exists()
+
+
+def test_the_package_is_typed_and_citable_by_its_version():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert {'cff-version', 'message', 'title', 'authors'} <= set(citation)
+    assert citation['version'] == vimamba.__version__
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    assert (citation['license'], setup['options.package_data']['vimamba']) == (setup['metadata']['license'], 'py.typed')
+    assert (ROOT / 'vimamba/py.typed').exists()
+
+
+def test_commits_are_checked_as_make_check_does():
+    hooks = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
+    assert [hook['id'] for repo in hooks for hook in repo['hooks']] == ['ruff-format', 'ruff-check', 'mypy']
 
 
 BLOCKER = """
