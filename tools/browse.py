@@ -1,11 +1,4 @@
-"""`vimamba browse`, from a checkout that need not be installed."""
-
-import sys
-from pathlib import Path
+from checkout import main
 
 if __name__ == '__main__':
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    sys.argv[:1] = ['vimamba', 'browse']
-    from vimamba.commands import main
-
-    main()
+    main('browse')

@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import importlib
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,8 @@ from typing import Any
 
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['add_import', 'add_options', 'create_parser', 'find_device', 'import_code', 'interruptible', 'keep_memory']
+__all__ = ['add_import', 'add_options', 'create_parser', 'find_device', 'import_code', 'interruptible', 'keep_memory',
+           'load_models']  # fmt: skip
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -100,6 +102,22 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     """Adds ``--import``, whose values ``args.imports`` are those of `import_code`."""
     text = 'run this code first, which registers scan orders or models; may be repeated'
     parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE_OR_FILE.py', help=text)
+
+
+def load_models(imports: Iterable[str] = ()) -> None:
+    """Imports torch, registers the models of vimamba with timm, and runs the user's code.
+
+    While torch is imported, SIGINT ends the process at once: a library whose import was interrupted may go on without
+    what it lacks.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if callable(before):  # not where it is ignored, as in the background of a shell
+        signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
+    import vimamba.models  # noqa: F401
+
+    if callable(before):
+        signal.signal(signal.SIGINT, before)
+    import_code(imports)
 
 
 def import_code(names: Iterable[str]) -> None:

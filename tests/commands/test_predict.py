@@ -90,6 +90,7 @@ def test_the_command_needs_only_the_core_and_a_broken_file_costs_only_itself(che
     extras = ('mmengine', 'albumentations', 'cv2', 'matplotlib', 'sklearn', 'tensorboard')
     start = (
         f'import sys, runpy; sys.modules.update(dict.fromkeys({extras})); sys.argv = sys.argv[1:]; '
+        f'sys.path.insert(0, {str(TOOL.parent)!r}); '
         'runpy.run_path(sys.argv[0], run_name="__main__")'
     )
     command = [sys.executable, '-c', start, TOOL, tmp_path / 'images', '--checkpoint', checkpoint, '--topk', '3']

@@ -4,17 +4,16 @@ A command imports torch only after it has read its arguments, so that help and m
 """
 
 import os
-import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-from vimamba.cli import import_code, keep_memory
+from vimamba.cli import keep_memory
 from vimamba.errors import run, unknown_name
 
-__all__ = ['COMMANDS', 'load_models', 'main']
+__all__ = ['COMMANDS', 'main']
 
 COMMANDS = ('train', 'test', 'predict', 'export', 'benchmark', 'browse', 'convert', 'draw', 'models')
 
@@ -39,19 +38,3 @@ def _main(argv: Sequence[str]) -> int:
 
 def _module(command: str) -> Any:
     return import_module(f'{__name__}.{command}')
-
-
-def load_models(imports: Iterable[str] = ()) -> None:
-    """Imports torch, registers the models of vimamba with timm, and runs the user's code.
-
-    While torch is imported, SIGINT ends the process at once: a library whose import was interrupted may go on without
-    what it lacks.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if callable(before):  # not where it is ignored, as in the background of a shell
-        signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
-    import vimamba.models  # noqa: F401
-
-    if callable(before):
-        signal.signal(signal.SIGINT, before)
-    import_code(imports)

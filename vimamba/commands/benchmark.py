@@ -13,10 +13,8 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from vimamba.cli import create_parser, find_device, keep_memory
+from vimamba.cli import create_parser, find_device, keep_memory, load_models
 from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
-
-from . import load_models
 
 __all__ = ['main']
 

@@ -6,11 +6,9 @@ vimamba browse CONFIG --out browse.png
 from collections.abc import Sequence
 from typing import Any
 
-from vimamba.cli import add_import, add_options, create_parser
+from vimamba.cli import add_import, add_options, create_parser, load_models
 from vimamba.errors import bad_argument
 from vimamba.outputs import check_output, whole_file
-
-from . import load_models
 
 __all__ = ['main']
 

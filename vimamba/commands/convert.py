@@ -7,11 +7,9 @@ import ast
 from collections.abc import Sequence
 from pathlib import Path
 
-from vimamba.cli import create_parser
+from vimamba.cli import create_parser, load_models
 from vimamba.errors import UsageError
 from vimamba.outputs import check_output
-
-from . import load_models
 
 __all__ = ['main']
 

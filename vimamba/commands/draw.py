@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from . import load_models
+from vimamba.cli import load_models
 
 __all__ = ['main']
 

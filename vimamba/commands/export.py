@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vimamba.cli import add_import, create_parser
+from vimamba.cli import add_import, create_parser, load_models
 from vimamba.errors import UsageError, check_integers
 from vimamba.outputs import check_output
-
-from . import load_models
 
 __all__ = ['main']
 

@@ -5,10 +5,8 @@ vimamba models 'vim_*' --parameters
 
 from collections.abc import Sequence
 
-from vimamba.cli import create_parser
+from vimamba.cli import create_parser, load_models
 from vimamba.errors import UsageError
-
-from . import load_models
 
 __all__ = ['main']
 

@@ -9,11 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vimamba.cli import add_import, create_parser, find_device, interruptible
+from vimamba.cli import add_import, create_parser, find_device, interruptible, load_models
 from vimamba.errors import UsageError, check_integers
 from vimamba.outputs import check_output, write_json
-
-from . import load_models
 
 __all__ = ['main']
 

@@ -6,10 +6,8 @@ vimamba test CONFIG runs/NAME/best.pth --split test --out-dir out
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from vimamba.cli import add_import, add_options, create_parser
+from vimamba.cli import add_import, add_options, create_parser, load_models
 from vimamba.errors import UsageError
-
-from . import load_models
 
 __all__ = ['main']
 

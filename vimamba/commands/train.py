@@ -7,10 +7,8 @@ torchrun --nproc-per-node 8 -m vimamba train CONFIG      on several GPUs or proc
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from vimamba.cli import add_import, add_options, create_parser
+from vimamba.cli import add_import, add_options, create_parser, load_models
 from vimamba.errors import UsageError
-
-from . import load_models
 
 __all__ = ['main']
 
