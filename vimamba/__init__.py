@@ -10,6 +10,8 @@ True
 import sys
 from pathlib import Path
 
+__all__ = ['__version__']
+
 __version__ = '0.1.0'
 
 if not (Path(__file__).parent / 'kernels' / 'selective_scan').is_dir():
