@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent
 SLOW = (
     'engine',
     'faults',
-    'tools',
+    'commands',
     'kernels/test_triton_scan.py',
     'scans/test_draw.py',
     'visualize/test_plots.py',

@@ -95,6 +95,7 @@ TOOLS = Path(__file__).parents[1] / 'tools'
 INTERRUPTED = """
 import os, runpy, signal, sys
 sys.argv = [{tool!r}, *{arguments!r}]
+sys.path.insert(0, os.path.dirname({tool!r}))  # as Python does for a file
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
 class Interrupt:
     def find_spec(self, name, path=None, target=None):

@@ -7,7 +7,10 @@ Importing the package registers its models with timm:
 True
 """
 
+import sys
 from pathlib import Path
+
+__all__ = ['__version__']
 
 __version__ = '0.1.0'
 
@@ -17,4 +20,14 @@ if not (Path(__file__).parent / 'kernels' / 'selective_scan').is_dir():
         'run `git config core.symlinks true && git checkout -- vimamba/kernels`, or install the package with pip'
     )
 
-from vimamba import models  # noqa: F401  (registers with timm)
+
+def _starts_command() -> bool:
+    """Whether this process runs the command ``vimamba``, which reads its arguments before it imports torch."""
+    program = sys.argv[:1]
+    if program == ['-m'] and '-m' in sys.orig_argv:  # the package of a module that is about to run
+        program = sys.orig_argv[sys.orig_argv.index('-m') + 1 :][:1]
+    return [Path(name).stem for name in program] == ['vimamba']
+
+
+if not _starts_command():
+    from . import models  # noqa: F401  (registers with timm)

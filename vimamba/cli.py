@@ -1,4 +1,4 @@
-"""What a tool does to its own process before it computes; a library does not."""
+"""What the commands share: their arguments, their process, and the user's code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import importlib
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,8 @@ from typing import Any
 
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['add_import', 'find_device', 'import_code', 'interruptible', 'keep_memory']
+__all__ = ['add_import', 'add_options', 'create_parser', 'find_device', 'import_code', 'interruptible', 'keep_memory',
+           'load_models']  # fmt: skip
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -37,12 +39,12 @@ def keep_memory(megabytes: int = 512) -> bool:
 
 
 def find_device(name: str) -> Any:
-    """The torch device of a name; 'auto' is a GPU where there is one.
+    """Returns the torch device of a name; 'auto' is a GPU if there is one.
 
     Raises:
         UsageError: there is no such device.
     """
-    import torch  # here, because a tool sets what torch reads at its import before
+    import torch  # after the arguments
 
     if name.split(':')[0] not in (known := ('auto', 'cpu', 'cuda', 'mps')):
         raise unknown_name('--device', name, known)
@@ -59,15 +61,13 @@ def find_device(name: str) -> Any:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """SIGINT is an end that the work comes to by itself: it asks, and the interrupt is raised when it is done.
-
-    A second one does not wait.
+    """Defers SIGINT: the body polls the yielded function. A second SIGINT interrupts at once.
 
     Yields:
-        Whether there has been one.
+        A function that returns whether SIGINT has been received.
 
     Raises:
-        KeyboardInterrupt: at the end, where there has been one.
+        KeyboardInterrupt: on exit, if SIGINT has been received.
     """
     received: list[int] = []
 
@@ -75,7 +75,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         received.append(number)
         signal.signal(number, signal.default_int_handler)
 
-    if not callable(before := signal.getsignal(signal.SIGINT)):  # ignored, as of a shell's background
+    if not callable(before := signal.getsignal(signal.SIGINT)):  # ignored, as in the background of a shell
         yield lambda: False
         return
     signal.signal(signal.SIGINT, receive)
@@ -87,17 +87,45 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         raise KeyboardInterrupt
 
 
+def create_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Creates the parser of a command, described by the docstring of its module."""
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f'vimamba {command}', description=description, formatter_class=raw)
+
+
+def add_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """Adds ``--cfg-options``, which replace keys of a configuration."""
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help=f'such as {example}')
+
+
 def add_import(parser: argparse.ArgumentParser) -> None:
-    """The option of the tools whose values `import_code` takes, as ``imports``."""
-    text = 'code of your own to be run first, which registers scan orders or models; may be given again'
+    """Adds ``--import``, whose values ``args.imports`` are those of `import_code`."""
+    text = 'run this code first, which registers scan orders or models; may be repeated'
     parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE_OR_FILE.py', help=text)
 
 
+def load_models(imports: Iterable[str] = ()) -> None:
+    """Imports torch, registers the models of vimamba with timm, and runs the user's code.
+
+    While torch is imported, SIGINT ends the process at once: a library whose import was interrupted may go on without
+    what it lacks.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if callable(before):  # not where it is ignored, as in the background of a shell
+        signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
+    import vimamba.models  # noqa: F401
+
+    if callable(before):
+        signal.signal(signal.SIGINT, before)
+    import_code(imports)
+
+
 def import_code(names: Iterable[str]) -> None:
-    """Imports modules, or files that end in ``.py`` as modules of their names.
+    """Imports modules by name, and files that end in ``.py`` as modules named after them.
 
     Raises:
-        UsageError: there is none, or another module has the name of the file; what the code raises is left as it is.
+        UsageError: there is no such module or file, or another module has the file's name. Errors of the code itself
+            are raised unchanged.
     """
     for name in names:
         path = Path(name).resolve()
@@ -115,5 +143,5 @@ def import_code(names: Iterable[str]) -> None:
             raise UsageError(f'--import {name}: no name for a module, or that of another: choose another')
         else:
             spec: Any = importlib.util.spec_from_file_location(module, path)
-            sys.modules[module] = importlib.util.module_from_spec(spec)  # where timm looks for the module of a model
+            sys.modules[module] = importlib.util.module_from_spec(spec)  # timm looks up the module of a model here
             spec.loader.exec_module(sys.modules[module])

@@ -1,4 +1,4 @@
-"""Output files: tried before the work whose result they take, and written whole or not at all."""
+"""Output files: checked before the work, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ['check_output', 'naming', 'whole_file', 'write_json', 'write_text']
 
 
 def check_output(option: str, path: str | os.PathLike[str], folder: bool = False, picture: bool = False) -> None:
-    """Tries whether an output file (or a folder of files) can be written, before the work; leaves all as it was.
+    """Checks that an output file, or a folder of files, can be written, and changes nothing.
 
     Raises:
-        UsageError: nothing can be written there, or a ``picture`` has no name of one.
+        UsageError: it cannot be written, or the name of a ``picture`` does not end in an image format.
     """
     path = Path(path)
     if picture and path.suffix.lower() not in ('.png', '.jpg', '.jpeg', '.webp'):
@@ -31,7 +31,7 @@ def check_output(option: str, path: str | os.PathLike[str], folder: bool = False
             raise IsADirectoryError(None, 'is a folder')
         if not folder and path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(None, 'cannot be written')
-        if folder or not _is_special(path):  # only trying tells, of /proc, say
+        if folder or not _is_special(path):  # for some folders, such as /proc, only an attempt tells
             place = path if folder else Path(os.path.realpath(path)).parent
             with _folders(place), tempfile.TemporaryFile(dir=place):
                 pass
@@ -41,14 +41,14 @@ def check_output(option: str, path: str | os.PathLike[str], folder: bool = False
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name for a file to write, which takes the place of ``path`` at the end.
+    """Yields the name of a temporary file, which replaces ``path`` on exit.
 
-    The bytes go to a file beside it, reach the disk, and take its name in one step, so that a killed process or a full
-    disk leaves what was there as it was. Folders are made. What is no ordinary file, a pipe or ``/dev/stdout``, is
-    written as it is.
+    The file is beside ``path``, is flushed to disk, and is renamed in one step, so that a killed process or a full disk
+    leaves the old file unchanged. Missing folders are created. A special file, such as a pipe or ``/dev/stdout``, is
+    written directly.
 
     Raises:
-        UsageError: the file cannot be written; the message names it and the reason.
+        UsageError: the file cannot be written; the message has its name and the reason.
 
     >>> folder = tempfile.TemporaryDirectory()
     >>> with whole_file(folder.name + '/new/a.txt') as part:
@@ -56,9 +56,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> Path(folder.name, 'new', 'a.txt').read_text()
     'all of it'
     """
-    target = Path(os.path.realpath(path))  # a link stays one
+    target = Path(os.path.realpath(path))  # a link stays a link
     special = _is_special(target)
-    part = target if special else target.with_name(f'.part.{target.name}')  # the suffix may say the format
+    part = target if special else target.with_name(f'.part.{target.name}')  # the suffix may determine the format
     written = 0
     try:
         with _folders(target.parent):
@@ -74,10 +74,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
                     part.unlink()
             _flush_folder(target.parent)
     except (OSError, RuntimeError, UsageError) as error:  # torch turns some failed writes into RuntimeError
-        for raised in (error, error.__context__):  # and reports a lost loading process wherever this one happens to be,
-            if raised and 'DataLoader worker' in str(raised):  # in the middle of a file too, whose end then fails
+        for raised in (error, error.__context__):  # and reports a lost data worker at any time, even during a write,
+            if raised and 'DataLoader worker' in str(raised):  # which then fails on exit
                 raise raised from None
-        if isinstance(error, UsageError) and str(part) not in str(error):  # not of the writing
+        if isinstance(error, UsageError) and str(part) not in str(error):  # not an error of writing
             raise
         before = '' if special else f' after {written} bytes; what was there before is untouched'
         raise UsageError(
@@ -86,20 +86,20 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a file of text in UTF-8 as `whole_file` does."""
+    """Writes text in UTF-8 with `whole_file`."""
     with whole_file(path) as part:
         part.write_text(text, encoding='utf-8')
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Writes JSON as `whole_file` does; to the terminal, where ``path`` is ``-``."""
+    """Writes JSON with `whole_file`, or to stdout if ``path`` is ``-``."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'
     sys.stdout.write(text) if path == '-' else write_text(path, text)
 
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Gives the errors of a file that grows its name, which those of a write have not."""
+    """Adds the file name to errors raised while appending."""
     try:
         yield
     except OSError as error:
@@ -110,7 +110,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def _folders(folder: Path) -> Iterator[None]:
-    """A folder with those above it; the ones that were made for it and are empty at the end go again."""
+    """Creates missing folders, and removes those still empty on exit."""
     made = [part for part in (folder, *folder.parents) if not part.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _folders(folder: Path) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, wherever it is below what others made of it."""
+    """The message of the underlying `OSError`, if there is one among the causes."""
     below: BaseException | None = error
     while below:
         if isinstance(below, OSError) and below.strerror:
@@ -132,7 +132,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _flush_folder(folder: Path) -> None:
-    """A new name is on the disk only when its folder is."""
+    """Flushes a folder to disk, without which a new name in it may be lost."""
     if os.name != 'posix':
         return
     opened = os.open(folder, os.O_RDONLY)
@@ -145,5 +145,5 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether it is there and neither an ordinary file nor a folder."""
+    """Whether the path exists and is neither a regular file nor a folder."""
     return path.exists() and not path.is_file() and not path.is_dir()

@@ -142,7 +142,7 @@ def test_what_was_composed_compiles_and_exports(name, mixer):
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'scan': 'hilbrt'}, "did you mean 'hilbert'. known: .*hilbert_bidirectional.*in all"),
+        ({'scan': 'hilbrt'}, "did you mean 'hilbert'. known: .*hilbert, .*_bidirectional and _reversed"),
         ({'scan': ['cross', 'axis']}, "unknown scan order 'axis': did you mean 'axes'"),
         ({'scan': []}, 'scan: expected a name, several, or one for each layer'),
         ({'scan': ['cross'] * 99}, 'expected at most'),

@@ -144,7 +144,10 @@ def test_matplotlib_is_imported_for_a_png_only():
 
 def test_the_command_line_lists_the_orders(capsys):
     assert main([]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == scans.list_orders()
+    orders, suffixes = capsys.readouterr().out.split('\n\n')
+    assert [line.split()[0] for line in orders.splitlines()] == scans.list_orders()
+    assert '_bidirectional' in suffixes
+    assert '_reversed' in suffixes
 
 
 def test_the_command_line_draws_4x6_unless_told(capsys):

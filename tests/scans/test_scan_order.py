@@ -1,4 +1,4 @@
-"""What a ScanOrder promises beside its laws: reversing, joining, class tokens, affine laws, and clear refusals."""
+"""What a ScanOrder promises beside its laws: reversing, joining, class tokens, suffixes of names, clear refusals."""
 
 import copy
 import dataclasses
@@ -6,24 +6,25 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vimamba.errors import UsageError
 from vimamba.scans import (
-    Affine,
     ScanOrder,
     bidirectional,
     column,
     create_order,
     cross,
-    find_affine,
     hilbert,
     list_orders,
     raster,
     register_order,
+    schedule,
     snake,
     strided,
+    tube,
+    windows,
     zigzag,
 )
 from vimamba.scans.order import ORDERS
@@ -39,14 +40,6 @@ def permutations(draw):
     routes = draw(st.lists(st.permutations(range(grid[0] * grid[1])), min_size=1, max_size=3))
     flipped = draw(st.tuples(*[st.booleans()] * len(routes)))
     return ScanOrder(torch.tensor(routes), grid, flipped)
-
-
-def law_of(order, route=0):
-    """The affine law of a route, after a check that it gives the route exactly; None where there is none."""
-    law = order.affine[route]
-    if law is not None:
-        assert torch.equal(law.rows(order.length), order.index[route])
-    return law
 
 
 # reversing and joining
@@ -126,79 +119,6 @@ def test_a_second_class_token_moves_the_first(data):
 def test_a_class_token_outside_is_refused(row):
     with pytest.raises(UsageError, match=rf'^row: expected an integer from 0 to 12, got {row}$'):
         raster((3, 4)).insert(row)
-
-
-# affine laws
-
-
-@pytest.mark.parametrize('build', [raster, column, snake], ids=lambda build: build.__name__)
-@given(grid=PLANES)
-@QUICK
-def test_lines_are_affine_there_and_back(build, grid):
-    assert law_of(build(grid)) is not None
-    assert law_of(build(grid).reversed()) is not None
-
-
-@given(PLANES, st.data())
-@QUICK
-def test_raster_with_a_class_token_is_affine_there_and_back(grid, data):
-    order = bidirectional(grid).insert(data.draw(st.integers(0, grid[0] * grid[1])))
-    assert law_of(order, 0) == Affine(0, 0, 1, order.length)
-    assert law_of(order, 1) == Affine(order.length - 1, 0, -1, order.length)
-
-
-@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
-@QUICK
-def test_each_strided_sub_grid_is_affine(height, width, step):
-    (route,) = strided((height * step, width * step), step).index
-    for segment in route.view(step * step, height * width):
-        law = find_affine(segment)
-        assert law is not None
-        assert torch.equal(law.rows(height * width), segment)
-
-
-def test_affine_laws_are_those_a_kernel_expects():
-    assert cross((3, 4)).affine == (
-        Affine(start=0, outer=0, inner=1, period=12),
-        Affine(start=0, outer=1, inner=4, period=3),
-        Affine(start=11, outer=0, inner=-1, period=12),
-        Affine(start=11, outer=-1, inner=-4, period=3),
-    )
-    assert snake((3, 4)).affine == (Affine(start=0, outer=4, inner=1, period=4, snake=True),)
-
-
-@given(st.tuples(st.integers(3, 12), st.integers(3, 12)))
-@QUICK
-def test_zigzag_is_not_affine(grid):
-    assert zigzag(grid).affine == (None,)
-
-
-@pytest.mark.parametrize('grid', [(4, 4), (5, 8), (14, 14)])
-def test_hilbert_is_not_affine(grid):
-    assert hilbert(grid).affine == (None,)
-
-
-@given(permutations())
-@QUICK
-def test_a_law_is_never_wrong(order):
-    for k in range(order.routes):
-        law_of(order, k)
-
-
-@given(
-    outer=st.integers(-9, 9),
-    inner=st.integers(-9, 9),
-    period=st.integers(1, 7),
-    snaking=st.booleans(),
-    length=st.integers(1, 40),
-)
-@settings(deadline=None, max_examples=300)
-def test_a_law_is_never_overlooked(outer, inner, period, snaking, length):
-    rows = Affine(200, outer, inner, period, snaking).rows(length)
-    assume(len(rows.unique()) == length)
-    law = find_affine(rows)
-    assert law is not None
-    assert torch.equal(law.rows(length), rows)
 
 
 # the object
@@ -323,12 +243,67 @@ def test_tensors_of_another_size_are_refused():
 
 def test_an_order_is_made_once_per_grid():
     assert create_order('hilbert', (5, 6)) is create_order('hilbert', [5, 6]) is hilbert(torch.Size((5, 6)))
+    assert create_order('hilbert_reversed', (5, 6)) is create_order('hilbert_reversed', [5, 6])
     assert strided((6, 6)) != strided((6, 6), step=3)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(UsageError, match=r"^unknown scan order 'hilbrt': did you mean 'hilbert'\? known: "):
-        create_order('hilbrt', (4, 4))
+@pytest.mark.parametrize(
+    ('name', 'nearest'),
+    [
+        ('hilbrt', 'hilbert'),
+        ('hilbrt_bidirectional', 'hilbert'),
+        ('windws7_reversed', 'windows'),
+        ('raster7', 'raster'),
+        ('raster_revrsed', 'raster'),
+        ('snake_colum', 'snake_column'),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):
+    said = rf"^unknown scan order '.+': did you mean '{nearest}'\? known: .*_bidirectional and _reversed$"
+    with pytest.raises(UsageError, match=said):
+        create_order(name, (4, 4))
+    with pytest.raises(UsageError, match=said):
+        schedule(name, 2)
+
+
+@pytest.mark.parametrize('name', ['', '_reversed', 'reversed', '7', 'windows7_', 'windows_7', 'windows-7', '_'])
+def test_what_is_not_a_name_is_refused(name):
+    with pytest.raises(UsageError, match=r'^unknown scan order'):
+        create_order(name, (4, 4))
+
+
+def test_sizes_and_suffixes_are_applied_from_left_to_right():
+    grid = (5, 6)
+    assert create_order('windows3', grid) == windows(grid, 3)
+    assert create_order('strided3', grid) == strided(grid, 3)
+    assert create_order('tube2', (5, 1, 2)) == tube((5, 1, 2), 2)
+    both = create_order('windows2_bidirectional', grid)
+    assert both == windows(grid, 2) | windows(grid, 2).reversed()
+    assert create_order('windows2_bidirectional_reversed', grid) == both.reversed()
+    back = hilbert(grid).reversed()
+    assert create_order('hilbert_reversed_bidirectional', grid) == back | hilbert(grid)
+    assert create_order('bidirectional', grid) == create_order('raster_bidirectional', grid)
+    assert create_order('cross_reversed', grid) == cross(grid).reversed()
+    assert schedule('windows2_bidirectional_reversed', 2) == ['windows2_bidirectional_reversed'] * 2
+
+
+def test_names_that_make_no_sense_are_refused():
+    for name in ('cross_bidirectional', 'hilbert_bidirectional_bidirectional'):
+        with pytest.raises(UsageError, match=r'^_bidirectional: .* leave the suffix out$'):
+            create_order(name, (4, 4))
+    with pytest.raises(UsageError, match=r'^size: expected an integer >= 1, got 0$'):
+        create_order('windows0', (4, 4))
+
+
+def test_a_registered_name_wins_over_a_suffix(monkeypatch):
+    monkeypatch.setattr('vimamba.scans.order.ORDERS', dict(ORDERS))
+
+    @register_order(2)
+    def row2_reversed(grid):
+        return raster(grid)
+
+    assert create_order('row2_reversed', (2, 3)) == raster((2, 3))
+    assert create_order('row2_reversed_bidirectional', (2, 3)) == create_order('bidirectional', (2, 3))
 
 
 def test_a_registered_order_is_known_by_its_name(monkeypatch):

@@ -40,7 +40,7 @@ def test_a_tube_is_temporal_first_in_blocks_of_time(grid, frames):
         assert torch.equal(scans.tube(grid, frames).index, scans.temporal_first(grid).index)
 
 
-@pytest.mark.parametrize('name', spatiotemporal.__all__)
+@pytest.mark.parametrize('name', [*spatiotemporal.__all__, 'tube2', 'tube2_bidirectional'])
 def test_a_clip_of_one_frame_is_an_image(name):
     order = scans.create_order(name, (1, 3, 4))
     image = scans.column((3, 4)) if name == 'temporal_columns' else scans.raster((3, 4))

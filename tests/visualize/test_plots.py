@@ -1,6 +1,7 @@
 """Promises: each plot is a PNG of what it was given; matplotlib is asked for when it is needed, not before."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -57,8 +58,10 @@ def test_curves_from_records_and_from_the_log_are_the_same_picture(tmp_path):
         [r for r in records() if r['kind'] == 'train'],
         [r for r in records() if r['kind'] == 'val'],
         [{**r, 'lr': 0.0} for r in records()],
+        [{**r, 'top1': math.nan} if r['kind'] == 'val' and r['epoch'] < 3 else r for r in records()],
+        [{**r, 'top1': math.nan} if r['kind'] == 'val' else r for r in records()],
     ],
-    ids=['one epoch', 'no validation', 'no training', 'zero rate'],
+    ids=['one epoch', 'no validation', 'no training', 'zero rate', 'no metric at first', 'no metric'],
 )
 def test_curves_of_a_partial_log(rows, tmp_path):
     plot_curves(rows, tmp_path / 'a.png')

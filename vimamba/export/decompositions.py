@@ -1,4 +1,4 @@
-"""The operators in terms that every runtime knows: gathers, elementwise arithmetic and one loop over the steps."""
+"""The operators of vimamba in those of every runtime: gathers, elementwise arithmetic and one loop over the steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ['decompositions']
 
 
 def decompositions() -> dict[Any, Any]:
-    """For ``ExportedProgram.run_decompositions``: what the operators of vimamba become, besides PyTorch's own."""
+    """The table for ``ExportedProgram.run_decompositions``: PyTorch's defaults and the operators of vimamba."""
     ops = torch.ops.vimamba
     return {
         **torch.export.default_decompositions(),
@@ -59,7 +59,7 @@ def route_scan(
         step_t, u_t, B_t, C_t = at  # (b, k, d), (b, k, d), (b, k, d or 1, n) twice
         h = torch.exp(step_t.unsqueeze(-1) * A) * h + (step_t * u_t).unsqueeze(-1) * B_t
         y = (h * C_t).sum(-1)
-        return h, y.view(b, *y.shape[1:])  # says b in the loop, where AOTInductor looks for the sizes of what comes out
+        return h, y.view(b, *y.shape[1:])  # AOTInductor looks up the sizes of the outputs, such as b, inside the loop
 
     last, y = scan(advance, start, tuple(t.movedim(-1, 0).contiguous() for t in (step, u_all, B, C)))
     y = y.movedim(0, -1)  # (b, k, d, l)
@@ -79,7 +79,7 @@ def route_conv1d(
     """``torch.ops.vimamba.route_conv1d`` as one grouped convolution."""
     k, d, w = weight.shape
     routes = read(x.unsqueeze(1), rows, steps).flatten(1, 2)  # (b, k d, l)
-    own = None if bias is None else bias.flatten()
-    out = F.conv1d(F.pad(routes, (w - 1, 0)), weight.reshape(k * d, 1, w), own, groups=k * d)
+    bias = None if bias is None else bias.flatten()
+    out = F.conv1d(F.pad(routes, (w - 1, 0)), weight.reshape(k * d, 1, w), bias, groups=k * d)
     out = unread(out.unflatten(1, (k, d)), rows, steps)
     return F.silu(out) if silu else out

@@ -1,7 +1,7 @@
-"""How long operators and models take, against what a user would pick instead, measured in turn in one process.
+"""Times of operators and models beside their alternatives, measured in turn in one process.
 
-On the CPU with one thread the clock is that thread's CPU time, which other programs disturb least; with more threads it
-is the wall clock; on a GPU it is that of CUDA events. Medians, with the 20th and 80th percentile beside them.
+The clock is CPU time with one thread, which other programs disturb least, wall time with more threads, and CUDA events
+on a GPU. Results are the median and the 20th and 80th percentile.
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ from torch import Tensor
 import vimamba
 from vimamba.errors import UsageError
 from vimamba.kernels.cpu.library import describe, is_built
-from vimamba.kernels.linear import onednn_pays
+from vimamba.kernels.linear import linear, onednn_pays
 from vimamba.kernels.selective_scan import route_scan
-from vimamba.layers.linear import use_linear
 from vimamba.outputs import naming
 from vimamba.scans import ScanOrder, create_order
 
 __all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'cells', 'environment', 'infer',
-           'interleaved', 'mamba_ssm', 'step', 'time_models', 'time_scans']  # fmt: skip
+           'interleaved', 'mamba_ssm', 'step', 'time_models', 'time_scans', 'with_dense_layers']  # fmt: skip
 
 COLUMNS = ['date', 'commit', 'device', 'threads', 'clock', 'torch', 'flags', 'what', 'case', 'implementation', 'dtype',
            'batch', 'tokens', 'direction', 'median_ms', 'p20_ms', 'p80_ms', 'memory_mib']  # fmt: skip
-_SHORT = 0.05  # seconds: such a function finds in the caches what the others have left there
-_SECONDS = 20.0  # for one implementation, after which it has been measured often enough
+_SHORT = 0.05  # seconds: a shorter function depends on what the others left in the caches
+_SECONDS = 20.0  # per implementation, after at least three measurements
 
 
 class Times(NamedTuple):
@@ -54,9 +53,9 @@ class Times(NamedTuple):
 def interleaved(
     functions: Mapping[str, Callable[[], object]], device: torch.device, repeats: int, queued: bool = False
 ) -> dict[str, Times]:
-    """Runs all functions in turn, so that what disturbs one disturbs all; short ones are warmed up in each turn.
+    """Times all functions in turn, so that a disturbance hits all of them; short ones are warmed up in each turn.
 
-    With ``queued`` a GPU waits until all launches of a function are queued: its kernels are timed, not Python.
+    With ``queued``, a GPU waits until all launches of a function are queued: its kernels are timed, not Python.
     """
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
@@ -92,7 +91,7 @@ def _summary(times: list[float]) -> Times:
 
 
 class ScanCase(NamedTuple):
-    """The scans of one layer: routes over one copy of the tokens."""
+    """The scans of one layer: K routes over the same tokens."""
 
     batch: int
     channels: int
@@ -103,7 +102,7 @@ class ScanCase(NamedTuple):
     loop_trains: bool = True  # the loop's backward pass takes time quadratic in the length
 
     def inputs(self, device: torch.device, dtype: torch.dtype, seed: int = 0) -> tuple[dict[str, Any], ScanOrder]:
-        """Tensors as a model makes them: channels adjacent, steps of softplus in [0.001, 0.1]."""
+        """Creates tensors like a model's: channels-last, with step sizes after softplus in [0.001, 0.1]."""
         order = create_order(self.order, self.grid).to(device)
         (k, l), (b, d, n) = order.index.shape, self[:3]
         rand = torch.Generator(device).manual_seed(seed)
@@ -148,9 +147,9 @@ MODELS = ('vim_tiny_patch16_224', 'deit_tiny_patch16_224')
 
 
 def state_spaces_loop(order: ScanOrder, u, delta, A, B, C, D, z, delta_bias) -> Tensor:
-    """What people run where no kernel can be built: exp(delta A) for all steps at once, then a loop that indexes them.
+    """The fallback of ported code without a kernel: exp(delta A) for all steps at once, then a loop over the steps.
 
-    The recurrence of arXiv:2312.00752, Eq. 2, as the state-spaces package states its reference, routes by copies.
+    The recurrence of arXiv:2312.00752, Eq. 2, in the form of the state-spaces reference, with routes as copies.
     """
     u, delta, B, C = (order.scan(u, -1).transpose(1, 2).float(), *(
         torch.stack([t[:, k].float()[..., row] for k, row in enumerate(order.index)], 1) for t in (delta, B, C)
@@ -168,7 +167,7 @@ def state_spaces_loop(order: ScanOrder, u, delta, A, B, C, D, z, delta_bias) -> 
 
 
 def time_scans(device: torch.device, dtype: torch.dtype, cases: Mapping[str, ScanCase], repeats: int) -> Iterator[dict]:
-    """Forward, and forward with backward, of every backend that there is, for each case."""
+    """Times forward, and forward with backward, of every available backend for each case."""
     for name, case in cases.items():
         inputs, order = case.inputs(device, dtype)
         scans = _scans(inputs, order, device)
@@ -181,7 +180,7 @@ def time_scans(device: torch.device, dtype: torch.dtype, cases: Mapping[str, Sca
 
 
 def _scans(inputs: dict[str, Any], order: ScanOrder, device: torch.device) -> dict[str, tuple[Callable, dict]]:
-    """What computes the same thing, each with its arguments."""
+    """The implementations of a scan, each with its arguments."""
     scans: dict[str, tuple[Callable, dict]] = {'state-spaces loop': (partial(state_spaces_loop, order), inputs)}
     cpu, gpu = device.type == 'cpu' and is_built(), device.type == 'cuda' and find_spec('triton') is not None
     for backend in ['cpu'] * cpu + ['triton'] * gpu + ['portable']:
@@ -192,9 +191,9 @@ def _scans(inputs: dict[str, Any], order: ScanOrder, device: torch.device) -> di
 
 
 def mamba_ssm(inputs: dict[str, Any], order: ScanOrder) -> tuple[Callable[..., Tensor], dict[str, Any]]:
-    """The CUDA operator of mamba_ssm, which has to be there, and its arguments as it likes them best.
+    """The CUDA operator of mamba_ssm, which must be installed, and its arguments in its fastest layout.
 
-    These are copies: in scan order, steps adjacent, routes as groups of channels. What it returns is not merged.
+    The arguments are copies: in scan order, steps adjacent, routes as groups of channels. Its output is not merged.
     """
     operator = import_module('mamba_ssm.ops.selective_scan_interface').selective_scan_fn
 
@@ -228,7 +227,7 @@ def time_models(
     device: torch.device, dtype: torch.dtype, names: tuple[str, ...], sizes: tuple[int, ...], batch: int, repeats: int,
     training: bool = False, adamw: bool = False,
 ) -> Iterator[dict]:  # fmt: skip
-    """Inference, or a training step, without its optimizer or with AdamW, of timm models at several image sizes."""
+    """Times inference, or a training step without optimizer or with AdamW, of timm models at several image sizes."""
     direction = 'training step' + ' with AdamW' * adamw if training else 'forward'
     for size in sizes:
         functions = {}
@@ -238,13 +237,21 @@ def time_models(
             optimizer = torch.optim.AdamW(model.parameters()) if adamw else None
             functions[name] = step(model, images, dtype, training, optimizer)
             if device.type == 'cpu' and onednn_pays() and not type(model).__module__.startswith('vimamba'):
-                model = use_linear(_sized(name, size)).train(training)  # it would gain from our dense layers, too
+                model = with_dense_layers(_sized(name, size)).train(training)
                 functions[f'{name}, our dense layers'] = step(model, images, dtype, training)
         memory = {name: _memory(function, device) for name, function in functions.items()}
         for name, times in interleaved(functions, device, repeats).items():
             yield {'what': 'model', 'case': f'{size} px', 'implementation': name, 'dtype': _name(dtype), 'batch': batch,
                    'tokens': (size // 16) ** 2, 'direction': direction,
                    **cells(times), 'memory_mib': memory[name]}  # fmt: skip
+
+
+def with_dense_layers(model: torch.nn.Module) -> torch.nn.Module:
+    """Gives a baseline the dense layers of vimamba, from which it gains too."""
+    for module in model.modules():
+        if type(module) is torch.nn.Linear:
+            module.forward = partial(linear, weight=module.weight, bias=module.bias)
+    return model
 
 
 def _sized(name: str, size: int) -> torch.nn.Module:
@@ -261,7 +268,7 @@ def step(
     model: torch.nn.Module, images: Tensor, dtype: torch.dtype, training: bool,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Callable[[], object]:  # fmt: skip
-    """A forward pass without gradients, or forward and backward, and a step of the optimizer if there is one."""
+    """A function that runs a forward pass without gradients, or forward, backward and, if given, an optimizer step."""
     amp = torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32)
 
     def infer() -> None:
@@ -280,7 +287,7 @@ def step(
 
 
 def _memory(function: Callable[[], object], device: torch.device) -> str:
-    """Peak MiB above what is there before the call; only a GPU says."""
+    """Peak MiB above what is allocated before the call; empty without a GPU."""
     if device.type != 'cuda':
         return ''
     function()
@@ -300,7 +307,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """The machine, the versions and the flags that a figure depends on."""
+    """The machine, versions and flags that a result depends on."""
     threads = torch.get_num_threads()
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
@@ -326,7 +333,7 @@ def _processor() -> str:
 
 
 def append(rows: list[dict], file: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """Adds rows to a results file, which is made if there is none.
+    """Appends rows to a results file, creating it if necessary.
 
     Raises:
         UsageError: the file has other columns.
@@ -335,7 +342,7 @@ def append(rows: list[dict], file: Path, columns: Sequence[str] = COLUMNS) -> No
     if not new:
         with open(file, newline='') as there:
             if next(csv.reader(there)) != list(columns):
-                raise UsageError(f'{file} is no results file of these columns: choose another place')
+                raise UsageError(f'{file}: not a results file of these columns: choose another file')
     file.parent.mkdir(parents=True, exist_ok=True)
     with naming(file), open(file, 'a', newline='') as out:
         writer = csv.DictWriter(out, columns, restval='', lineterminator='\n')

@@ -1,6 +1,6 @@
-"""What a clip costs against its number of frames: each measurement in a fresh process, whose peak memory is its own.
+"""Time and memory of a clip against its number of frames, each measured in a fresh process.
 
-Beside VideoMamba stands what a ViT costs that attends over all tokens of the clip at once: joint space-time attention
+The baseline of VideoMamba is a ViT that attends over all tokens of the clip at once: joint space-time attention
 (arXiv:2102.05095, Sec. 3), whose time grows with the square of the frames.
 """
 
@@ -19,9 +19,9 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+import vimamba.models  # noqa: F401  (registers with timm, in each process)
 from vimamba.errors import UsageError
-from vimamba.layers.linear import use_linear
-from vimamba.profile.benchmark import cells, interleaved, step
+from vimamba.profile.benchmark import cells, interleaved, step, with_dense_layers
 from vimamba.profile.memory import peak_memory
 
 __all__ = ['CAUSAL', 'JOINT', 'MODELS', 'TRAINING', 'ClipCost', 'JointViT', 'plan', 'time_clips']
@@ -65,8 +65,8 @@ class ClipCost(NamedTuple):
     frames: int
     size: int = 224  # pixels of a side
     training: bool = False  # forward and backward, instead of inference
-    checkpointing: bool = False  # the activations of a block computed again in the backward pass
-    chunk_frames: int = 0  # as of `VideoMamba`
+    checkpointing: bool = False  # activation checkpointing per block
+    chunk_frames: int = 0  # see `VideoMamba`
 
     @property
     def case(self) -> str:
@@ -79,7 +79,7 @@ class ClipCost(NamedTuple):
 
     def build(self) -> nn.Module:
         if self.model == JOINT:
-            model: Any = use_linear(JointViT(self.frames, self.size))  # which gains from our dense layers, too
+            model: Any = with_dense_layers(JointViT(self.frames, self.size))
         else:
             options: dict[str, Any] = {'chunk_frames': self.chunk_frames} if self.chunk_frames else {}
             try:
@@ -116,14 +116,14 @@ def time_clips(
     repeats: int,
     prepare: Callable[[], object] | None = None,
 ) -> Iterator[dict]:
-    """Rows of the results file: on the CPU of one clip, on a GPU of the largest batch, a power of 2, that fits
-    or takes half a second.
+    """Yields rows of the results file: of one clip on the CPU, of the largest batch, a power of 2, that fits or takes
+    half a second on a GPU.
 
-    Memory is the peak of the whole process on the CPU, and that of PyTorch's tensors on a GPU. ``prepare`` runs first
-    in every process.
+    Memory is the peak of the process on the CPU, and of PyTorch's tensors on a GPU. ``prepare`` runs first in every
+    process.
 
     Raises:
-        UsageError: a process was ended, as the system does where memory is short.
+        UsageError: a process was killed, as the system does when it is out of memory.
     """
     for cost in costs:
         with ProcessPoolExecutor(1, get_context('spawn'), prepare) as process:
@@ -134,7 +134,7 @@ def time_clips(
 
 
 def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: int, threads: int) -> dict:
-    """One row, in this process, whose peak memory should be due to nothing else."""
+    """Measures one row in this process, whose peak memory should be due to nothing else."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model, batch = cost.build().to(device), 1
@@ -168,12 +168,12 @@ def _tokens(model: nn.Module, cost: ClipCost) -> int:
 
 
 def largest_batch(run: Callable[[int], object], seconds: float = 0.5) -> int:
-    """The largest power of 2 for which ``run`` does not run out of a GPU's memory.
+    """Returns the largest power of 2 for which ``run`` does not run out of a GPU's memory.
 
-    It is not looked for beyond a run of so many seconds: a GPU that busy gains nothing by more.
+    The search stops at a run of more than ``seconds``: so busy a GPU gains nothing from a larger batch.
 
     Raises:
-        UsageError: there is none.
+        UsageError: not even a batch of 1 fits.
 
     >>> def run(batch):
     ...     if batch > 12:
@@ -193,11 +193,11 @@ def largest_batch(run: Callable[[int], object], seconds: float = 0.5) -> int:
 
     batch = 1
     if not fits(batch):
-        raise UsageError('not even one clip fits in the memory of this GPU; take fewer frames')
+        raise UsageError('not even one clip fits in the memory of this GPU: choose fewer frames')
     while fits(2 * batch):
         batch *= 2
         start = time.perf_counter()
-        run(batch)  # once more, since kernels may have been compiled for it
+        run(batch)  # again: the first run may have compiled kernels
         if time.perf_counter() - start > seconds:
             break
     return batch

@@ -1,4 +1,4 @@
-"""How many operations a model takes, the scans counted."""
+"""Floating-point operations of models, including their scans."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ['FVCORE_HANDLES', 'count_flops', 'count_gflops']
 
 
 def count_flops(model: nn.Module, images: Tensor | Sequence[int]) -> dict[str, int]:
-    """Floating-point operations of one forward pass, by module name; '' is the whole model.
+    """Counts the floating-point operations of one forward pass by module name; '' is the whole model.
 
-    A multiplication and an addition are two. Counted by PyTorch's FlopCounterMode: matrix products, convolutions,
-    attention and the operators of vimamba; norms, activations and sums are not.
+    A multiplication and an addition count as two. PyTorch's FlopCounterMode counts matrix products, convolutions,
+    attention and the operators of vimamba, but not norms, activations and sums.
 
     Args:
-        model: any model; on the 'meta' device nothing is computed.
+        model: any model; on the 'meta' device, nothing is computed.
         images: the input, or its shape, such as (1, 3, 224, 224).
 
     >>> count_flops(nn.Sequential(nn.Linear(8, 4), nn.ReLU()), (5, 8))
@@ -38,9 +38,9 @@ def count_flops(model: nn.Module, images: Tensor | Sequence[int]) -> dict[str, i
 
 
 def count_gflops(model: nn.Module, images: Tensor | Sequence[int]) -> float:
-    """Billions of operations of one forward pass as papers on these models count them.
+    """Counts billions of operations of one forward pass as papers on these models do.
 
-    A multiplication and an addition of a matrix product or a convolution are one; the scan is 9 b l d n.
+    A multiplication and an addition of a matrix product or a convolution count as one; the scan is 9 b l d n.
 
     >>> count_gflops(nn.Linear(1000, 1000), (1, 1000))
     0.001

@@ -1,77 +1,14 @@
 """Scan orders: where a model reads. `vimamba.scans.draw` draws them."""
 
-from vimamba.scans.flat import (
-    bidirectional,
-    column,
-    column_bidirectional,
-    cross,
-    hilbert,
-    hilbert_bidirectional,
-    raster,
-    snake,
-    snake_bidirectional,
-    snake_column,
-    strided,
-    zigzag,
-    zigzag_bidirectional,
-)
-from vimamba.scans.hierarchical import pyramid, windows, windows2, windows7
-from vimamba.scans.order import (
-    Affine,
-    Grid,
-    ScanOrder,
-    create_order,
-    find_affine,
-    list_orders,
-    register_order,
-)
-from vimamba.scans.schedules import SCHEDULES, schedule
-from vimamba.scans.spatiotemporal import (
-    spatial_first,
-    spatial_first_bidirectional,
-    temporal_columns,
-    temporal_first,
-    temporal_first_bidirectional,
-    tube,
-    tube2,
-    tube2_bidirectional,
-    tube4,
-)
+from .flat import bidirectional, column, cross, hilbert, raster, snake, snake_column, strided, zigzag
+from .hierarchical import pyramid, windows
+from .order import Grid, ScanOrder, create_order, list_orders, register_order
+from .schedules import SCHEDULES, schedule
+from .spatiotemporal import spatial_first, temporal_columns, temporal_first, tube
 
-__all__ = [
-    'SCHEDULES',
-    'Affine',
-    'Grid',
-    'ScanOrder',
-    'bidirectional',
-    'column',
-    'column_bidirectional',
-    'create_order',
-    'cross',
-    'find_affine',
-    'hilbert',
-    'hilbert_bidirectional',
-    'list_orders',
-    'pyramid',
-    'raster',
-    'register_order',
-    'schedule',
-    'snake',
-    'snake_bidirectional',
-    'snake_column',
-    'spatial_first',
-    'spatial_first_bidirectional',
-    'strided',
-    'temporal_columns',
-    'temporal_first',
-    'temporal_first_bidirectional',
-    'tube',
-    'tube2',
-    'tube2_bidirectional',
-    'tube4',
-    'windows',
-    'windows2',
-    'windows7',
-    'zigzag',
-    'zigzag_bidirectional',
-]
+__all__ = [  # noqa: RUF022 (grouped by file)
+    'SCHEDULES', 'Grid', 'ScanOrder', 'create_order', 'list_orders', 'register_order', 'schedule',
+    'bidirectional', 'column', 'cross', 'hilbert', 'raster', 'snake', 'snake_column', 'strided', 'zigzag',
+    'pyramid', 'windows',
+    'spatial_first', 'temporal_columns', 'temporal_first', 'tube',
+]  # fmt: skip

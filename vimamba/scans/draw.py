@@ -2,7 +2,7 @@
 
 python -m vimamba.scans.draw                            lists the orders
 python -m vimamba.scans.draw cross 4x6                  prints the step at which each cell is read
-python -m vimamba.scans.draw cross 4x6 --png cross.png  also paints the routes into a file
+python -m vimamba.scans.draw cross 4x6 --png cross.png  also draws the routes into a file
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from vimamba import scans
 from vimamba.errors import UsageError, bad_argument, run
-from vimamba.scans.order import ORDERS, Grid, ScanOrder
+
+from .order import ORDERS, Grid, ScanOrder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,26 +31,25 @@ if TYPE_CHECKING:
 __all__ = ['main', 'picture', 'save_png']
 
 _MOST_CELLS = 128 * 128  # more are not legible, in text or in a picture
-_ENDS = ('start', 'o', 'tab:green'), ('end', 's', 'tab:red')
+_ENDS = ('start', 'o', 'tab:green', 0.26), ('end', 's', 'tab:red', 0.34)  # label, marker, colour, share of a cell
 
 
 def picture(order: ScanOrder, titles: Sequence[str] | None = None, width: int = 100) -> str:
-    """The order as text: one panel for each route, with the step at which each cell is read.
+    """Draws an order as text: one panel per route, with the step at which each cell is read.
 
-    The frames of a clip stand side by side; class tokens have a line of their own.
+    The frames of a clip are side by side; each class token has a line of its own.
 
     Args:
         order: any order.
-        titles: one for each panel; by default the number of the route, where there are several.
-        width: characters in a line; panels that do not fit go below.
+        titles: one per panel; by default the number of the route, if there are several.
+        width: characters per line; panels that do not fit go below.
 
-    >>> print(picture(scans.snake_bidirectional((2, 3))))
+    >>> print(picture(scans.create_order('snake_bidirectional', (2, 3))))
     route 0        route 1 back
     0 1 2          5 4 3
     5 4 3          0 1 2
     """
-    if titles is None:
-        titles = _titles(order) if order.routes > 1 else ['']
+    titles = _titles(order) if titles is None else titles
     panels = [([title] if title else []) + _panel(order, k) for k, title in enumerate(titles)]
     column = max(len(line) for panel in panels for line in panel) + 3
     abreast = max(1, (width + 3) // column)
@@ -61,11 +61,12 @@ def picture(order: ScanOrder, titles: Sequence[str] | None = None, width: int = 
 
 
 def _titles(order: ScanOrder) -> list[str]:
-    return [f'route {k} back' if flag else f'route {k}' for k, flag in enumerate(order.flipped)]
+    if order.routes == 1:
+        return ['']
+    return [f'route {k}' + ' back' * flag for k, flag in enumerate(order.flipped)]
 
 
 def _panel(order: ScanOrder, route: int) -> list[str]:
-    """The lines of one route's panel, without a title."""
     frames, height, width = _frames(order.grid)
     steps = order.inverse[route].tolist()
     digits = len(str(order.length - 1))
@@ -82,10 +83,10 @@ def _frames(grid: Grid) -> tuple[int, int, int]:
 
 
 def save_png(order: ScanOrder, path: str | os.PathLike[str], title: str = '') -> None:
-    """Paints the routes, one panel each, from dark to light as the steps go on.
+    """Draws the routes, one panel each, dark at the start and light at the end.
 
-    Lines join the cells in the order of reading, with arrows; a thin line is a jump to a cell that is no neighbour.
-    The frames of a clip stand side by side, class tokens on the left.
+    A line with arrows joins the cells in reading order; a jump to a cell that is not a neighbour is thin. The frames of
+    a clip are side by side, class tokens on the left.
 
     Raises:
         UsageError: matplotlib is missing, or the file cannot be written.
@@ -106,14 +107,11 @@ def save_png(order: ScanOrder, path: str | os.PathLike[str], title: str = '') ->
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel in panels:
         panel.set_axis_off()
-    for k, panel in enumerate(panels[: order.routes]):
-        if order.routes > 1:
-            panel.set_title(_titles(order)[k], fontsize=10)
-        panel.set_aspect('equal')
-        panel.set_xlim(left - 0.6, right + 0.6)
-        panel.set_ylim(bottom + 0.6, top - 0.6)  # row 0 on top
-        _paint(panel, order, k, inch * 72)
-    marks = [Line2D([], [], marker=marker, color=color, linestyle='', label=label) for label, marker, color in _ENDS]
+    for k, (panel, heading) in enumerate(zip(panels, _titles(order))):
+        panel.set_title(heading, fontsize=10)
+        panel.set(aspect='equal', xlim=(left - 0.6, right + 0.6), ylim=(bottom + 0.6, top - 0.6))  # row 0 on top
+        _draw_route(panel, order, k, inch * 72)
+    marks = [Line2D([], [], marker=mark, color=color, linestyle='', label=label) for label, mark, color, _ in _ENDS]
     figure.legend(handles=marks, loc='outside lower center', ncols=2, frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=12)
     try:
@@ -123,12 +121,11 @@ def save_png(order: ScanOrder, path: str | os.PathLike[str], title: str = '') ->
 
 
 def _places(order: ScanOrder) -> Tensor:
-    """Where each memory row is painted: (L, 2) as x, y in cells."""
+    """The position of each memory row: (L - pads, 2) as x, y in cells."""
     frames, height, width = _frames(order.grid)
     frame, y, x = torch.meshgrid(*(torch.arange(n) for n in (frames, height, width)), indexing='ij')
-    tokens = order.length - order.pads
-    places = torch.empty(tokens, 2)
-    is_class = torch.zeros(tokens, dtype=torch.bool)
+    places = torch.empty(order.length - order.pads, 2)
+    is_class = torch.zeros(len(places), dtype=torch.bool)
     is_class[list(order.class_rows)] = True
     places[~is_class] = torch.stack((frame * (width + 1) + x, y), -1).view(-1, 2).float()
     for i, row in enumerate(order.class_rows):
@@ -136,34 +133,30 @@ def _places(order: ScanOrder) -> Tensor:
     return places
 
 
-def _paint(panel: Axes, order: ScanOrder, route: int, points: float) -> None:
-    """Paints one route on axes whose cells are ``points`` wide."""
+def _draw_route(panel: Axes, order: ScanOrder, route: int, points: float) -> None:
+    """Draws one route on axes whose cells are ``points`` wide."""
     from matplotlib import colormaps
     from matplotlib.collections import LineCollection, PolyCollection
 
     places = _places(order)
     rows = order.index[route].cpu()
-    path = places[rows[rows < order.length - order.pads]]  # (l, 2)
+    path = places[rows[rows < len(places)]]  # (l, 2)
     move = path.diff(dim=0)
     shade = colormaps['viridis'](torch.linspace(0, 0.92, len(path)).numpy())[:, :3]  # (l, 3)
-    thick = min(2.2, points / 7)
-    widths = torch.where(move.abs().amax(1) <= 1, thick, thick / 3).tolist()
+    widths = min(2.2, points / 7) * torch.where(move.abs().amax(1) <= 1, 1, 1 / 3)
     lines = torch.stack((path[:-1], path[1:]), 1)  # (l - 1, 2, 2)
-    panel.add_collection(LineCollection(list(lines.numpy()), colors=shade[1:], linewidths=widths, capstyle='round'))
+    panel.add_collection(LineCollection(lines.tolist(), colors=shade[1:], linewidths=widths.tolist(), capstyle='round'))
     corners = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
-    cells = path[:, None] + corners  # (l, 4, 2)
-    panel.add_collection(
-        PolyCollection(
-            list(cells.numpy()), facecolors=0.75 + 0.25 * shade, edgecolors='white', linewidths=min(0.8, points / 20)
-        )
-    )
-    apart = math.ceil(len(path) / 100)  # arrows enough to see the way
+    cells = (path[:, None] + corners).tolist()  # (l, 4, 2)
+    edges = dict(edgecolors='white', linewidths=min(0.8, points / 20))
+    panel.add_collection(PolyCollection(cells, facecolors=0.75 + 0.25 * shade, **edges))
+    apart = math.ceil(len(path) / 100)  # about a hundred arrows show the way
     for t in range(apart // 2, len(move), apart):
         (x, y), (dx, dy) = (path[t] + 0.55 * move[t]).tolist(), move[t].tolist()
         triangle = (3, 0, math.degrees(math.atan2(-dy, dx)) - 90)
         panel.plot(x, y, marker=triangle, color=shade[t], markersize=min(8, points / 3), markeredgewidth=0)
-    for (_, marker, color), (x, y), size in zip(_ENDS, path[[0, -1]].tolist(), (0.26, 0.34)):
-        panel.plot(x, y, marker, color=color, markersize=max(3, points * size), zorder=4 - size)
+    for (_, marker, color, share), (x, y) in zip(_ENDS, path[[0, -1]].tolist()):
+        panel.plot(x, y, marker, color=color, markersize=max(3, points * share), zorder=4 - share)
     if points > 24:
         for step, (x, y) in enumerate(path.tolist()):
             panel.text(x - 0.44, y - 0.44, str(step), ha='left', va='top', fontsize=6, color='0.45')
@@ -172,20 +165,24 @@ def _paint(panel: Axes, order: ScanOrder, route: int, points: float) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(prog='python -m vimamba.scans.draw', description='Draws scan orders.')
-    parser.add_argument('order', nargs='?', help='its name; without one, the orders are listed')
+    parser = argparse.ArgumentParser(
+        prog='vimamba draw',
+        description='Draws scan orders: each number is the step at which the cell is read.',
+        epilog='A name may hold a size and suffixes: windows7, tube4, hilbert_bidirectional, raster_reversed.',
+    )
+    parser.add_argument('order', nargs='?', help='name of the order; without it, the orders are listed')
     parser.add_argument('grid', nargs='?', default='4x6', help='16, 4x6 (height, width) or 2x4x6 (time first)')
-    parser.add_argument('--png', metavar='FILE', help='also paint the routes into this file')
+    parser.add_argument('--png', metavar='FILE', help='also draw the routes into this file')
     args = parser.parse_args(argv)
     if args.png is not None and Path(args.png).suffix.lower() != '.png':
         raise bad_argument('--png', 'a file name that ends in .png', repr(args.png))
     if args.order is None:
         if args.png:
-            raise bad_argument('order', 'the name of the order to paint', 'none')
+            raise bad_argument('order', 'the name of the order to draw', 'none')
         indent = max(map(len, ORDERS)) + 2
         for name, build in sorted(ORDERS.items()):
             print(f'{name:{indent}}{(build.__doc__ or "").partition(chr(10))[0]}')
+        print(f'\n{parser.epilog}')
         return 0
     if args.order in scans.SCHEDULES:
         orders = sorted({name for layer in scans.SCHEDULES[args.order] for name in layer})

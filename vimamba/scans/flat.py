@@ -5,7 +5,8 @@
      4  5  6  7    1  4  7 10    7  6  5  4    2  4  7 10
      8  9 10 11    2  5  8 11    8  9 10 11    3  8  9 11
 
-`raster` and `bidirectional` also read sequences (L,), they and `column` clips (T, H, W); all read a plane of any size.
+All read a plane (H, W) of any size; `raster`, `bidirectional` and `column` also read clips (T, H, W), and the first two
+sequences (L,).
 """
 
 from __future__ import annotations
@@ -15,29 +16,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from vimamba.errors import bad_argument
-from vimamba.scans.order import Grid, ScanOrder, register_order
+from vimamba.errors import check_integers
 
-__all__ = [
-    'bidirectional',
-    'column',
-    'column_bidirectional',
-    'cross',
-    'hilbert',
-    'hilbert_bidirectional',
-    'raster',
-    'snake',
-    'snake_bidirectional',
-    'snake_column',
-    'strided',
-    'zigzag',
-    'zigzag_bidirectional',
-]
+from .order import Grid, ScanOrder, cells, one_route, register_order
+
+__all__ = ['bidirectional', 'column', 'cross', 'hilbert', 'raster', 'snake', 'snake_column', 'strided', 'zigzag']
 
 
 @register_order(1, 2, 3)
 def raster(grid: Grid) -> ScanOrder:
-    """Row after row, as the tokens lie in memory; frame after frame in a clip.
+    """Row by row, as the tokens lie in memory; frame by frame in a clip.
 
          0  1  2  3
          4  5  6  7
@@ -46,12 +34,12 @@ def raster(grid: Grid) -> ScanOrder:
     >>> raster((2, 3)).index
     tensor([[0, 1, 2, 3, 4, 5]])
     """
-    return _order(grid, _cells(grid))
+    return one_route(grid, cells(grid))
 
 
 @register_order(1, 2, 3)
 def bidirectional(grid: Grid) -> ScanOrder:
-    """Raster, there and back: Vim's two routes (arXiv:2401.09417, Sec. 3.2).
+    """Raster, forward and backward: Vim's two routes (arXiv:2401.09417, Sec. 3.2).
 
         route 0        route 1 back
          0  1  2  3    11 10  9  8
@@ -62,12 +50,12 @@ def bidirectional(grid: Grid) -> ScanOrder:
     tensor([[0, 1, 2],
             [2, 1, 0]])
     """
-    return _there_and_back(raster(grid))
+    return raster(grid) | raster(grid).reversed()
 
 
 @register_order(2, 3)
 def column(grid: Grid) -> ScanOrder:
-    """Column after column; frame after frame in a clip.
+    """Column by column; frame by frame in a clip.
 
          0  3  6  9
          1  4  7 10
@@ -76,28 +64,12 @@ def column(grid: Grid) -> ScanOrder:
     >>> column((2, 3)).index
     tensor([[0, 3, 1, 4, 2, 5]])
     """
-    return _order(grid, _cells(grid).mT)
-
-
-@register_order(2, 3)
-def column_bidirectional(grid: Grid) -> ScanOrder:
-    """Column, there and back.
-
-        route 0        route 1 back
-         0  3  6  9    11  8  5  2
-         1  4  7 10    10  7  4  1
-         2  5  8 11     9  6  3  0
-
-    >>> column_bidirectional((2, 2)).index
-    tensor([[0, 2, 1, 3],
-            [3, 1, 2, 0]])
-    """
-    return _there_and_back(column(grid))
+    return one_route(grid, cells(grid).mT)
 
 
 @register_order(2)
 def cross(grid: Grid) -> ScanOrder:
-    """Raster and column, there and back: VMamba's SS2D (arXiv:2401.10166, Fig. 3).
+    """Raster and column, forward and backward: VMamba's SS2D (arXiv:2401.10166, Fig. 3).
 
         route 0        route 1        route 2 back   route 3 back
          0  1  2  3     0  3  6  9    11 10  9  8    11  8  5  2
@@ -110,12 +82,13 @@ def cross(grid: Grid) -> ScanOrder:
             [3, 2, 1, 0],
             [3, 1, 2, 0]])
     """
-    return _there_and_back(raster(grid) | column(grid))
+    forward = raster(grid) | column(grid)
+    return forward | forward.reversed()
 
 
 @register_order(2)
 def snake(grid: Grid) -> ScanOrder:
-    """Row after row, every second one from right to left: a continuous line (arXiv:2403.17695).
+    """Row by row, odd rows from right to left: a continuous path (arXiv:2403.17695).
 
          0  1  2  3
          7  6  5  4
@@ -124,14 +97,12 @@ def snake(grid: Grid) -> ScanOrder:
     >>> snake((2, 3)).index
     tensor([[0, 1, 2, 5, 4, 3]])
     """
-    cells = _cells(grid)
-    cells[1::2] = cells[1::2].flip(1)
-    return _order(grid, cells)
+    return one_route(grid, _turning(cells(grid)))
 
 
 @register_order(2)
 def snake_column(grid: Grid) -> ScanOrder:
-    """Column after column without a jump: the odd ones upwards.
+    """Column by column, odd columns upwards: a continuous path.
 
          0  5  6 11
          1  4  7 10
@@ -140,30 +111,12 @@ def snake_column(grid: Grid) -> ScanOrder:
     >>> snake_column((2, 3)).index
     tensor([[0, 3, 4, 1, 2, 5]])
     """
-    cells = _cells(grid).T.clone()
-    cells[1::2] = cells[1::2].flip(1)
-    return _order(grid, cells)
-
-
-@register_order(2)
-def snake_bidirectional(grid: Grid) -> ScanOrder:
-    """Snake, there and back.
-
-        route 0        route 1 back
-         0  1  2  3    11 10  9  8
-         7  6  5  4     4  5  6  7
-         8  9 10 11     3  2  1  0
-
-    >>> snake_bidirectional((2, 2)).index
-    tensor([[0, 1, 3, 2],
-            [2, 3, 1, 0]])
-    """
-    return _there_and_back(snake(grid))
+    return one_route(grid, _turning(cells(grid).T))
 
 
 @register_order(2)
 def zigzag(grid: Grid) -> ScanOrder:
-    """Diagonal after diagonal in turns, as JPEG reads its coefficients (ITU-T T.81).
+    """Diagonals in alternating directions, as JPEG reads its coefficients (ITU-T T.81).
 
          0  1  5  6
          2  4  7 10
@@ -176,37 +129,21 @@ def zigzag(grid: Grid) -> ScanOrder:
     row, col = torch.arange(height)[:, None], torch.arange(width)
     diagonal = row + col
     along = torch.where(diagonal % 2 == 1, row, col)  # odd diagonals go down, even ones go up
-    return _order(grid, (diagonal * (height + width) + along).flatten().argsort())
-
-
-@register_order(2)
-def zigzag_bidirectional(grid: Grid) -> ScanOrder:
-    """Zigzag, there and back.
-
-        route 0        route 1 back
-         0  1  5  6    11 10  6  5
-         2  4  7 10     9  7  4  1
-         3  8  9 11     8  3  2  0
-
-    >>> zigzag_bidirectional((2, 2)).index
-    tensor([[0, 1, 2, 3],
-            [3, 2, 1, 0]])
-    """
-    return _there_and_back(zigzag(grid))
+    return one_route(grid, (diagonal * (height + width) + along).flatten().argsort())
 
 
 @register_order(2)
 def hilbert(grid: Grid) -> ScanOrder:
-    """A Hilbert curve for any size: near in the sequence is near in space.
+    """A Hilbert curve for any size: tokens near each other in the sequence are near each other in space.
 
          0  1 14 15
          3  2 13 12
          4  7  8 11
          5  6  9 10
 
-    Each step goes to a neighbour. The longer side is cut in two, or a square in three (there, across, back), as in
-    J. Červený's generalised Hilbert curve: the enclosing power of two, clipped, would jump wherever it leaves the
-    grid. Powers of two give Hilbert's own curve.
+    Each step goes to a neighbour. The longer side is cut in two, or a square in three (out, across, back), as in
+    J. Červený's generalised Hilbert curve; clipping the curve of the enclosing power of two would jump wherever it
+    leaves the grid. On powers of two it is Hilbert's curve.
 
     >>> hilbert((2, 3)).index
     tensor([[0, 3, 4, 1, 2, 5]])
@@ -216,38 +153,21 @@ def hilbert(grid: Grid) -> ScanOrder:
         col, row = _hilbert(width, height)
     else:
         row, col = _hilbert(height, width)
-    return _order(grid, row * width + col)
-
-
-@register_order(2)
-def hilbert_bidirectional(grid: Grid) -> ScanOrder:
-    """Hilbert, there and back.
-
-        route 0        route 1 back
-         0  1 14 15    15 14  1  0
-         3  2 13 12    12 13  2  3
-         4  7  8 11    11  8  7  4
-         5  6  9 10    10  9  6  5
-
-    >>> hilbert_bidirectional((2, 2)).index
-    tensor([[0, 2, 3, 1],
-            [1, 3, 2, 0]])
-    """
-    return _there_and_back(hilbert(grid))
+    return one_route(grid, row * width + col)
 
 
 @register_order(2)
 def strided(grid: Grid, step: int = 2) -> ScanOrder:
-    """The sub-grids of pixels that lie ``step`` apart, one after another (arXiv:2403.09977).
+    """The sub-grids of pixels ``step`` apart, one after another (arXiv:2403.09977).
 
          0  8  1  9
          4 12  6 14
          2 10  3 11
          5 13  7 15
 
-    Sub-grid k, of step * step, starts at row k % step and column k // step. It is read by rows where k % step is
-    even, else by columns. EfficientVMamba's four scans are the segments of this route with step 2: the rows of
-    ``strided(grid).index.view(4, -1)``, on even sides; it pads odd ones first, while here sub-grids then differ.
+    Sub-grid k, of step * step, starts at row k % step and column k // step. It is read by rows if k % step is even,
+    else by columns. On even sides, the rows of ``strided(grid).index.view(4, -1)`` are EfficientVMamba's four scans;
+    it pads odd sides, whereas here the sub-grids differ in size.
 
     Raises:
         UsageError: ``step`` is less than 1.
@@ -255,36 +175,28 @@ def strided(grid: Grid, step: int = 2) -> ScanOrder:
     >>> strided((2, 4)).index
     tensor([[0, 2, 4, 6, 1, 3, 5, 7]])
     """
-    if step < 1:
-        raise bad_argument('step', 'at least 1', step)
-    cells = _cells(grid)
-    parts = [(row, cells[row::step, col::step]) for col in range(step) for row in range(step)]
-    return _order(grid, torch.cat([(part.T if row % 2 else part).flatten() for row, part in parts]))
+    check_integers(1, step=step)
+    parts = [(row, cells(grid)[row::step, col::step]) for col in range(step) for row in range(step)]
+    return one_route(grid, torch.cat([(part.T if row % 2 else part).flatten() for row, part in parts]))
 
 
-def _cells(grid: Grid) -> Tensor:
-    """The memory row of every cell, in the shape of the grid."""
-    return torch.arange(torch.Size(grid).numel()).view(grid)
-
-
-def _order(grid: Grid, rows: Tensor) -> ScanOrder:
-    return ScanOrder(rows.reshape(1, -1), grid)
-
-
-def _there_and_back(forth: ScanOrder) -> ScanOrder:
-    return forth | forth.reversed()
+def _turning(lines: Tensor) -> Tensor:
+    """The lines with every second one backward."""
+    lines = lines.clone()
+    lines[1::2] = lines[1::2].flip(1)
+    return lines
 
 
 @lru_cache(maxsize=256)
 def _hilbert(n: int, m: int) -> tuple[Tensor, Tensor]:
-    """A continuous path over n x m cells (n > 1 or m = 1) from (0, 0) along n: its coordinates, each (n * m,).
+    """The coordinates, each (n * m,), of a continuous path over n x m cells (n > 1 or m = 1) from (0, 0) along n.
 
-    It ends at (n - 1, 0), but for n odd and m even, where parity forbids that, at (n - 1, m - 1). Pieces are cut at
-    even sizes, so that none of them is of that kind.
+    It ends at (n - 1, 0), or, where parity forbids that (n odd, m even), at (n - 1, m - 1). Pieces are cut at even
+    sizes, so that none of them is of that kind.
     """
     if m == 1:
         return torch.arange(n), torch.zeros(n, dtype=torch.int64)
-    if n % 2 == 1 and m % 2 == 0:  # the last line is walked across
+    if n % 2 == 1 and m % 2 == 0:  # read the last line across
         i, j = _hilbert(n - 1, m)
         return torch.cat((i, torch.full((m,), n - 1))), torch.cat((j, torch.arange(m)))
     if 2 * n > 3 * m:  # two halves

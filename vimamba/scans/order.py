@@ -1,7 +1,7 @@
-"""What a scan order is, and the registry of orders by name.
+"""`ScanOrder`, and the registry of scan orders by name.
 
-Tokens lie in memory in raster order; an order says in which order K routes read them. Three laws hold for every
-order, x having L rows and y having K routes of L steps:
+Tokens lie in memory in raster order; a scan order is the sequence in which each of K routes reads them. Three laws hold
+for every order, with x of L rows and y of K routes of L steps:
 
     (1) every route visits every token once        index[k] is a permutation of 0 ... L-1
     (2) merge(scan(x)) = K x                       bit for bit on integers
@@ -15,8 +15,8 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, reduce, wraps
-from typing import Any
+from functools import lru_cache, reduce, wraps
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -24,62 +24,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from vimamba.errors import UsageError, bad_argument, unknown_name
 
-__all__ = ['Affine', 'Grid', 'ScanOrder', 'create_order', 'find_affine', 'list_orders', 'register_order']
+__all__ = ['Grid', 'ScanOrder', 'cells', 'create_order', 'list_orders', 'one_route', 'plainly', 'register_order',
+           'split_name']  # fmt: skip
 
-Grid = tuple[int, ...]  # a sequence (L,), an image (H, W) or a clip (T, H, W), in tokens
+Grid = tuple[int, ...]  # (L,) of a sequence, (H, W) of an image or (T, H, W) of a clip, in tokens
 _SHAPES = {1: '(L,)', 2: '(H, W)', 3: '(T, H, W)'}
-
-
-@dataclass(frozen=True)
-class Affine:
-    """A route that a kernel can compute instead of loading it.
-
-    Step t = q * period + j, with 0 <= j < period, reads row ``start + q * outer + j * inner``; with ``snake``, odd
-    lines q are walked backwards: j becomes period - 1 - j.
-
-    >>> Affine(start=0, outer=3, inner=1, period=3, snake=True).rows(6).tolist()
-    [0, 1, 2, 5, 4, 3]
-    """
-
-    start: int
-    outer: int
-    inner: int
-    period: int
-    snake: bool = False
-
-    def rows(self, length: int) -> Tensor:
-        """The rows read at steps 0 ... length-1: (length,) int64 on the CPU."""
-        t = torch.arange(length, device='cpu')
-        q, j = t // self.period, t % self.period
-        if self.snake:
-            j = torch.where(q % 2 == 1, self.period - 1 - j, j)
-        return self.start + q * self.outer + j * self.inner
-
-
-def find_affine(route: Tensor) -> Affine | None:
-    """The law behind a route, or a part of one: (L,) rows. None where there is no such law.
-
-    >>> find_affine(torch.tensor([0, 4, 8, 1, 5, 9]))
-    Affine(start=0, outer=1, inner=4, period=3, snake=False)
-    >>> find_affine(torch.tensor([0, 1, 4, 8, 5, 2])) is None
-    True
-    """
-    route = route.cpu()
-    length, start = len(route), int(route[0])
-    if length == 1:
-        return Affine(start, 0, 0, 1)
-    jumps = route.diff()
-    inner = int(jumps[0])
-    turns = (jumps != inner).nonzero()
-    if len(turns) == 0:
-        return Affine(start, 0, inner, length)
-    period = int(turns[0]) + 1
-    outer = int(route[period]) - start
-    candidates = (
-        Affine(start, outer, inner, period),
-        Affine(start, outer - (period - 1) * inner, inner, period, snake=True),
-    )
-    return next((law for law in candidates if torch.equal(law.rows(length), route)), None)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,14 +40,14 @@ class ScanOrder:
     Attributes:
         index: (K, L) int64. Route k reads memory row ``index[k, t]`` at step t; L = cells of the grid + class tokens +
             pads.
-        grid: the tokens as they lie in space: (L,), (H, W) or (T, H, W).
-        flipped: which of the K routes were made by `reversed`; none by default.
-        class_rows: the memory rows that are no cell of the grid, see `insert`.
-        pads: how many rows behind all others are no tokens but zeros, which windows that do not divide the grid read.
+        grid: the shape of the tokens in space: (L,), (H, W) or (T, H, W).
+        flipped: for each of the K routes, whether `reversed` made it; False by default.
+        class_rows: the memory rows of class tokens, which are outside the grid; see `insert`.
+        pads: number of rows of zeros after all others, which windows that do not divide the grid read.
         inverse: (K, L) int64. The step at which route k reads row i.
 
     Raises:
-        UsageError: the index is not (K, L) int64, does not fit the grid, or has a route that is no permutation.
+        UsageError: the index is not (K, L) int64, does not fit the grid, or has a route that is not a permutation.
 
     >>> order = ScanOrder(torch.tensor([[0, 2, 1, 3]]), grid=(2, 2))
     >>> order | order.reversed()
@@ -125,7 +74,7 @@ class ScanOrder:
             raise bad_argument('class_rows', f'different rows from 0 to {length - 1}', self.class_rows)
         if len(self.flipped) not in (0, routes):
             raise bad_argument('flipped', f'{routes} flags, one for each route', self.flipped)
-        with torch.inference_mode(False):  # a cached order made during inference must serve training too
+        with torch.inference_mode(False):  # a cached order created during inference must serve training too
             index = index.clone(memory_format=torch.contiguous_format)
             rows, inverse = index.sort(dim=1)  # of a permutation: 0 ... L-1, and its inverse
         wrong = (rows != torch.arange(length, device=index.device)).any(1).nonzero()
@@ -151,17 +100,12 @@ class ScanOrder:
         """L, the number of tokens that each route visits."""
         return self.index.shape[1]
 
-    @cached_property
-    def affine(self) -> tuple[Affine | None, ...]:
-        """For each route the law that computes it, or None: found in the index itself by `find_affine`."""
-        return tuple(find_affine(route) for route in self.index)
-
     def reversed(self) -> ScanOrder:
-        """The same routes walked backwards."""
+        """The same routes, read backward."""
         return replace(self, index=self.index.flip(1), flipped=tuple(not flag for flag in self.flipped))
 
     def __or__(self, other: ScanOrder) -> ScanOrder:
-        """The routes of both; those of the one with fewer pads read the others behind their last step."""
+        """The routes of both orders; where the numbers of pads differ, the missing pads are read last."""
         if not isinstance(other, ScanOrder):
             return NotImplemented
         if (self.grid, self.class_rows) != (other.grid, other.class_rows):
@@ -176,10 +120,10 @@ class ScanOrder:
         return replace(self, index=torch.cat((self.index, more.expand(self.routes, -1)), 1), pads=pads)
 
     def insert(self, row: int) -> ScanOrder:
-        """The order over L + 1 tokens where a class token is stored at memory row ``row``: rows >= row move up by one.
+        """Inserts a class token at memory row ``row``: the order over L + 1 tokens, rows >= row moved up by one.
 
-        It is read at step ``row`` by a route that goes forth, and at the mirrored step ``L - row`` by a flipped one,
-        so that `reversed` and `insert` commute: Vim's middle class token (arXiv:2401.09417) has row L // 2.
+        A forward route reads it at step ``row``, a flipped one at the mirrored step ``L - row``, so that `reversed` and
+        `insert` commute: Vim's middle class token (arXiv:2401.09417) has row L // 2.
 
         Raises:
             UsageError: ``row`` is not from 0 to the number of tokens.
@@ -199,7 +143,7 @@ class ScanOrder:
         return replace(self, index=torch.stack(routes), class_rows=class_rows)
 
     def scan(self, x: Tensor, dim: int = -2) -> Tensor:
-        """Reads x along every route: out[k, t] = x[index[k, t]]. The plain reference of the fused kernels.
+        """Reads x along every route: out[k, t] = x[index[k, t]]. The reference of the fused kernels.
 
         Args:
             x: (..., L, D) of any dtype, on any device.
@@ -214,11 +158,11 @@ class ScanOrder:
                 [7, 6, 5]])
         """
         self._check('x', x, dim, {dim: self.length})
-        # one gather for each route: unlike one gather for all, its backward adds in a fixed order on a GPU
+        # one gather per route: its backward adds in a fixed order on a GPU, unlike that of a single gather
         return torch.stack([x.index_select(dim, route) for route in self.index.to(x.device)], dim - 1)
 
     def merge(self, y: Tensor, dim: int = -2) -> Tensor:
-        """Puts every step back on its row and sums over the routes: out[i] = sum_k y[k, inverse[k, i]].
+        """Returns every step to its row and sums over the routes: out[i] = sum_k y[k, inverse[k, i]].
 
         Args:
             y: (..., K, L, D) of any dtype, on any device.
@@ -248,7 +192,7 @@ class ScanOrder:
         return self if self.index.device == device else replace(self, index=self.index.to(device))
 
     def __eq__(self, other: object) -> bool:
-        """Whether both read the same tokens in the same way, wherever their tensors are."""
+        """Whether both have the same routes over the same tokens, on any devices."""
         if not isinstance(other, ScanOrder):
             return NotImplemented
         return self._key() == other._key() and torch.equal(self.index.cpu(), other.index.cpu())
@@ -267,28 +211,41 @@ class ScanOrder:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """What is computed here is remembered: real tensors on the CPU, whatever the caller's default device and modes."""
-    tracer: Any = torch._C
-    trace = tracer._get_tracing_state()  # of torch.jit.trace, to which a table is a constant
-    tracer._set_tracing_state(None)
-    try:
-        with torch.device('cpu'), torch.inference_mode(False), _disable_current_modes():
-            yield
-    finally:
-        tracer._set_tracing_state(trace)
+    """Builds cacheable CPU tensors outside the caller's default device, inference mode and dispatch modes."""
+    with torch.device('cpu'), torch.inference_mode(False), _disable_current_modes():
+        yield
+
+
+def cells(grid: Grid) -> Tensor:
+    """The memory row of each cell, in the shape of the grid."""
+    return torch.arange(math.prod(grid)).view(grid)
+
+
+def one_route(grid: Grid, rows: Tensor) -> ScanOrder:
+    """The order with a single route, which reads ``rows``, flattened."""
+    return ScanOrder(rows.reshape(1, -1), grid)
+
+
+def _bidirectional(order: ScanOrder) -> ScanOrder:
+    if len(set(order.flipped)) == 2:
+        raise UsageError(f'_bidirectional: this order of {order.routes} routes reads both ways: leave the suffix out')
+    return order | order.reversed()
 
 
 ORDERS: dict[str, Callable[..., ScanOrder]] = {}
+_SUFFIXES = {'bidirectional': _bidirectional, 'reversed': ScanOrder.reversed}
 
 
 def register_order(*ndims: int) -> Callable[[Callable[..., ScanOrder]], Callable[..., ScanOrder]]:
-    """Decorates ``grid -> ScanOrder`` so that it is known by its name, checks its grid and remembers its results.
+    """Registers a function ``grid -> ScanOrder`` under its name, checks its grid and caches its results.
+
+    A second parameter, an integer with a default, can be set in the name: ``'windows7'`` is ``windows(grid, 7)``.
 
     Args:
-        ndims: the grids that the order makes sense for: 1 for (L,), 2 for (H, W), 3 for (T, H, W).
+        ndims: the grids that the order is defined on: 1 for (L,), 2 for (H, W), 3 for (T, H, W).
 
     Raises:
-        UsageError: another module has registered that name.
+        UsageError: another module has registered the name.
 
     >>> @register_order(2)
     ... def backwards(grid):
@@ -320,9 +277,10 @@ def register_order(*ndims: int) -> Callable[[Callable[..., ScanOrder]], Callable
 
 
 def create_order(scan: str | Sequence[str], grid: Iterable[int]) -> ScanOrder:
-    """The registered order of that name over ``grid``, or the routes of several; its tensors are on the CPU.
+    """Creates a scan order by name, or joins the routes of several; the tensors are on the CPU and cached.
 
-    ``'<name>_reversed'`` walks the routes of an order backwards. A name gives the same object every time.
+    A name is that of a registered order, followed by the size of its parts (``'windows7'``, ``'tube4'``) and by
+    suffixes, applied from left to right: ``_bidirectional`` adds the reversed routes, ``_reversed`` reverses all.
 
     Raises:
         UsageError: an unknown name, or a grid that the order is not defined on.
@@ -332,28 +290,48 @@ def create_order(scan: str | Sequence[str], grid: Iterable[int]) -> ScanOrder:
     >>> create_order(['column', 'raster_reversed'], (2, 3)).index
     tensor([[0, 3, 1, 4, 2, 5],
             [5, 4, 3, 2, 1, 0]])
+    >>> create_order('windows2_bidirectional', (2, 4)).index
+    tensor([[0, 1, 4, 5, 2, 3, 6, 7],
+            [7, 6, 3, 2, 5, 4, 1, 0]])
     """
     if not isinstance(scan, str):
         if not scan:
             raise bad_argument('scan', 'the name of a scan order, or several', repr(scan))
         with plainly():
             return reduce(operator.or_, (create_order(name, grid) for name in scan))
-    if scan in ORDERS:
-        return ORDERS[scan](grid)
-    forth = scan.removesuffix('_reversed')
-    if forth not in ORDERS:
-        raise unknown_name('scan order', scan, ORDERS)
-    return _reversed(forth, _check_grid(grid))
+    name, size, suffixes = split_name(scan)
+    order = ORDERS[name](grid, *size)
+    return _derive(ORDERS[name], size, suffixes, order.grid) if suffixes else order
 
 
-@lru_cache(maxsize=32)
-def _reversed(name: str, grid: Grid) -> ScanOrder:
+def split_name(scan: str, others: Iterable[str] = ()) -> tuple[str, tuple[int, ...], tuple[str, ...]]:
+    """Splits a name into the registered order, the size of its parts, if given, and its suffixes.
+
+    Raises:
+        UsageError: no such order; the message lists the orders and ``others``.
+
+    >>> split_name('windows7_bidirectional_reversed')
+    ('windows', (7,), ('bidirectional', 'reversed'))
+    """
+    name, suffixes = scan, list[str]()
+    while name not in ORDERS and '_' in name and name.rpartition('_')[2] in _SUFFIXES:
+        name, _, suffix = name.rpartition('_')
+        suffixes.insert(0, suffix)
+    base = name if name in ORDERS else name.rstrip('0123456789')
+    if base not in ORDERS or (base != name and len(signature(ORDERS[base]).parameters) == 1):
+        unknown = unknown_name('scan order', name, [*ORDERS, *others])
+        raise UsageError(f'{unknown}; an order takes the suffixes _bidirectional and _reversed')
+    return base, (int(name[len(base) :]),) if base != name else (), tuple(suffixes)
+
+
+@lru_cache(maxsize=128)
+def _derive(build: Callable[..., ScanOrder], size: tuple[int, ...], suffixes: tuple[str, ...], grid: Grid) -> ScanOrder:
     with plainly():
-        return ORDERS[name](grid).reversed()
+        return reduce(lambda order, suffix: _SUFFIXES[suffix](order), suffixes, build(grid, *size))
 
 
 def list_orders() -> list[str]:
-    """The names of the registered orders, sorted.
+    """The names of the registered orders, sorted; `create_order` says how suffixes derive others from them.
 
     >>> 'cross' in list_orders()
     True
@@ -362,7 +340,7 @@ def list_orders() -> list[str]:
 
 
 def _check_grid(grid: Iterable[int], name: str = '', ndims: tuple[int, ...] = (1, 2, 3)) -> Grid:
-    """The grid as a tuple of Python integers, or a `UsageError`."""
+    """Returns the grid as a tuple of Python integers."""
     try:
         sizes = tuple(operator.index(size) for size in grid)
     except TypeError:

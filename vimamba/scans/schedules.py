@@ -1,6 +1,6 @@
-"""Schedules: which scan order each layer of a model reads in.
+"""Schedules: the scan order of each layer of a model.
 
-A schedule is one order for all layers, or one for each, repeated to the depth of the model:
+A schedule is one order for all layers, or a list with one per layer, repeated to the depth of the model:
 
 >>> schedule('cross', 2)
 ['cross', 'cross']
@@ -12,32 +12,32 @@ A schedule is one order for all layers, or one for each, repeated to the depth o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from vimamba.errors import UsageError, bad_argument, unknown_name
-from vimamba.scans.order import ORDERS
+from vimamba.errors import UsageError, bad_argument
+
+from .order import split_name
 
 __all__ = ['SCHEDULES', 'Scan', 'Schedule', 'schedule']
 
-Scan = str | tuple[str, ...]  # the routes of an order, or of several taken together
+Scan = str | tuple[str, ...]  # the routes of an order, or of several together
 Schedule = str | Sequence[str | Sequence[str]]
 
-_SHORT = {'h': 'raster', 'v': 'column', 'w2': 'windows2', 'w7': 'windows7'}
+_LONG = {'h': 'raster', 'v': 'column', 'w': 'windows', '_flip': '_reversed'}  # no name holds the letter of a later one
 
 
 def _searched(text: str) -> tuple[tuple[str, ...], ...]:
-    """LocalMamba's notation: layers between bars, h rows, v columns, w2 and w7 windows, _flip backwards."""
-    layers = (layer.split() for layer in text.split('|'))
-    return tuple(
-        tuple(_SHORT[name.removesuffix('_flip')] + '_reversed' * name.endswith('_flip') for name in layer)
-        for layer in layers
-    )
+    """LocalMamba's notation: layers between bars, h rows, v columns, w2 and w7 windows, _flip reversed."""
+    for short, name in _LONG.items():
+        text = text.replace(short, name)
+    return tuple(tuple(layer.split()) for layer in text.split('|'))
 
 
 SCHEDULES: dict[str, tuple[tuple[str, ...], ...]] = {
-    # Mamba-ND (arXiv:2402.05892, Sec. 3.2): one route a layer, along the rows, then along the columns
+    # Mamba-ND (arXiv:2402.05892, Sec. 3.2): one route per layer, along the rows, then along the columns
     'axes': (('raster',), ('raster_reversed',), ('column',), ('column_reversed',)),
-    # the same over clips, and through time
+    # the same over clips, then through time
     'axes_3d': (
         *(('raster',), ('raster_reversed',), ('column',), ('column_reversed',)),
         *(('temporal_columns',), ('temporal_columns_reversed',)),
@@ -66,33 +66,27 @@ SCHEDULES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 def schedule(scan: Schedule, depth: int) -> list[Scan]:
-    """What each of ``depth`` layers reads.
+    """Returns the scan order of each of ``depth`` layers.
 
     Args:
-        scan: the name of a scan order or of a schedule; the names of several orders, whose routes each layer takes
-            together; or a list with an order, or a sequence of them, for each layer, repeated where it is shorter.
+        scan: the name of a scan order or of a schedule; a tuple of names of orders, whose routes each layer takes
+            together; or a list with an order, or a sequence of orders, per layer, repeated to the depth.
         depth: number of layers.
 
     Raises:
-        UsageError: an unknown name, no layer at all, or more than ``depth``.
+        UsageError: an unknown name, an empty list, or more than ``depth`` layers.
     """
+    layers: Any = scan
     if isinstance(scan, str):
-        if scan not in SCHEDULES:
-            return [_known(scan)] * depth
-        layers: Sequence[str | Iterable[str]] = SCHEDULES[scan]
+        layers = SCHEDULES.get(scan, (scan,))
     elif isinstance(scan, tuple) and scan and all(isinstance(name, str) for name in scan):
         layers = (scan,)
     elif not isinstance(scan, Sequence) or not scan:
         raise bad_argument('scan', 'a name, several, or one for each layer', repr(scan))
-    else:
-        layers = scan
-    if not isinstance(scan, str) and len(layers) > depth:
-        raise UsageError(f'scan: expected at most {depth} layers, got {len(layers)}')
-    known = [_known(layer) if isinstance(layer, str) else tuple(_known(name) for name in layer) for layer in layers]
-    return [known[i % len(known)] for i in range(depth)]
-
-
-def _known(name: str) -> str:
-    if name.removesuffix('_reversed') not in ORDERS:
-        raise unknown_name('scan order', name, [*ORDERS, *SCHEDULES])
-    return name
+    elif len(scan) > depth:
+        raise UsageError(f'scan: expected at most {depth} layers, got {len(scan)}')
+    layers = [layer if isinstance(layer, str) else tuple(layer) for layer in layers]
+    for layer in layers:
+        for name in [layer] if isinstance(layer, str) else layer:
+            split_name(name, SCHEDULES)
+    return [layers[i % len(layers)] for i in range(depth)]

@@ -1,4 +1,4 @@
-"""The picture of what a model says of files."""
+"""The picture of a model's predictions for files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ['draw_answers']
 
 
 def draw_answers(answers: Any, out: str | os.PathLike[str]) -> None:
-    """Draws `vimamba.tasks.predict.files.Answers`, the first of them, and all boxes that were found; nothing of none.
+    """Draws `vimamba.tasks.predict.files.Answers`: the first files, with all boxes found. Without files, does nothing.
 
     Raises:
         UsageError: ``out`` cannot be written.

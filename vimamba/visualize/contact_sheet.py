@@ -14,12 +14,13 @@ from vimamba.data import read_image
 from vimamba.data.image import to_channels
 from vimamba.data.video_decode import read_clip, sample_uniform
 from vimamba.errors import UsageError
-from vimamba.visualize.fonts import fitting, font
+
+from .fonts import fitting, font
 
 __all__ = ['Row', 'Tile', 'contact_sheet', 'distinct', 'sheet']
 
 SIDE, FRAME, BETWEEN, GAP, LINE = 208, 96, 4, 16, 24  # pixels
-WIDTH = 1700  # of a sheet, at most
+WIDTH = 1700  # maximum, of a sheet
 SHOWN, LABELS, FRAMES = 48, 10, 8
 EMPTY, TEXT, PALE = '#f3f4f6', '#111827', '#6b7280'
 BAR, WRONG_BAR, WRONG = '#bfd7f0', '#f9c9c4', '#b3261e'
@@ -34,7 +35,7 @@ class Row(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """An image, or frames in their order, and what stands below."""
+    """An image, or frames in their order, with the lines below."""
 
     images: Sequence[Image.Image]
     name: str
@@ -42,26 +43,24 @@ class Tile(NamedTuple):
 
 
 def contact_sheet(predictions: Sequence[Any], out: str | os.PathLike[str], videos: bool = False) -> int:
-    """Draws up to 48 files, each above its likeliest classes, ten at most, and a bar for the probability of each.
+    """Draws up to 48 files, each above its top classes, ten at most, with a bar for the probability of each.
 
     Args:
-        predictions: at least one, each with ``path``, ``classes`` and ``scores`` (probabilities), likeliest first.
+        predictions: at least one, each with ``path``, ``classes`` and ``scores`` (probabilities), the top class first.
         out: the picture, in a format that its extension names.
         videos: whether the files are videos, of which 8 frames are drawn.
 
     Returns:
-        How many were drawn.
+        The number of files drawn.
 
     Raises:
-        UsageError: if ``out`` cannot be written.
+        UsageError: ``out`` cannot be written.
     """
     shown, tiles = predictions[:SHOWN], []
     for prediction, name in zip(shown, distinct([prediction.path for prediction in shown])):
         images = _frames(prediction.path) if videos else [to_channels(read_image(prediction.path), 3)]
-        rows = [Row(text, score) for text, score in zip(prediction.classes, prediction.scores)]
-        tiles.append(
-            Tile([_fitted(image, FRAME if len(images) > 1 else SIDE) for image in images], name, rows[:LABELS])
-        )
+        images = [_fitted(image, FRAME if len(images) > 1 else SIDE) for image in images]
+        tiles.append(Tile(images, name, [Row(*row) for row in zip(prediction.classes, prediction.scores)][:LABELS]))
     try:
         sheet(tiles).save(out)
     except (OSError, ValueError) as error:
@@ -70,7 +69,7 @@ def contact_sheet(predictions: Sequence[Any], out: str | os.PathLike[str], video
 
 
 def sheet(tiles: Sequence[Tile]) -> Image.Image:
-    """A picture of at least one tile: about square, but not wider than can be read at a glance."""
+    """Draws at least one tile: about square, but not wider than can be read at a glance."""
     across = max(len(tile.images) for tile in tiles)
     side = FRAME if across > 1 else SIDE
     pictures = [[_fitted(image, side) for image in tile.images] for tile in tiles]
@@ -88,28 +87,29 @@ def sheet(tiles: Sequence[Tile]) -> Image.Image:
             start = left + j * (side + BETWEEN)
             draw.rectangle((start, top, start + side - 1, top + tall - 1), fill=EMPTY)
             canvas.paste(picture, (start + (side - picture.width) // 2, top + (tall - picture.height) // 2))
-        name = fitting(tile.name, wide, font(14, tile.name), middle=True)
-        draw.text((left, top + tall + LINE / 2), name, PALE, font(14, tile.name), anchor='lm')
+        letters = font(14, tile.name)
+        name = fitting(tile.name, wide, letters, middle=True)
+        draw.text((left, top + tall + LINE / 2), name, PALE, letters, anchor='lm')
         for j, line in enumerate(tile.rows):
             _draw_row(draw, line, left, top + tall + (j + 1) * LINE, wide)
     return canvas
 
 
 def _draw_row(draw: ImageDraw.ImageDraw, row: Row, left: int, top: int, width: int) -> None:
-    text, colour, middle, room = font(14, row.text), WRONG if row.wrong else TEXT, top + LINE / 2, width - 8.0
+    letters, colour, middle, room = font(14, row.text), WRONG if row.wrong else TEXT, top + LINE / 2, width - 8.0
     if row.score is not None:
         bar = (left, top + 2, left + row.score * (width - 1), top + LINE - 2)
         draw.rectangle(bar, fill=WRONG_BAR if row.wrong else BAR)
         score = f'{row.score:.1%}'
         draw.text((left + width - 4, middle), score, colour, font(14), anchor='rm')
         room -= font(14).getlength(score) + 8
-    draw.text((left + 4, middle), fitting(row.text, room, text), colour, text, anchor='lm')
+    draw.text((left + 4, middle), fitting(row.text, room, letters), colour, letters, anchor='lm')
 
 
 def distinct(paths: Sequence[str]) -> list[str]:
-    """The file name of each path, with as many of the folders before it as tell it from the others.
+    """Shortens each path to its file name, with as many parent folders as tell it from the others.
 
-    What is no file, but the number of an image in a data set, keeps the name of that.
+    A path without a suffix, such as the number of an image in a data set, keeps its folders.
 
     >>> distinct(['a/run/0.mp4', 'a/walk/0.mp4', 'a/walk/1.mp4', 'digits/7'])
     ['run/0.mp4', 'walk/0.mp4', '1.mp4', 'digits/7']
@@ -117,10 +117,10 @@ def distinct(paths: Sequence[str]) -> list[str]:
     parts = {path: Path(path).parts for path in paths if path}
     names: dict[str, str] = {}
     for depth in range(1, max(map(len, parts.values()), default=0) + 1):
-        tails = {path: str(Path(*own[-depth:])) for path, own in parts.items()}
-        often = Counter(tails.values())
+        tails = {path: str(Path(*folders[-depth:])) for path, folders in parts.items()}
+        counts = Counter(tails.values())
         for path, tail in tails.items():
-            if path not in names and often[tail] == 1 and (depth > 1 or Path(tail).suffix):
+            if path not in names and counts[tail] == 1 and (depth > 1 or Path(tail).suffix):
                 names[path] = tail
     return [names.get(path, path) for path in paths]
 
@@ -131,7 +131,7 @@ def _frames(path: str) -> list[Image.Image]:
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """Scaled to fit a square, keeping its shape; small images keep their pixels visible."""
+    """Scales an image to fit a square, keeping its shape; the pixels of small images stay visible."""
     scale = side / max(image.size)
-    width, height = (max(1, round(own * scale)) for own in image.size)
+    width, height = (max(1, round(size * scale)) for size in image.size)
     return image.resize((width, height), Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)

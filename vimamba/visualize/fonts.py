@@ -6,31 +6,32 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 
-import numpy as np
 from PIL import ImageFont
 
-__all__ = ['families', 'fitting', 'font']
+__all__ = ['Font', 'families', 'fitting', 'font']
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def font(size: int, text: str = '') -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """For PIL, of so many pixels; where matplotlib is not installed PIL's own, which has few letters but ASCII."""
+def font(size: int, text: str = '') -> Font:
+    """A font for PIL, ``size`` pixels high; without matplotlib, PIL's default, which has little more than ASCII."""
     return _face(size, _file(_letters(text)))
 
 
 def families(texts: Iterable[str]) -> list[str]:
-    """For matplotlib's ``font.family``, besides its own: those that have what DejaVu Sans lacks."""
+    """The families to append to matplotlib's ``font.family`` for letters that DejaVu Sans lacks."""
     from matplotlib.font_manager import fontManager
     from matplotlib.ft2font import FT2Font
 
-    own = _file(frozenset())
-    files = dict.fromkeys(file for text in texts if (file := _file(_letters(text))) and file != own)
+    default = _file(frozenset())
+    files = dict.fromkeys(file for text in texts if (file := _file(_letters(text))) and file != default)
     for file in files:
         fontManager.addfont(file)  # its list may be older than the font
     return [FT2Font(file).family_name for file in files]
 
 
-def fitting(text: str, room: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, middle: bool = False) -> str:
-    """A text cut to a width in pixels: at its end, or in its middle, where both ends tell it from others."""
+def fitting(text: str, room: float, font: Font, middle: bool = False) -> str:
+    """Cuts a text to a width in pixels: at its end, or in its middle, where both ends tell it from others."""
     if font.getlength(text) <= room:
         return text
     for kept in range(len(text) - 1, 0, -1):
@@ -41,42 +42,38 @@ def fitting(text: str, room: float, font: ImageFont.FreeTypeFont | ImageFont.Ima
     return ''
 
 
-def _letters(text: str) -> frozenset[str]:
-    return frozenset(letter for letter in text if letter.isprintable() and not letter.isspace())
+def _letters(text: str) -> frozenset[int]:
+    return frozenset(ord(letter) for letter in text if letter.isprintable() and not letter.isspace())
 
 
 @cache
-def _face(size: int, file: str | None) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _face(size: int, file: str | None) -> Font:
     return ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
 
 
 @cache
-def _file(letters: frozenset[str]) -> str | None:
+def _file(letters: frozenset[int]) -> str | None:
     try:
         from matplotlib.font_manager import findfont
     except ImportError:
         return None
-    own, codes = findfont('DejaVu Sans'), [ord(letter) for letter in letters]
-    if np.isin(codes, _codes(own)).all():
-        return own
-    for file in _installed():
-        if np.isin(codes, _codes(file)).all():
-            return file
-    _warn()
-    return own
+    default = findfont('DejaVu Sans')
+    if letters <= _charmap(default):
+        return default
+    file = next((file for file in _installed() if letters <= _charmap(file)), None)
+    return file or _warn() or default
 
 
 @cache
-def _codes(file: str) -> np.ndarray:
-    """The code points that a font has."""
+def _charmap(file: str) -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
-    return np.array(list(FT2Font(file).get_charmap()), dtype=np.int64)
+    return frozenset(FT2Font(file).get_charmap())
 
 
 @cache
 def _installed() -> list[str]:
-    """The scalable fonts of the system, upright ones of the usual weight first."""
+    """The scalable fonts of the system, upright ones of regular weight first."""
     from matplotlib.font_manager import findSystemFonts
     from matplotlib.ft2font import FT2Font
 
@@ -84,7 +81,7 @@ def _installed() -> list[str]:
     for file in findSystemFonts():
         try:
             face = FT2Font(file)
-        except (OSError, RuntimeError):  # not a font that FreeType knows
+        except (OSError, RuntimeError):  # not a font that FreeType reads
             continue
         if face.scalable:
             found.append((face.style_name not in ('Regular', 'Book', 'Roman', 'Normal'), file))

@@ -1,6 +1,6 @@
-"""Pictures of a training run and of what a classifier does, as PNG files.
+"""Plots of training runs, confusion matrices and scaling, as PNG files.
 
-matplotlib is imported when a picture is drawn, never before, and draws into files only.
+matplotlib is imported when a plot is drawn.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from vimamba.errors import UsageError, bad_argument
-from vimamba.visualize.fonts import families
+
+from .fonts import families
 
 __all__ = ['plot_confusion', 'plot_curves', 'plot_scaling', 'slope']
 
@@ -39,15 +40,15 @@ STYLE: dict[Any, Any] = {
 
 
 def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], out_png: str | os.PathLike[str]) -> None:
-    """Losses, the first metric of the validation and learning rate over epochs.
+    """Plots the losses, the first metric of the validation and the learning rate over epochs.
 
     Args:
-        records: dicts with 'kind' ('train' or 'val') and 'epoch', the former with 'loss' and 'lr', the latter with
-            a metric in percent, such as 'top1', and maybe 'loss'; or the JSON-lines file that holds them.
+        records: dicts with 'kind' ('train' or 'val') and 'epoch'; those of training with 'loss' and 'lr', those of
+            validation with a metric in percent, such as 'top1', and optionally 'loss'; or the JSON-lines file of them.
         out_png: the file to write.
 
     Raises:
-        UsageError: if there is nothing to draw or to draw with.
+        UsageError: there are no records, matplotlib is missing, or the file cannot be written.
     """
     if isinstance(records, (str, os.PathLike)):
         records = [json.loads(line) for line in Path(records).read_text().splitlines()]
@@ -63,29 +64,23 @@ def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], o
     metric = next((key for row in rows['val'] for key in row if key not in others), 'top1')
     with _figure(out_png, (11, 3.3), ncols=3) as (_, (loss, top1, rate)):
         loss.set_title('Loss')
-        for kind, colour in (('train', GREY), ('val', BLUE)):
+        for kind, label, colour in (('train', 'train', GREY), ('val', 'validation', BLUE)):
             marker = 'o' if len(rows[kind]) == 1 else None
-            if not series(kind, 'loss')[0]:
-                continue
-            loss.plot(
-                *series(kind, 'loss'),
-                color=colour,
-                marker=marker,
-                clip_on=False,
-                label={'val': 'validation'}.get(kind, kind),
-            )
+            if (points := series(kind, 'loss'))[0]:
+                loss.plot(*points, color=colour, marker=marker, clip_on=False, label=label)
         loss.set_ylim(bottom=0)
-        loss.legend()
+        if loss.lines:
+            loss.legend()
         top1.set_title(f'Validation {metric.replace("top1", "top-1")} (%)')
         x, y = series('val', metric)
         top1.plot(x, y, color=BLUE)
-        if y:
-            best = int(np.argmax(np.nan_to_num(y)))  # NaN where there was nothing to find
-            top1.axhline(y[best], color=RED, linewidth=0.7, linestyle=':')
-            top1.plot(x[best], y[best], 'o', color=RED, markersize=5, clip_on=False)
-            top1.set_title(f'best: {y[best]:.2f} %, epoch {x[best]:g}', loc='right', color=RED, fontsize=9)
-            margin = 0.06 * (y[best] - min(y)) + 0.5
-            top1.set_ylim(min(y) - margin, min(100.5, y[best] + margin))
+        if known := [value for value in y if not math.isnan(value)]:  # NaN if there was nothing to find
+            low, high = min(known), max(known)
+            epoch, margin = x[y.index(high)], 0.06 * (high - low) + 0.5
+            top1.axhline(high, color=RED, linewidth=0.7, linestyle=':')
+            top1.plot(epoch, high, 'o', color=RED, markersize=5, clip_on=False)
+            top1.set_title(f'best: {high:.2f} %, epoch {epoch:g}', loc='right', color=RED, fontsize=9)
+            top1.set_ylim(low - margin, min(100.5, high + margin))
         x, y = series('train', 'lr')
         power = math.floor(math.log10(max(y, default=1) or 1))
         rate.set_title(rf'Learning rate ($\times\,10^{{{power}}}$)')
@@ -98,12 +93,15 @@ def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], o
 
 
 def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLike[str]) -> None:
-    """A confusion matrix: right answers in blue, mistakes in red on a scale of their own; names up to 100 classes.
+    """Plots a confusion matrix: correct predictions in blue, mistakes in red on a separate scale; names up to 100.
 
     Args:
-        matrix: (classes, classes) counts, rows the true class, columns the predicted one.
-        classes: their names.
+        matrix: (classes, classes) counts, with true classes in rows and predicted ones in columns.
+        classes: names of the classes.
         out_png: the file to write.
+
+    Raises:
+        UsageError: a matrix of another shape, matplotlib is missing, or the file cannot be written.
     """
     counts = np.asarray(matrix)
     n = len(classes)
@@ -141,7 +139,7 @@ def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLi
 
 
 def slope(points: Iterable[tuple[float, float]]) -> float:
-    """The exponent p of y = c x^p, by least squares on the logarithms.
+    """Fits the exponent p of y = c x^p, by least squares on the logarithms.
 
     >>> round(slope([(1, 3), (10, 300), (100, 30000)]), 6)
     2.0
@@ -156,13 +154,13 @@ def plot_scaling(
     against: str = 'tokens',
     units: Sequence[str] | None = None,
 ) -> None:
-    """Milliseconds or another quantity against tokens or frames, log-log, with the exponent beside each name.
+    """Plots milliseconds or another quantity against tokens or frames, log-log, with the exponent beside each name.
 
     Args:
         panels: title -> name -> (tokens, milliseconds), two or more.
         out_png: the file to write.
-        against: what is counted.
-        units: of each panel, by default 'ms'; the exponent is told of milliseconds alone: memory has a constant part.
+        against: label of the x axis.
+        units: one per panel, by default 'ms'; only those in ms show the exponent, as memory has a constant part.
 
     Raises:
         UsageError: matplotlib is missing, or the file cannot be written.
@@ -176,14 +174,14 @@ def plot_scaling(
                 ax.set_xticks(counts, map(str, counts), fontsize=7)
             ax.set(title=title, xlabel=against, ylabel=unit)
             ax.set_xticks([], minor=True)
-            if unit != 'ms':  # which would fill the panel with small differences
+            if unit != 'ms':  # small differences would fill the panel
                 low, high = ax.get_ylim()
                 ax.set_ylim(low / 4, high * 4)
             ax.legend(fontsize=8)
 
 
 def _short(name: str, length: int) -> str:
-    """A name, cut where it is long.
+    """Cuts a long name.
 
     >>> _short('walk, slow', 16), _short('black-and-white colobus', 12)
     ('walk, slow', 'black-and-w…')
@@ -192,7 +190,7 @@ def _short(name: str, length: int) -> str:
 
 
 def _count(number: int) -> str:
-    """In four characters, up to a thousand million.
+    """Formats a number below 10^9 in at most four characters.
 
     >>> _count(9999), _count(12_345), _count(999_499), _count(1_234_567), _count(49_600_000)
     ('9999', '12k', '999k', '1.2M', '50M')
@@ -210,7 +208,7 @@ def _figure(
     texts: Sequence[str] = (),
     **layout: Any,
 ) -> Iterator:
-    """A figure and its axes; written when the block ends, at 150 dots per inch, in fonts that have the ``texts``."""
+    """Yields a figure and its axes; writes it on exit, at 150 dots per inch, in fonts that have the ``texts``."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg

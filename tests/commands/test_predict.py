@@ -1,7 +1,6 @@
 """Promises: labels are the model's own, never of random weights; a broken file costs only itself."""
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from timm.data import ImageNetInfo
 import vimamba  # noqa: F401
 from tests.data.bad_images import BAD_IMAGES, write_bad_images
 from vimamba.checkpoint import FORMAT, save_checkpoint
+from vimamba.commands.predict import main
 from vimamba.data import create_dataset, create_transform
 from vimamba.errors import UsageError, run
 from vimamba.tasks.predict.classify import load_classifier, predict
@@ -74,16 +74,12 @@ def agree(found, expected):
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
+def tool(capsys):
     """Runs the command in this process; gives exit code, stdout, stderr."""
-    spec = importlib.util.spec_from_file_location('predict_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['predict.py', '--device', 'cpu', *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            run(module.main)
+            run(lambda: main(['--device', 'cpu', *map(str, arguments)]))
         return end.value.code, *capsys.readouterr()
 
     return call
@@ -94,6 +90,7 @@ def test_the_command_needs_only_the_core_and_a_broken_file_costs_only_itself(che
     extras = ('mmengine', 'albumentations', 'cv2', 'matplotlib', 'sklearn', 'tensorboard')
     start = (
         f'import sys, runpy; sys.modules.update(dict.fromkeys({extras})); sys.argv = sys.argv[1:]; '
+        f'sys.path.insert(0, {str(TOOL.parent)!r}); '
         'runpy.run_path(sys.argv[0], run_name="__main__")'
     )
     command = [sys.executable, '-c', start, TOOL, tmp_path / 'images', '--checkpoint', checkpoint, '--topk', '3']

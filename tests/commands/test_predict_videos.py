@@ -1,6 +1,5 @@
 """Promises: a video has the labels that testing gives it, a stream those of the clip so far, in memory that stays."""
 
-import importlib.util
 import json
 import re
 import signal
@@ -15,8 +14,9 @@ import torch
 from PIL import Image
 
 import vimamba  # noqa: F401  (registers the models)
-from tests.data.test_video import broken, write
+from tests.data.test_video_decode import broken, write
 from vimamba.checkpoint import FORMAT, save_checkpoint
+from vimamba.commands.predict import main
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.video_datasets import VideoList
 from vimamba.data.video_decode import BrokenVideo, read_clip, timed_frames
@@ -74,16 +74,12 @@ def videos(tmp_path):
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
+def tool(capsys):
     """Runs the command in this process; gives exit code, stdout, stderr."""
-    spec = importlib.util.spec_from_file_location('predict_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['predict.py', '--device', 'cpu', *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            run(module.main)
+            run(lambda: main(['--device', 'cpu', *map(str, arguments)]))
         return end.value.code, *capsys.readouterr()
 
     return call
