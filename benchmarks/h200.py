@@ -355,7 +355,7 @@ def reached(found: dict) -> bool | None:
     return value <= float(bound) if sign == '<=' else value >= float(bound)
 
 
-def tell(found: dict) -> None:
+def report(found: dict) -> None:
     said = {None: '', True: 'reached', False: 'MISSED'}[reached(found)]
     times = f'{found["median_ms"]} ms ({found["p20_ms"]} to {found["p80_ms"]})' if 'median_ms' in found else ''
     against = f'{found["ratio"]} x {found["of"]}' if 'ratio' in found else ''
@@ -378,7 +378,7 @@ def inside(name: str, at: Setting, where: dict[str, str], results: Path) -> int:
     for case, part in SECTIONS[name](at):
         try:
             for found in part():
-                tell(found)
+                report(found)
                 code |= int(name == 'check' and not reached(found))
                 benchmark.append([{**where, **found}], results, COLUMNS)  # at once: the next part may kill the process
         except Exception as error:  # an untested kernel can raise anything

@@ -106,9 +106,9 @@ def _conv_past_int32(device: torch.device, d: int, length: int) -> Iterator[dict
     x, grad = randn(1, length, d).to(BRAIN).mT, randn(2, 1, length, d).to(BRAIN).permute(1, 0, 3, 2)
     weight, ends = randn(2, d, 4), []
     for module, span in ((triton_conv, slice(None)), (portable, slice(-16, None))):
-        own, slopes = x[..., span], grad[..., span]
-        out = module.forward(own, weight, None, *walk, True)
-        dx, *_ = module.backward(slopes, own, weight, None, *walk, True)
+        tokens, slopes = x[..., span], grad[..., span]
+        out = module.forward(tokens, weight, None, *walk, True)
+        dx, *_ = module.backward(slopes, tokens, weight, None, *walk, True)
         ends.append(torch.cat((out[0, :, :, -8:].flatten(0, 1), dx[0, :, -8:])))
     size = f'2 routes x {d} x {length}'
     yield _row(f'convolution, {size}', 'value and gradient', BRAIN, relative_l2(*ends) / RMS[BRAIN], 'the tolerance')

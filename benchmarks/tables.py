@@ -184,7 +184,7 @@ def scenes() -> str:
 
 
 def moving_digits() -> str:
-    """What models learn of the order of frames, and what can be told without it."""
+    """What models learn of the order of frames, and what a baseline finds without it."""
     (row,) = rows('moving_digits.csv')
     body = [
         ['digit and direction of a clip (80 classes)', f'{row["top1"]} %', '1.25 %'],
