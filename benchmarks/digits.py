@@ -1,11 +1,11 @@
-"""Digits: a nano Vim beside a ViT of its size and an RBF-SVM. Appends one row a run to benchmarks/digits.csv.
+"""Compares a nano Vim, a ViT of its size and an RBF-SVM on digits. Appends one row per run to benchmarks/digits.csv.
 
-    python benchmarks/digits.py --jobs 2         # both of these, two runs side by side, one thread each, on two cores
-    python benchmarks/digits.py seeds            # three seeds on the fixed split, as `make demo` trains
+    python benchmarks/digits.py --jobs 2         # both protocols; two runs in parallel, for two cores
+    python benchmarks/digits.py seeds            # three seeds on the fixed split, trained as by `make demo`
     python benchmarks/digits.py folds            # 5-fold cross-validation: Vim, ViT and SVM on the same folds
 
-The test part of a split chooses nothing: the weights that are tested are those of the last epoch, and the SVM's C and
-gamma are chosen on the validation part.
+The test part of a split is not used for any choice: networks are tested with the weights of the last epoch, and C and
+gamma of the SVM are chosen on the validation part.
 """
 
 import argparse
@@ -36,6 +36,7 @@ CONFIGS = {'vim_nano': 'digits_vim_nano', 'vit': 'digits_vit'}
 
 
 def commit() -> str:
+    """The current commit, with a + if tracked files have changed."""
     git = ['git', '-C', str(ROOT)]
     head = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=True).stdout
     changed = subprocess.run([*git, 'status', '--porcelain', '-uno'], capture_output=True, text=True, check=True).stdout
@@ -49,7 +50,7 @@ def cpu_name() -> str:
 
 
 def neural(model: str, seed: int, fold: int | None, work: Path, threads: int) -> dict:
-    """Trains and tests one network in processes of its own."""
+    """Trains and tests one network, each in a separate process."""
     config = ROOT / 'configs' / 'classification' / f'{CONFIGS[model]}.py'
     options = [f'run.seed={seed}', *([f'data.fold={fold}', 'data.folds=5'] if fold is not None else [])]
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
@@ -66,6 +67,7 @@ def neural(model: str, seed: int, fold: int | None, work: Path, threads: int) ->
 
 
 def svm(fold: int) -> dict:
+    """Fits an RBF-SVM to the pixels; C and gamma are chosen on the validation part."""
     from sklearn.svm import SVC
 
     def arrays(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -82,9 +84,9 @@ def svm(fold: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('protocol', nargs='?', choices=('seeds', 'folds'), help='by default both')
+    parser.add_argument('protocol', nargs='?', choices=('seeds', 'folds'), help='default: both')
     parser.add_argument('--models', nargs='+', choices=('svm', *CONFIGS), default=['svm', *CONFIGS], help='for folds')
-    parser.add_argument('--jobs', type=int, default=1, help='runs side by side; each has cores / jobs threads')
+    parser.add_argument('--jobs', type=int, default=1, help='runs in parallel, each with cores / jobs threads')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'runs' / 'benchmark')
     args = parser.parse_args()
     check_integers(1, **{'--jobs': args.jobs})

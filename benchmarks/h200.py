@@ -1,25 +1,25 @@
-"""Right first, then fast: every figure of the GPU kernels and of what is built on them, in one command of 10 minutes.
+"""Checks the GPU kernels, then times them and the models that use them, in ten minutes.
 
-    python benchmarks/h200.py                 # all sections; rows are added to results_gpu.csv as they are measured
-    python benchmarks/h200.py scans models    # some of them
-    python benchmarks/h200.py --plans         # every layout of the scans, to choose among; no rows
-    python benchmarks/h200.py --dry-run       # no GPU: tiny shapes under Triton's interpreter; no rows
+    python benchmarks/h200.py                 # all sections; appends rows to results_gpu.csv as they are measured
+    python benchmarks/h200.py scans models    # some sections
+    python benchmarks/h200.py --plans         # all layouts of the scans, for comparison; writes no rows
+    python benchmarks/h200.py --dry-run       # without a GPU: tiny shapes under Triton's interpreter; writes no rows
 
-It needs torch, Triton and timm, and mamba_ssm for one section. A figure that is not what was aimed at says MISSED; the
-exit code is 1 where a section was not completed or a check missed.
+Requires torch, Triton and timm, and mamba_ssm for one section. A result that misses its target prints MISSED. The exit
+code is 1 if a section did not complete or a check missed its target.
 
-Sections (each in a process of its own, which no other one can break):
-    check      values, every gradient, repeats and a tensor past 2^31 elements, against float64
-    scans      all scans of one pass of a model, against the floor of an H200 (kernels/selective_scan/NOTES.md)
-    conv       the convolutions of a layer, against what moving its tensors takes and against PyTorch's
-    mamba_ssm  against mamba_ssm's CUDA operator, where it is installed
+Sections, each in a separate process:
+    check      values, all gradients, repeats and a tensor with more than 2^31 elements, against float64
+    scans      all scans of one pass of a model, against the lower bound of an H200 (kernels/selective_scan/NOTES.md)
+    conv       the convolutions of a layer, against the time to move its tensors and against PyTorch
+    mamba_ssm  against the CUDA operator of mamba_ssm, if it is installed
     models     Vim-T against DeiT-T with PyTorch's fused attention at 1248 pixels, time and memory
-    ssd        the scan of Mamba-2 against that of Mamba-1 with as many states
+    ssd        the scan of Mamba-2 against that of Mamba-1 with the same number of states
     clips      VideoMamba-T against joint space-time attention
     training   steps of Vim-T, VMamba-T and DeiT-T with AdamW
 
-Medians by CUDA events, functions in turn, inputs in turn over sets that together exceed the L2. Kernels are timed with
-their launches queued ahead, models as they are called. The floors are those of an H200: not of another GPU.
+Times are medians from CUDA events. Functions run alternately, over sets of inputs that together exceed the L2 cache.
+Kernels are timed with their launches queued, models as they are called. The lower bounds hold for an H200 only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout works without installing it
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
 os.environ['VIMAMBA_TRITON'] = '1'
 os.environ['TRITON_INTERPRET'] = str(int('--dry-run' in sys.argv))  # read when Triton is imported
 
@@ -61,11 +61,11 @@ RESULTS = Path(__file__).parent / 'results_gpu.csv'
 COLUMNS = [*benchmark.COLUMNS, 'triton', 'checked', 'floor_ms', 'ratio', 'of', 'target']
 SETS, REPEATS, SLOW_REPEATS = 3, 20, 5
 BF16 = torch.bfloat16
-BANDWIDTH = 4.3  # TB/s that a copy reaches on an H200
+BANDWIDTH = 4.3  # TB/s, reached by a copy on an H200
 VIM, VIM_1248 = ScanCase(128, 384, 16, (1, 197)), ScanCase(4, 384, 16, (1, 6085))
 VMAMBA = {'stage 1': (96, 56, 2), 'stage 2': (192, 28, 2), 'stage 3': (384, 14, 8), 'stage 4': (768, 7, 2)}
 VMAMBA_CASES = {name: (ScanCase(128, d, 1, (side, side), 'cross', False), n) for name, (d, side, n) in VMAMBA.items()}
-ACROSS = {  # the scans of one pass: case and count; floors (ms) and targets as multiples of them
+ACROSS = {  # the scans of one pass: cases and counts; lower bounds (ms) and targets as multiples of them
     'vim_tiny 224': ([(VIM, 48)], {'forward': (2.2, 1.5), 'backward': (4.6, 2)}),
     'vim_tiny 1248': ([(VIM_1248, 48)], {'forward': (2.15, 1.5), 'backward': (4.4, 2)}),
     'vim_tiny 224, both directions in one': (
@@ -78,7 +78,7 @@ AGAINST = {'vim_tiny 224': VIM, 'vim_tiny 1248': VIM_1248,
 
 
 class Setting(NamedTuple):
-    """Where and at what size."""
+    """Device and size of a section."""
 
     device: torch.device
     dry: bool = False
@@ -96,13 +96,13 @@ class Setting(NamedTuple):
 
 
 def differentiate(scan: Callable[..., torch.Tensor], inputs: dict[str, Any]) -> None:
-    """A forward and a backward pass, from a gradient that lies in memory as that of a model does."""
+    """A forward and a backward pass; the gradient has the memory layout of the output, as in a model."""
     out = scan(**inputs)
     torch.autograd.grad(out, [t for t in inputs.values() if t is not None], out.detach())
 
 
 def rotating(call: Callable[[Any], object], sets: list) -> Callable[[], object]:
-    """Calls with one set of inputs after the other."""
+    """Calls with each set of inputs in turn."""
     turns = itertools.cycle(sets)
     return lambda: call(next(turns))
 
@@ -116,7 +116,7 @@ def ratio(value: float, of: str, target: str = '') -> dict[str, str]:
     return {'ratio': f'{value:.3g}', 'of': of, 'target': target}
 
 
-Parts = Iterator[tuple[str, Callable[[], Iterable[dict]]]]  # of a section: one may fail, the others go on
+Parts = Iterator[tuple[str, Callable[[], Iterable[dict]]]]  # of a section; if one fails, the others continue
 
 
 def scans(at: Setting) -> Parts:
@@ -164,7 +164,7 @@ def layouts(at: Setting, name: str) -> Iterator[dict]:
 
 
 def scan_set(case: ScanCase, device: torch.device, seed: int) -> tuple[Any, ...]:
-    """Arguments of the kernels, the states that they save, and a gradient."""
+    """Arguments of the kernels, the states they save, and a gradient."""
     from vimamba.kernels.selective_scan.triton_fwd import route_scan_fwd
     from vimamba.kernels.selective_scan.triton_scan import routes_of
 
@@ -216,7 +216,7 @@ def convolved(at: Setting, name: str, full: ScanCase) -> Iterator[dict]:
 
 
 def mamba_ssm(at: Setting) -> Parts:
-    """The scan alone: copies in scan order and the sum of the routes, which mamba_ssm leaves to its user, are free."""
+    """The scan alone, without the copies in scan order and the sum of the routes that mamba_ssm also needs."""
     if find_spec('mamba_ssm') is None:
         print('mamba_ssm is not installed: nothing to compare with', flush=True)
         return
@@ -227,7 +227,7 @@ def mamba_ssm(at: Setting) -> Parts:
 
 
 def in_turn(at: Setting, sets: list[dict]) -> Iterator[tuple[str, dict[str, Times]]]:
-    """Each direction, and the times of operators with sets of their arguments."""
+    """Yields each direction and the times of all operators, run alternately."""
     for direction, call in (('forward', infer), ('forward + backward', differentiate)):
         functions = {what: rotating(lambda s, what=what, call=call: call(*s[what]), sets) for what in sets[0]}
         yield direction, at.time(functions)
@@ -270,7 +270,7 @@ def against_deit(at: Setting, batch: int) -> Iterator[dict]:
     yield theirs
     speed = float(theirs['median_ms']) / float(ours['median_ms'])
     yield {**ours, **ratio(speed, 'the speed of ' + names[1], '>= 2.8')}
-    if ours['memory_mib']:  # a GPU says
+    if ours['memory_mib']:  # measured on a GPU only
         share = float(ours['memory_mib']) / float(theirs['memory_mib'])
         more = ratio(share, 'the memory of ' + names[1], '<= 0.2')
         yield {**{key: ours[key] for key in ours if not key.endswith('_ms')}, 'what': 'peak memory', **more}
@@ -287,7 +287,7 @@ def state_space_duality(at: Setting) -> Parts:
 
 
 def against_mamba1(at: Setting, n: int) -> Iterator[dict]:
-    """One layer of d 384 at batch 128: 6 heads of 64 channels against 384 channels."""
+    """One layer with d = 384 at batch 128: 6 heads of 64 channels against 384 channels."""
     b, l, h, p = (1, 5, 1, 8) if at.dry else (128, 197, 6, 64)
     case, mamba2 = ScanCase(b, h * p, n, (1, l)), partial(ssd, dt_softplus=True, backend='triton')
     sets = [
@@ -347,7 +347,7 @@ SECTIONS: dict[str, Callable[[Setting], Parts]] = {
 
 
 def reached(found: dict) -> bool | None:
-    """Whether a row is what its target asks for; None where there is no target."""
+    """Whether a row reaches its target; None without a target."""
     if not found.get('target'):
         return None
     sign, bound = found['target'].split()
@@ -355,7 +355,7 @@ def reached(found: dict) -> bool | None:
     return value <= float(bound) if sign == '<=' else value >= float(bound)
 
 
-def tell(found: dict) -> None:
+def report(found: dict) -> None:
     said = {None: '', True: 'reached', False: 'MISSED'}[reached(found)]
     times = f'{found["median_ms"]} ms ({found["p20_ms"]} to {found["p80_ms"]})' if 'median_ms' in found else ''
     against = f'{found["ratio"]} x {found["of"]}' if 'ratio' in found else ''
@@ -368,20 +368,20 @@ def tell(found: dict) -> None:
 
 
 def inside(name: str, at: Setting, where: dict[str, str], results: Path) -> int:
-    """One section, in this process."""
+    """Runs one section in this process."""
     try:
         where = {**benchmark.environment(at.device), 'triton': version('triton'), **where}
-    except RuntimeError as error:  # a GPU that is lost
+    except RuntimeError as error:  # the GPU is lost
         raise UsageError(f'{name}: {str(error).partition(chr(10))[0]}') from error
     print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'threads'), flush=True)
     code = 0
     for case, part in SECTIONS[name](at):
         try:
             for found in part():
-                tell(found)
+                report(found)
                 code |= int(name == 'check' and not reached(found))
-                benchmark.append([{**where, **found}], results, COLUMNS)  # now: the next may take the process with it
-        except Exception as error:  # of a kernel that no GPU has run, anything may come
+                benchmark.append([{**where, **found}], results, COLUMNS)  # at once: the next part may kill the process
+        except Exception as error:  # an untested kernel can raise anything
             reason = str(error).strip().partition('\n')[0]
             print(f'{name}, {case}: {type(error).__name__}: {reason}', flush=True)
             code = 1
@@ -390,13 +390,13 @@ def inside(name: str, at: Setting, where: dict[str, str], results: Path) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('sections', nargs='*', metavar='SECTION', help=f'{", ".join(SECTIONS)}; by default all')
-    parser.add_argument('--minutes', type=float, default=8.0, help='after which no more is measured (%(default)s)')
-    parser.add_argument('--plans', action='store_true', help='time every layout of the scans, not the chosen one')
-    parser.add_argument('--dry-run', action='store_true', help='on the CPU, tiny: whether everything runs')
-    parser.add_argument('--results', default=str(RESULTS), metavar='FILE.csv', help='to which rows are added')
-    parser.add_argument('--commit', help='for the rows, where the checkout has come without its history')
-    parser.add_argument('--checked', help=argparse.SUPPRESS)  # what `check` found: this process is one section
+    parser.add_argument('sections', nargs='*', metavar='SECTION', help=f'{", ".join(SECTIONS)}; default: all')
+    parser.add_argument('--minutes', type=float, default=8.0, help='time limit (default: %(default)s)')
+    parser.add_argument('--plans', action='store_true', help='time all layouts of the scans, not only the chosen one')
+    parser.add_argument('--dry-run', action='store_true', help='run everything at tiny shapes on the CPU')
+    parser.add_argument('--results', default=str(RESULTS), metavar='FILE.csv', help='file to append rows to')
+    parser.add_argument('--commit', help='commit for the rows, if the checkout has no history')
+    parser.add_argument('--checked', help=argparse.SUPPRESS)  # result of `check`; this process runs one section
     args = parser.parse_args()
     for name in args.sections:
         if name not in SECTIONS:
@@ -421,7 +421,7 @@ def main() -> int:
 
 
 def outside(sections: list[str], options: list[str], seconds: float) -> int:
-    """Each section in a process of its own, which may fail, hang or lose its GPU; none takes the time of all others."""
+    """Runs each section in a process with a time limit, since it may fail, hang or lose the GPU."""
     end, checked, failed = time.monotonic() + seconds, 'no', []
     for i, name in enumerate(sections):
         left, others = max(end - time.monotonic(), 0), len(sections) - 1 - i

@@ -1,4 +1,4 @@
-"""Whether the Triton kernels are right on this GPU: a row for each promise, its error over what is allowed."""
+"""Checks the Triton kernels on this GPU: one row per promise, with the error divided by its tolerance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vimamba.testing import relative_l2
 from vimamba.testing.compare import PARITY, RMS
 
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
-SCANS = {  # those that are timed, and what they leave out; at batch 128 l is not split, which saves compiling
+SCANS = {  # the timed cases and some others; at batch 128 l is not split, which saves compilation
     'vim_tiny 224': (ScanCase(128, 384, 16, (1, 197)), BRAIN),
     'vim_tiny 224, float32': (ScanCase(128, 384, 16, (1, 197)), SINGLE),
     'vim_tiny 224, float16': (ScanCase(128, 384, 16, (1, 197)), HALF),
@@ -49,9 +49,9 @@ MODELS = ('vim_tiny_patch16_224', 'vmamba_tiny_s1l8')
 def check(
     device: torch.device, tiny: Callable[[ScanCase], ScanCase] | None
 ) -> Iterator[tuple[str, Callable[[], Iterable[dict]]]]:
-    """What is promised, and a function that gives its rows; with ``tiny`` shapes, in a dry run."""
+    """Yields each promise and a function that returns its rows. A dry run uses ``tiny`` shapes."""
     torch.backends.cudnn.allow_tf32 = False  # convolutions of whole models
-    # the interpreter rounds bfloat16 towards zero, by twice as much
+    # the interpreter rounds bfloat16 towards zero, which doubles the error
     bounds = {dtype: bound * (2 if tiny else 1) for dtype, bound in RMS.items()}
     for name, (case, dtype) in SCANS.items():
         yield name, partial(_scan, name, tiny(case) if tiny else case, dtype, device, bounds, 2 if tiny else 100)
@@ -70,7 +70,7 @@ def _scan(
     name: str, case: ScanCase, dtype: torch.dtype, device: torch.device, bounds: dict, repeats: int
 ) -> Iterator[dict]:
     inputs, order = case.inputs(device, dtype)
-    if name in STARTED:  # the others are compiled as they will be timed: without a state to begin with
+    if name in STARTED:  # the others are compiled as they are timed, without an initial state
         start = torch.randn(*inputs['A'].shape, generator=torch.Generator(device).manual_seed(1), device=device)
         inputs['initial_state'] = start.expand(case.batch, *start.shape).contiguous().requires_grad_()
     scan = partial(route_scan, delta_softplus=True, order=order, return_last_state=True)
@@ -95,7 +95,7 @@ def _conv(
 
 
 def _conv_past_int32(device: torch.device, d: int, length: int) -> Iterator[dict]:
-    """The end of a route forth and the start of one back, in tensors of 2^31 + 16384 elements, against 8 tokens."""
+    """The end of a forward and the start of a reversed route, in tensors of 2^31 + 16384 elements, against 8 tokens."""
     from vimamba.kernels.causal_conv1d import portable, triton_conv
 
     rand, walk = torch.Generator(device).manual_seed(0), (None, [1, -1])
@@ -106,9 +106,9 @@ def _conv_past_int32(device: torch.device, d: int, length: int) -> Iterator[dict
     x, grad = randn(1, length, d).to(BRAIN).mT, randn(2, 1, length, d).to(BRAIN).permute(1, 0, 3, 2)
     weight, ends = randn(2, d, 4), []
     for module, span in ((triton_conv, slice(None)), (portable, slice(-16, None))):
-        own, slopes = x[..., span], grad[..., span]
-        out = module.forward(own, weight, None, *walk, True)
-        dx, *_ = module.backward(slopes, own, weight, None, *walk, True)
+        tokens, slopes = x[..., span], grad[..., span]
+        out = module.forward(tokens, weight, None, *walk, True)
+        dx, *_ = module.backward(slopes, tokens, weight, None, *walk, True)
         ends.append(torch.cat((out[0, :, :, -8:].flatten(0, 1), dx[0, :, -8:])))
     size = f'2 routes x {d} x {length}'
     yield _row(f'convolution, {size}', 'value and gradient', BRAIN, relative_l2(*ends) / RMS[BRAIN], 'the tolerance')
@@ -117,7 +117,7 @@ def _conv_past_int32(device: torch.device, d: int, length: int) -> Iterator[dict
 def _ssd(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, bounds: dict) -> Iterator[dict]:
     b, l, h, p, n = shape
     inputs = ssd_inputs(device, dtype, b, l, h, p, n, initial_state=True)
-    bounds = dict.fromkeys(bounds, bounds[dtype])  # its products hold the digits of the tokens, whatever they end in
+    bounds = dict.fromkeys(bounds, bounds[dtype])  # products round to the dtype of the tokens
     yield _compare(f'ssd, {name}', partial(ssd, dt_softplus=True, return_last_state=True), inputs, dtype, bounds)
 
 
@@ -127,7 +127,7 @@ def _row(case: str, what: str, dtype: torch.dtype, error: float, of: str, target
 
 
 def _run(scan: Callable[..., tuple[Tensor, Tensor]], inputs: dict[str, Any], backend: str) -> dict[str, Tensor]:
-    """Value, last state and every gradient."""
+    """Value, last state and all gradients."""
     leaves = {name: t for name, t in inputs.items() if t is not None}
     outputs = scan(**inputs, backend=backend)
     rand = torch.Generator(outputs[0].device).manual_seed(2)
@@ -157,7 +157,7 @@ def _repeat(case: str, scan: Callable, inputs: dict[str, Any], dtype: torch.dtyp
 
 
 def _past_int32(device: torch.device, length: int, tail: int, kept: int) -> Iterator[dict]:
-    """The end of 2 sequences of 16 channels, of 2^31 + 4096 elements, against its last steps alone."""
+    """The end of 2 sequences of 16 channels, of 2^31 + 4096 elements, against a scan of the last steps alone."""
     b, d = 2, 16
     rand = torch.Generator(device).manual_seed(0)
     u = torch.randn(b, length, d, generator=rand, device=device, dtype=BRAIN).transpose(1, 2)
@@ -175,7 +175,7 @@ def _past_int32(device: torch.device, length: int, tail: int, kept: int) -> Iter
 
 
 def _model(name: str, device: torch.device, size: int) -> Iterator[dict]:
-    """A whole model against itself on the portable backend, in float32."""
+    """A model against itself on the portable backend, in float32."""
     torch.manual_seed(0)
     model = timm.create_model(name, img_size=size).to(device).eval()
     images, outputs = torch.randn(2, 3, size, size, device=device), []
@@ -191,7 +191,7 @@ def _model(name: str, device: torch.device, size: int) -> Iterator[dict]:
 def conv_inputs(
     device: torch.device, dtype: torch.dtype, b: int, d: int, order: ScanOrder, seed: int = 0
 ) -> tuple[list[Tensor], tuple[Any, ...]]:
-    """x, weight, bias and a gradient, as they lie in a model; and how the routes go."""
+    """x, weight, bias and a gradient in the memory layout of a model; and the rows and steps of the routes."""
     rand, (k, l) = torch.Generator(device).manual_seed(seed), order.index.shape
     rows, steps = walk_of(order.index)
 
@@ -207,7 +207,7 @@ def ssd_inputs(
     device: torch.device, dtype: torch.dtype, b: int, l: int, h: int, p: int, n: int, seed: int = 0,
     initial_state: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Arguments of `ssd` as a Mamba-2 block makes them."""
+    """Arguments of `ssd` as computed by a Mamba-2 block."""
     rand = torch.Generator(device).manual_seed(seed)
 
     def randn(*shape: int) -> Tensor:

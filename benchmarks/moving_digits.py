@@ -1,4 +1,6 @@
-"""What a model trained on moving digits reads of the order of time, on the test split, into moving_digits.csv.
+"""Measures what models learn of the order of frames in moving digits, and writes moving_digits.csv.
+
+Train the three runs first:
 
 python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/moving_digits
 python tools/train.py configs/video/moving_digits_videomamba.py --work-dir runs/moving_digits_shuffled \
@@ -30,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def scores(folder: Path, time: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the last weights of a run: (clips, 80), and the classes (clips,)."""
+    """Scores (clips, 80) of the last weights of a run on the test split, and the true classes (clips,)."""
     config = check(read_config(folder / 'config.json', [f'data.time={time}']))
     dataset = VideoTask.dataset(config, 'test', training=False)
     task, state = VideoTask.build(config, dataset.classes, with_weights=False), load_checkpoint(folder / 'last.pth')
@@ -42,18 +44,18 @@ def scores(folder: Path, time: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def accuracy(logits: torch.Tensor, targets: torch.Tensor, modulo: int = 80) -> float:
-    """How often the class with the best score is the true one, in percent; modulo 8, its direction."""
+    """Top-1 accuracy in percent; with ``modulo=8``, that of the direction alone."""
     return 100 * (logits.argmax(1) % modulo == targets % modulo).double().mean().item()
 
 
 def sense(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """How often the true class scores above the same digit in the opposite direction, in percent."""
+    """How often the true class scores higher than the same digit in the opposite direction, in percent."""
     other = torch.tensor([opposite(int(target)) for target in targets])
     return 100 * (logits.gather(1, targets[:, None]) > logits.gather(1, other[:, None])).double().mean().item()
 
 
 def centroid() -> float:
-    """Directions told by the shift of the centroid of what moves, in percent; needs no training."""
+    """Accuracy in percent of the direction in which the centroid of the moving pixels shifts, without training."""
     dataset, right = MovingDigits(split='test'), 0
     y, x = np.mgrid[:32, :32]
     for clip, target in (dataset[i] for i in range(len(dataset))):
@@ -69,17 +71,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ('moving_digits', 'moving_digits_shuffled', 'moving_digits_causal'):
         parser.add_argument(
-            name, nargs='?', type=Path, default=ROOT / 'runs' / name, help='a run (default: %(default)s)'
+            name, nargs='?', type=Path, default=ROOT / 'runs' / name, help='folder of a run (default: %(default)s)'
         )
     ordered, shuffled, causal = vars(parser.parse_args()).values()
     for folder in (ordered, shuffled, causal):
         if not (folder / 'summary.txt').exists():
-            raise UsageError(f'{folder}: no run that has ended: --help says how to train it')
+            raise UsageError(f'{folder}: not a finished run: --help gives the command that trains it')
     figures: dict[str, float] = {}
     logits, targets = scores(ordered, 'forward')
     figures['top1'] = accuracy(logits, targets)
     figures['causal_top1'] = accuracy(*scores(causal, 'forward'))
-    logits, targets = scores(ordered, 'backward')  # whose classes are the opposite ones
+    logits, targets = scores(ordered, 'backward')  # reversed clips have the opposite classes
     figures['reversed_direction'] = accuracy(logits, targets, 8)
     figures['shuffled_sense'] = sense(*scores(shuffled, 'shuffled'))
     figures['centroid_direction'] = centroid()

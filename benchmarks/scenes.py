@@ -1,6 +1,6 @@
-"""Takes the figures of `make detection`, `instances`, `segmentation` and `detection-flat` into scenes.csv.
+"""Collects the results of `make detection`, `instances`, `segmentation` and `detection-flat` in scenes.csv.
 
-The rows of those of them that have not been run stay as they are.
+Rows of targets that have not been run are kept.
 """
 
 import argparse
@@ -21,7 +21,7 @@ FIGURES = ('AP', 'AP50', 'mask_AP', 'mask_AP50', 'mIoU', 'aAcc')
 
 
 def spent(folder: Path) -> dict[str, object]:
-    """What the training of a run took, and the size of its model."""
+    """Training time, peak memory and model size of a run."""
     summary = (folder / 'summary.txt').read_text()
     hours, minutes, seconds = map(int, re.findall(r'(\d+):(\d+):(\d+) in this session', summary)[0])
     (memory,) = re.findall(r'peak memory (\d+) MiB', summary)
@@ -34,7 +34,7 @@ def spent(folder: Path) -> dict[str, object]:
 
 
 def row(folder: Path) -> dict[str, object]:
-    """The figures of one run on the test split, with its time and machine."""
+    """Test metrics of one run, with training time and machine."""
     result, config = (json.loads((folder / name).read_text()) for name in ('test.json', 'config.json'))
     return {
         'target': folder.name,
@@ -53,7 +53,7 @@ def row(folder: Path) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('runs', nargs='?', type=Path, default=ROOT / 'runs', help='the folder that `make` trains into')
+    parser.add_argument('runs', nargs='?', type=Path, default=ROOT / 'runs', help='folder of the runs of `make`')
     parser.add_argument('--results', type=Path, default=ROOT / 'benchmarks/scenes.csv', metavar='FILE.csv')
     args = parser.parse_args()
     found = {target: row(args.runs / target) for target in TARGETS if (args.runs / target / 'test.json').exists()}

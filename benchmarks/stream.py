@@ -1,4 +1,4 @@
-"""Peak memory and speed of a causal model on 256 frames as they come, decoding included, into stream.csv."""
+"""Measures peak memory and speed of a causal model on a stream of 256 frames, with decoding; writes stream.csv."""
 
 import argparse
 import csv
@@ -24,7 +24,7 @@ MODEL, FRAMES, SIZE = 'videomamba_tiny_causal_patch16_224', 256, (320, 240)
 
 
 def write_video(path: str) -> None:
-    """A disc that drifts over noise."""
+    """Encodes a disc that drifts over noise."""
     av, rand = video_library(), np.random.default_rng(0)
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
     with av.open(path, 'w') as container:
@@ -38,14 +38,14 @@ def write_video(path: str) -> None:
 
 
 def watch(checkpoint: str, path: str) -> list[tuple[int, float, float]]:
-    """Frames, peak MiB of this process and frames a second, every 16 frames."""
+    """Frames so far, peak memory of this process in MiB and frames per second, every 16 frames."""
     torch.set_num_threads(1)
     rows = stream(load_classifier(MODEL, checkpoint), path)
     return [(row.frames, peak_memory(), row.rate) for row in rows]  # type: ignore[union-attr]
 
 
 def difference(checkpoint: str, path: str) -> float:
-    """Between the scores of frame after frame and those of all frames as one clip, in relative L2."""
+    """Relative L2 between the scores of the stream and those of all frames as one clip."""
     classifier = load_classifier(MODEL, checkpoint)
     clip, state = classifier.transform(read_clip(path, range))[None], None
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def main() -> None:
         torch.nn.init.normal_(model.get_classifier().weight, std=0.1)
         torch.save(model.state_dict(), checkpoint)
         write_video(path)
-        with ProcessPoolExecutor(1, get_context('spawn')) as process:  # whose memory holds nothing of this one
+        with ProcessPoolExecutor(1, get_context('spawn')) as process:  # peak memory excludes that of this process
             measured = process.submit(watch, checkpoint, path).result()
         error = difference(checkpoint, path)
     where = {'date': date.today().isoformat(), 'cpu': cpu_name(), 'torch': torch.__version__, 'commit': commit()}

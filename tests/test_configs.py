@@ -88,7 +88,7 @@ WINDOWS = {  # of MambaVision's third and fourth stage
     **{f'ade20k_upernet_mambavision_{size}_160k': (64, 32) for size in ('tiny', 'base')},
     'ade20k_upernet_mambavision_small_160k': (160, 56),
 }
-FP16 = "# In bf16, where the authors' configuration has fp16."
+FP16 = "# Trains in bf16; the authors' configuration uses fp16."
 TINY = {  # in the place of a family's models: with as many blocks as the recipe counts
     'vmamba': {'name': 'test_vmamba'},
     'local_vmamba': {'name': 'test_local_vmamba'},
@@ -148,7 +148,7 @@ def test_a_recipe_says_what_its_authors_say(path):
     peak = optim.lr * batch / (optim.lr_batch or batch)
     assert plan.min_lr < plan.warmup_lr < peak or plan.name == 'step'
     if path.stem in OWN:
-        assert 'a recipe of this project' in header
+        assert 'Our recipe' in header
         return
     said = [config.model.drop_path_rate, peak, optim.weight_decay, batch]
     if path.stem.startswith('coco_'):
@@ -182,7 +182,7 @@ def test_a_recipe_has_the_maps_and_heads_of_its_authors(path):
             assert 'all at stride 16 and without a neck' in header
         else:
             assert model.options['feature_pyramid'] == blocks
-            assert 'in\n# the backbone (feature_pyramid)' in header
+            assert 'in the backbone (feature_pyramid)' in header
         assert options.get('auxiliary_level', 2) == level
         assert (model.options.get('norm') == 'layer') == (family == 'local_vim')
     if path.stem.startswith('coco') and path.stem not in OWN:
@@ -202,7 +202,7 @@ def test_a_recipe_has_the_maps_and_heads_of_its_authors(path):
 def test_a_header_says_where_the_weights_come_from(path):
     config, header = schema.check(read_config(path)), header_of(path)
     cfg = timm.get_pretrained_cfg(config.model.name)
-    assert config.model.pretrained == bool(cfg.url or cfg.hf_hub_id) == ('The weights are fetched' in header)
+    assert config.model.pretrained == bool(cfg.url or cfg.hf_hub_id) == ('Downloads the weights' in header)
     assert ('not for commercial use' in header) == ('-nc' in (cfg.license or '').lower())
 
 

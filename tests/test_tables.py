@@ -1,4 +1,4 @@
-"""The tables of the README are what the results files say, which only a measurement changes."""
+"""The tables of README, docs and model cards say what the results files say; only a measurement changes those."""
 
 import csv
 import json
@@ -54,7 +54,7 @@ def test_a_table_holds_figures_of_one_kind_and_says_where_each_is_from(monkeypat
     lines = tables.resolutions().splitlines()
     assert lines[2] == '| 224 px | 37 | 30 |  |'
     assert lines[-1] == (
-        'CPU time of one thread, medians, 2026-01-01 and 2026-02-02, a processor, torch 2.10 and 2.11, float32.'
+        'Median CPU time of one thread, float32: a processor, torch 2.10 and 2.11, 2026-01-01 and 2026-02-02.'
     )
 
 

@@ -1,11 +1,12 @@
-# COCO for 12 epochs, "1x", by Swin's configuration of Mask R-CNN (arXiv:2103.14030), which VMamba's and others inherit:
-# 16 images a step, those without objects left out, AdamW 1e-4, a tenth of it after 8 and after 11 epochs, warm-up of
-# 1,000 steps from a thousandth, short side 800 and long side at most 1,333, mirrored half of the time, float32.
-# Different here, in every recipe: the detectors are torchvision's, whose Mask R-CNN has smooth L1 losses of boxes (beta
-# 1/9), 2,000 proposals in training and 2 x 2 samples to a bin of RoIAlign, where mmdetection's has L1, 1,000, and as
-# many samples as a bin has pixels; images of a batch are not chosen to be all upright or all wide; and weight decay
-# leaves out every vector, A_log, D and positions (not the dt_bias of VMamba and EfficientVMamba, which has a row for
-# each route), where Swin's leaves out the norms alone.
+# COCO for 12 epochs, "1x", following Swin's Mask R-CNN configuration (arXiv:2103.14030), which VMamba and others
+# inherit: 16 images per step, images without objects left out, AdamW 1e-4, divided by 10 after 8 and after 11 epochs,
+# warm-up of 1,000 steps from a thousandth, short side 800 and long side at most 1,333, mirrored with probability 0.5,
+# float32.
+# Differences in all recipes: the detectors are those of torchvision. Its Mask R-CNN has smooth L1 box losses (beta
+# 1/9), 2,000 proposals in training and 2 x 2 samples per bin of RoIAlign; mmdetection's has L1, 1,000, and as many
+# samples as a bin has pixels. Batches are not grouped by orientation. Weight decay skips every vector, A_log, D and
+# positions (except the dt_bias of VMamba and EfficientVMamba, which has a row per route); Swin's skips only the
+# norms.
 # data.root: a folder with train2017/, val2017/ and annotations/instances_{train,val}2017.json.
 task = dict(name='detection', min_size=800, max_size=1333)
 data = dict(name='coco', root='data/coco', batch_size=2, workers=4, keep_empty=False)

@@ -1,7 +1,7 @@
-# The recipe with which Vim was trained on ImageNet-1k: DeiT's (arXiv:2012.12877, Table 9), in float32, as in the
-# authors' scripts. Learning rates are for 512 images per step and scaled linearly to the batch, as there.
-# Different here: the learning rate changes each step instead of each epoch, and repeated augmentation
-# (arXiv:1901.09335), which their sampler does by default, is left out.
+# The recipe that trained Vim on ImageNet-1k: DeiT's (arXiv:2012.12877, Table 9), in float32 as in the authors'
+# scripts. Learning rates are for 512 images per step and scale linearly with the batch.
+# Differences: the learning rate changes every step instead of every epoch. Repeated augmentation (arXiv:1901.09335),
+# which their sampler does by default, is left out.
 # data.root: a folder with train/ and val/, each with one folder per class (n01440764, ...).
 data = dict(name='imagenet', root='data/imagenet', batch_size=128, workers=10)
 augment = dict(

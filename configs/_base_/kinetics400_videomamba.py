@@ -1,12 +1,12 @@
-# The recipe with which VideoMamba was trained on Kinetics-400, from weights of images that are inflated to clips.
-# lr is for 128 videos, of which each step takes two clips (repeated augmentation); warmup_lr and min_lr are what the
-# authors' 1e-6 comes to at the batch of 512.
-# Different here: RandAugment follows the crop, and turns frames with the crop's bilinear filter instead of a bicubic
-# one; frames are resized with antialiasing; what is erased is the same noise in all frames of a clip; of 4 views in
-# time, one starts at 1/8 of a part instead of 1/5, the others evenly behind it; A of the scans does not decay; and all
-# layers learn at one rate, whereas in the authors' script that of the patches, the class token and the positions in a
-# frame is 0.75^(layers + 1) of it, by what they call a bug of their layer decay.
-# data.root: train.csv and val.csv, of lines `path,class`; data.videos: the folder that the paths start in.
+# The recipe that trained VideoMamba on Kinetics-400, from image weights inflated to clips. lr is for 128 videos per
+# step. Each step takes two clips of every video (repeated augmentation). warmup_lr and min_lr equal the authors' 1e-6
+# at a batch of 512.
+# Differences: RandAugment follows the crop and rotates frames with the crop's bilinear filter instead of a bicubic
+# one. Frames are resized with antialiasing. Random erasing uses the same noise in all frames of a clip. The first of
+# 4 views in time starts at 1/8 of a segment instead of 1/5, and the others follow evenly. A of the scans has no
+# weight decay. All layers have one learning rate; in the authors' script the patches, the class token and the
+# positions in a frame get 0.75^(layers + 1) of it, by what they call a bug of their layer decay.
+# data.root: train.csv and val.csv with lines `path,class`; data.videos: the folder that the paths are relative to.
 task = dict(name='video')
 data = dict(name='video_list', root='data/kinetics400', sampling='uniform', repeats=2, workers=12)
 augment = dict(

@@ -1,5 +1,5 @@
-# The recipe with which VideoMamba was trained on Something-Something v2: Kinetics-400's, without mirror images, which
-# would turn left into right; of 2 views in time one starts at 1/4 of a part instead of at its begin.
+# The recipe that trained VideoMamba on Something-Something v2: that of Kinetics-400 without mirroring, which would
+# swap left and right. One of the 2 views in time starts at 1/4 of a segment instead of at its beginning.
 # data.root: something-something-v2-{train,validation,labels}.json; data.videos: the folder of the videos in it.
 _base_ = 'kinetics400_videomamba.py'
 data = dict(

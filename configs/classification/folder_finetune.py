@@ -1,6 +1,6 @@
-# Fine-tunes published weights on your own images: PATH/train/<class>/*.jpg and PATH/val/<class>/*.jpg.
+# Fine-tunes published weights on your images: PATH/train/<class>/*.jpg and PATH/val/<class>/*.jpg.
 # python tools/train.py configs/classification/folder_finetune.py --cfg-options data.root=PATH
-# Without a network, or from an official file: --cfg-options data.root=PATH model.pretrained=False model.checkpoint=FILE
+# Offline, or from an official file: --cfg-options data.root=PATH model.pretrained=False model.checkpoint=FILE
 model = dict(name='vim_tiny_patch16_224', pretrained=True, drop_path_rate=0.1)
 data = dict(name='folder', root='data/images', batch_size=32)
 augment = dict(style='imagenet', scale=(0.35, 1.0), color_jitter=0.3, smoothing=0.1)

@@ -1,8 +1,8 @@
-# Mask R-CNN with local_vmamba_tiny on COCO, 1x, by LocalMamba's configuration.
+# Mask R-CNN with local_vmamba_tiny on COCO, 1x, following LocalMamba's configuration.
 # torchrun --nproc-per-node 8 tools/train.py configs/detection/coco_mask_rcnn_local_vmamba_tiny_1x.py
-# Its authors publish no weights: train the classifier, and give its file as model.checkpoint.
-# In bf16, where the authors' configuration has fp16.
-# The drop path rate is Swin-T's, which their configuration inherits and does not change.
+# The authors publish no weights: train the classifier and set model.checkpoint to its file.
+# Trains in bf16; the authors' configuration uses fp16.
+# The drop path rate is Swin-T's, which their configuration inherits.
 _base_ = '../_base_/coco_1x.py'
 model = dict(name='local_vmamba_tiny', checkpoint='local_vmamba_tiny.pth', drop_path_rate=0.2, feature_norm=True)
 task = dict(head='mask_rcnn')

@@ -1,6 +1,6 @@
-# Mask R-CNN with vmamba_small_s2l15 on COCO, 1x, by VMamba's configuration.
+# Mask R-CNN with vmamba_small_s2l15 on COCO, 1x, following VMamba's configuration.
 # torchrun --nproc-per-node 8 tools/train.py configs/detection/coco_mask_rcnn_vmamba_small_s2l15_1x.py
-# The weights are fetched; from an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
+# Downloads the weights. To use an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
 _base_ = '../_base_/coco_1x.py'
 model = dict(name='vmamba_small_s2l15', pretrained=True, drop_path_rate=0.3, feature_norm=True)
 task = dict(head='mask_rcnn')

@@ -1,4 +1,5 @@
-# Faster R-CNN on digit scenes with a flat Vim: its maps have stride 8; a simple feature pyramid makes four of the last.
+# Faster R-CNN on digit scenes with an isotropic Vim. A simple feature pyramid makes four levels of
+# its last map, of stride 8.
 # python tools/train.py configs/detection/digit_scenes_faster_rcnn_vim.py
 _base_ = 'digit_scenes_faster_rcnn_vmamba.py'
 model = dict(

@@ -1,4 +1,4 @@
-# Faster R-CNN on digit scenes: 3 to 8 real handwritten digits on a canvas; nothing is downloaded.
+# Faster R-CNN on digit scenes: 3 to 8 real handwritten digits on a canvas. No download.
 # python tools/train.py configs/detection/digit_scenes_faster_rcnn_vmamba.py
 _base_ = '../_base_/digit_scenes.py'
 task = dict(

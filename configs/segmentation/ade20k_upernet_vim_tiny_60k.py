@@ -1,11 +1,11 @@
-# UPerNet with vim_tiny_patch16_224 on ADE20K for 60,000 steps of 32 images (95 epochs), by Vim's configuration and
-# script: AdamW 2e-4 with weight decay 0.1, what blocks 5, 11, 17 and 23 add to the stream, brought to four strides in
-# the backbone (feature_pyramid), windows of 512 every 341 pixels.
+# UPerNet with vim_tiny_patch16_224 on ADE20K for 60,000 steps of 32 images (95 epochs), following Vim's
+# configuration and script: AdamW 2e-4 with weight decay 0.1; the outputs of blocks 5, 11, 17 and 23 before the residual
+# sum, resampled to four strides in the backbone (feature_pyramid); windows of 512 every 341 pixels.
 # torchrun --nproc-per-node 8 tools/train.py configs/segmentation/ade20k_upernet_vim_tiny_60k.py
-# The weights are fetched; from an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
-# Different: the authors leave the class token out; here it stays, as it was trained, and the maps do not have it. Their
-# layer decay of 0.92 looks for blocks under another name and so reaches the patches and positions alone; here there is
-# none. They have four processes of 8 images.
+# Downloads the weights. To use an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
+# Differences: the authors remove the class token; here it is kept, as it was trained, and left out of the maps. Their
+# layer decay of 0.92 looks for blocks under another name, so it affects only the patches and positions; here there is
+# none. They use four processes of 8 images.
 _base_ = '../_base_/ade20k_160k.py'
 model = dict(
     name='vim_tiny_patch16_224', pretrained=True, img_size=512, drop_path_rate=0.1, feature_pyramid=(5, 11, 17, 23)

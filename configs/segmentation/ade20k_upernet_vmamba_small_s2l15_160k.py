@@ -1,5 +1,5 @@
-# UPerNet with vmamba_small_s2l15 on ADE20K, by VMamba's configuration.
+# UPerNet with vmamba_small_s2l15 on ADE20K, following VMamba's configuration.
 # torchrun --nproc-per-node 8 tools/train.py configs/segmentation/ade20k_upernet_vmamba_small_s2l15_160k.py
-# The weights are fetched; from an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
+# Downloads the weights. To use an official file: --cfg-options model.pretrained=False model.checkpoint=FILE
 _base_ = '../_base_/ade20k_160k.py'
 model = dict(name='vmamba_small_s2l15', pretrained=True, drop_path_rate=0.3, feature_norm=True)

@@ -1,4 +1,4 @@
-# UPerNet on digit scenes: the background and ten digits; nothing is downloaded.
+# UPerNet on digit scenes: ten digits and the background. No download.
 # python tools/train.py configs/segmentation/digit_scenes_upernet_vmamba.py
 _base_ = '../_base_/digit_scenes.py'
 task = dict(name='segmentation', head='upernet', channels=64, dice=1.0)

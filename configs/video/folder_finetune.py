@@ -1,9 +1,9 @@
-# Fine-tunes weights of Kinetics-400 on your own videos: PATH/train/<class>/*.mp4 and PATH/val/<class>/*.mp4.
+# Fine-tunes Kinetics-400 weights on your videos: PATH/train/<class>/*.mp4 and PATH/val/<class>/*.mp4.
 # python tools/train.py configs/video/folder_finetune.py --cfg-options data.root=PATH
-# Without a network, or from an official file: --cfg-options data.root=PATH model.pretrained=False model.checkpoint=FILE
-# Where left and right, or forth and back along a line, are different classes: --cfg-options augment.hflip=0.0
-# Motion of a second or two in long videos: --cfg-options data.sampling=dense data.frame_interval=4 data.num_clips=4
-# Where memory is short: --cfg-options data.batch_size=2 run.accumulate=4 run.grad_checkpointing=True
+# Offline, or from an official file: --cfg-options data.root=PATH model.pretrained=False model.checkpoint=FILE
+# If classes differ by left and right or by direction: --cfg-options augment.hflip=0.0
+# For motion of a second or two in long videos: --cfg-options data.sampling=dense data.frame_interval=4 data.num_clips=4
+# If memory is short: --cfg-options data.batch_size=2 run.accumulate=4 run.grad_checkpointing=True
 task = dict(name='video')
 model = dict(name='videomamba_tiny_patch16_224_f8', pretrained=True, drop_path_rate=0.1)
 data = dict(name='video_folder', root='data/videos', batch_size=8, repeats=2, sampling='uniform', workers=4)

@@ -1,9 +1,9 @@
 # videomamba_middle_patch16_224_f16 on Kinetics-400: 50 epochs, 256 videos per step.
 # torchrun --nnodes 2 --nproc-per-node 8 tools/train.py configs/video/kinetics400_videomamba_middle_f16.py
 # python tools/test.py runs/NAME/config.json runs/NAME/best.pth --cfg-options data.num_clips=4 data.num_crops=3
-# The authors' script is for 16 GPUs; they publish no time. The weights of images are fetched; from a file:
+# The authors' script uses 16 GPUs; they publish no time. Downloads the image weights. To use a file:
 # --cfg-options model.pretrained=False model.checkpoint=FILE
-# Expected top-1 of 4 clips x 3 crops: 81.9, published by the authors (OpenGVLab/VideoMamba, MODEL_ZOO); not
+# Expected top-1 of 4 clips x 3 crops: 81.9, published by the authors (OpenGVLab/VideoMamba, MODEL_ZOO). Not
 # measured here.
 _base_ = '../_base_/kinetics400_videomamba.py'
 model = dict(name='videomamba_middle_patch16_224_f16.opengvlab_in1k', pretrained=True, drop_path_rate=0.8)

@@ -1,9 +1,9 @@
 # videomamba_small_patch16_224_f8 on Kinetics-400: 50 epochs, 512 videos per step.
 # torchrun --nproc-per-node 8 tools/train.py configs/video/kinetics400_videomamba_small_f8.py
 # python tools/test.py runs/NAME/config.json runs/NAME/best.pth --cfg-options data.num_clips=4 data.num_crops=3
-# The authors' script is for 8 GPUs; they publish no time. The weights of images are fetched; from a file:
+# The authors' script uses 8 GPUs; they publish no time. Downloads the image weights. To use a file:
 # --cfg-options model.pretrained=False model.checkpoint=FILE
-# Expected top-1 of 4 clips x 3 crops: 79.3, published by the authors (OpenGVLab/VideoMamba, MODEL_ZOO); not
+# Expected top-1 of 4 clips x 3 crops: 79.3, published by the authors (OpenGVLab/VideoMamba, MODEL_ZOO). Not
 # measured here.
 _base_ = '../_base_/kinetics400_videomamba.py'
 model = dict(name='videomamba_small_patch16_224_f8.opengvlab_in1k', pretrained=True, drop_path_rate=0.35)

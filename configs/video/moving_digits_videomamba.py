@@ -1,5 +1,6 @@
-# Moving digits: one real handwritten digit moves in one of 8 directions among distractors; nothing is downloaded.
-# python tools/train.py configs/video/moving_digits_videomamba.py    ten minutes on two CPU cores
+# Moving digits: one real handwritten digit moves in one of 8 directions among distractors. No download.
+# python tools/train.py configs/video/moving_digits_videomamba.py
+# Ten minutes on two CPU cores. Expected top-1: see the table in docs/video.md.
 task = dict(name='video')
 model = dict(
     name='videomamba_tiny_patch16_224_f8', img_size=32, patch_size=8, stride=4, tubelet_size=4, embed_dim=96, depth=6

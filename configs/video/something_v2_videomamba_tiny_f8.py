@@ -1,10 +1,10 @@
 # videomamba_tiny_patch16_224_f8 on Something-Something v2: 35 epochs, 512 videos per step.
 # torchrun --nproc-per-node 8 tools/train.py configs/video/something_v2_videomamba_tiny_f8.py
 # python tools/test.py runs/NAME/config.json runs/NAME/best.pth --cfg-options data.num_clips=2 data.num_crops=3
-# The authors' script is for 8 GPUs; they publish no time. The weights of images are fetched; from a file:
+# The authors' script uses 8 GPUs; they publish no time. Downloads the image weights. To use a file:
 # --cfg-options model.pretrained=False model.checkpoint=FILE
-# Expected top-1 of 2 clips x 3 crops: 65.1, published by the authors (OpenGVLab/VideoMamba, MODEL_ZOO, whose table
-# says 4 clips, their script 2); not measured here.
+# Expected top-1 of 2 clips x 3 crops: 65.1, published by the authors (OpenGVLab/VideoMamba, MODEL_ZOO, where the
+# table says 4 clips and the script 2). Not measured here.
 _base_ = '../_base_/something_v2_videomamba.py'
 model = dict(name='videomamba_tiny_patch16_224_f8.opengvlab_in1k', pretrained=True, drop_path_rate=0.1)
 data = dict(batch_size=64, eval_batch_size=8)
