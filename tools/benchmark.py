@@ -21,8 +21,9 @@ if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
 elif __name__ == '__mp_main__':  # a process of `clips`, which ends without a word
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from vimamba.cli import find_device, keep_memory
+from vimamba.cli import find_device
 from vimamba.errors import UsageError, bad_argument, check_integers, run, unknown_name
+from vimamba.memory import keep_memory
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 OPTIONS = {'scan': (), 'models': ('sizes', 'batch', 'training'), 'clips': ('sizes', 'frames', 'training')}

@@ -16,8 +16,9 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse
 if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
-from vimamba.cli import add_import, find_device, import_code, interruptible, keep_memory
+from vimamba.cli import add_import, find_device, import_code, interruptible
 from vimamba.errors import UsageError, check_integers, run
+from vimamba.memory import keep_memory
 from vimamba.outputs import check_output, write_json
 
 
@@ -74,7 +75,7 @@ def label_files(args: argparse.Namespace, device: Any) -> list[Any]:
 
 def stream_file(args: argparse.Namespace, device: Any) -> list[Any]:
     from vimamba.data import BrokenImage
-    from vimamba.profile.memory import peak_memory
+    from vimamba.memory import peak_memory
     from vimamba.tasks.predict.classify import load_classifier
     from vimamba.tasks.predict.stream import HEADER, stream
 

@@ -12,8 +12,9 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse
 if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
-from vimamba.cli import add_import, import_code, keep_memory
+from vimamba.cli import add_import, import_code
 from vimamba.errors import UsageError, run
+from vimamba.memory import keep_memory
 
 
 def main() -> int:
@@ -30,12 +31,9 @@ def main() -> int:
         raise UsageError('evaluation needs mmengine, which is not installed: pip install vimamba[train]')
     import_code(args.imports)
     from vimamba.engine.evaluation import evaluate_checkpoint
-    from vimamba.tasks import TASKS
-    from vimamba.visualize import plots
-    from vimamba.visualize.samples import picture
 
-    keywords = {'split': args.split, 'json_file': args.json, 'out_dir': args.out_dir, 'plots': plots, 'draw': picture}
-    return evaluate_checkpoint(args.config, args.checkpoint, TASKS, options=args.cfg_options, **keywords)
+    keywords = {'split': args.split, 'json_file': args.json, 'out_dir': args.out_dir}
+    return evaluate_checkpoint(args.config, args.checkpoint, options=args.cfg_options, **keywords)
 
 
 if __name__ == '__main__':

@@ -15,8 +15,9 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse
 if __name__ == '__main__' and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # while torch is imported
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b'interrupted\n') and 130))
 
-from vimamba.cli import add_import, import_code, keep_memory
+from vimamba.cli import add_import, import_code
 from vimamba.errors import UsageError, run
+from vimamba.memory import keep_memory
 
 
 def main() -> int:
@@ -32,13 +33,9 @@ def main() -> int:
     add_import(parser)
     args = parser.parse_args()
     if args.help_config:
-        from vimamba.config.schema import describe
-        from vimamba.tasks import TASKS, DenseTask
+        from vimamba.tasks import describe
 
         print(describe())
-        for name, task in TASKS.items():
-            if issubclass(task, DenseTask):
-                print(f'options of task {name}:\n{task.describe()}')
         return 0
     if not args.config:
         parser.error('a configuration file is needed')
@@ -46,12 +43,9 @@ def main() -> int:
         raise UsageError('training needs mmengine, which is not installed: pip install vimamba[train]')
     import_code(args.imports)
     from vimamba.engine.train import train
-    from vimamba.tasks import TASKS
-    from vimamba.visualize.plots import plot_curves
-    from vimamba.visualize.samples import picture
 
     keywords = {'work_dir': args.work_dir, 'resume': args.resume, 'overwrite': args.overwrite}
-    return train(args.config, TASKS, options=args.cfg_options, plot=plot_curves, draw=picture, **keywords)
+    return train(args.config, options=args.cfg_options, **keywords)
 
 
 if __name__ == '__main__':

@@ -58,6 +58,12 @@ class Table(dict):
         self[key] = value
         self.where[key] = where
 
+    def find(self, path: str) -> str:
+        """``file:line`` of a dotted key, or of the last part of it that was written; '' if none was."""
+        name, _, rest = path.partition('.')
+        inside = self[name].find(rest) if isinstance(self.get(name), Table) else ''
+        return inside or self.where.get(name, '')
+
 
 def read_config(path: str | Path, options: Iterable[str] = ()) -> Table:
     """Reads a configuration file with what it inherits, then applies ``a.b=value`` options.

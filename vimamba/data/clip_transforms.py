@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from vimamba.data.loader import seeded
 from vimamba.data.transforms import AUGMENT, create_transform
-from vimamba.errors import bad_argument
+from vimamba.errors import bad_argument, one_of
 
 __all__ = ['AUGMENT_CLIP', 'ClipTransform']
 
@@ -46,9 +46,8 @@ class ClipTransform:
         crops: int = 1,
         style: dict[str, Any] | None = None,
     ):
-        if crops not in (1, 3):
-            raise bad_argument('num_crops', '1 or 3', crops)
-        if interpolation not in ('bilinear', 'bicubic'):  # of tensors
+        one_of(1, 3)(crops, 'num_crops')
+        if interpolation not in ('bilinear', 'bicubic'):  # those of tensors
             raise bad_argument('interpolation', "'bilinear' or 'bicubic'", repr(interpolation))
         self.size, self.mean, self.std = tuple(input_size), list(mean), list(std)
         self.training, self.crops = training, 1 if training else crops

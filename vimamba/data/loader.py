@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, _utils, default_colla
 
 from vimamba.data.image import BrokenImage
 from vimamba.data.image_datasets import ImageDataset
-from vimamba.errors import UsageError, bad_argument
+from vimamba.errors import UsageError, bad_argument, check_integers, check_numbers, first_line, number
 
 __all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'end_workers', 'lost_worker', 'seeded']
 
@@ -144,16 +144,11 @@ def create_loader(
     drop_last = training if drop_last is None else drop_last
     if drop_last and not training:
         raise bad_argument('drop_last', 'False in evaluation', True, 'every sample counts')
-    if batch_size < 1:
-        raise bad_argument('batch_size', 'a positive integer', batch_size)
-    if seed < 0:
-        raise bad_argument('seed', 'a non-negative integer', seed)
-    if not 0 <= max_broken < 1:
-        raise bad_argument('max_broken', 'a fraction in [0, 1)', max_broken)
-    if workers < 0:
-        raise bad_argument('workers', '0 or more', workers)
-    if workers and timeout <= 0:
-        raise bad_argument('timeout', 'a positive number of seconds', timeout)
+    check_integers(1, batch_size=batch_size)
+    check_integers(0, seed=seed, workers=workers)
+    check_numbers(0, 1, max_broken=max_broken)
+    if workers:
+        number(above=0)(timeout, 'timeout')
     sampler = EpochSampler(
         len(dataset), training=training, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last
     )
@@ -287,7 +282,7 @@ def lost_worker(error: Exception) -> UsageError | None:
     >>> lost_worker(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'))  # doctest: +ELLIPSIS
     UsageError('DataLoader worker (pid 7) is killed by signal: Killed; memory or shared memory (/dev/shm) ...
     """
-    message = (str(error).splitlines() or [''])[0].strip('. ')
+    message = first_line(error).strip('. ')
     if isinstance(error, (ConnectionError, EOFError)) and not message.startswith('Caught '):  # in a worker's own code
         message = 'DataLoader worker is gone'
     if not message.startswith('DataLoader '):

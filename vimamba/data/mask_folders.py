@@ -66,6 +66,7 @@ class MaskFolder(Dataset):
     """
 
     splits: tuple[str, ...] = ('train', 'val')
+    one_size = False  # all images have the same size
 
     def __init__(
         self,
@@ -174,6 +175,7 @@ class Cityscapes(MaskFolder):
     """
 
     splits = ('train', 'val', 'test')
+    one_size = True
 
     def _layout(self, root: Path, split: str) -> Layout:
         masks = Path(root, 'gtFine', split)

@@ -105,6 +105,7 @@ class MovingDigits(Clips):
     """
 
     splits = ('train', 'val', 'test')
+    mirrors = False
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class DigitScenes(torch.utils.data.Dataset):
     """
 
     splits = ('train', 'val', 'test')
+    one_size = True  # all images have the same size
     background: tuple[str, ...] = ()  # classes before the digits
 
     def __init__(

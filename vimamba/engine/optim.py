@@ -15,7 +15,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from vimamba.config.schema import Config
+from vimamba.config import Config
 from vimamba.errors import UsageError
 
 __all__ = ['NonFinite', 'Update', 'autocast', 'create_optimizer', 'create_schedule']
@@ -51,8 +51,8 @@ def create_optimizer(model: nn.Module, config: Config, total_batch: int) -> torc
     own = {key: value for key in ('betas', 'eps') if (value := getattr(optim, key)) is not None}
     has = timm.optim.get_optimizer_info(optim.name)
     for key in own:
-        if not getattr(has, f'has_{key}'):  # timm would leave it out without a word
-            raise UsageError(f'{config.at(f"optim.{key}")}optim.{key}: {optim.name!r} has none: leave it out')
+        if not getattr(has, f'has_{key}'):  # timm ignores it silently
+            raise UsageError(f'{optim.name!r} has none: leave it out', key=f'optim.{key}')
     try:
         return timm.optim.create_optimizer_v2(
             model,
@@ -64,7 +64,7 @@ def create_optimizer(model: nn.Module, config: Config, total_batch: int) -> torc
             **own,
         )
     except (TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f'{config.at("optim")}optim: {optim.name!r} cannot be made: {error}') from error
+        raise UsageError(f'{optim.name!r} cannot be made: {error}', key='optim') from error
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int) -> Scheduler:

@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, save_checkpoint, written_by
-from vimamba.config.schema import Config
+from vimamba.config import Config
 from vimamba.errors import UsageError
 from vimamba.outputs import write_text
 

@@ -94,5 +94,5 @@ def schedule(scan: Schedule, depth: int) -> list[Scan]:
 
 def _known(name: str) -> str:
     if name.removesuffix('_reversed') not in ORDERS:
-        raise unknown_name('scan order', name, [*ORDERS, *SCHEDULES])
+        raise unknown_name('scan order', name, [*ORDERS, *SCHEDULES], key='scan')
     return name

@@ -22,14 +22,12 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import LevelMapper
 
-from vimamba.data.dense_transforms import DenseTransform
-from vimamba.errors import bad_argument
+from vimamba.config import Config
+from vimamba.errors import Rule, bad_argument, integer, number, one_of, one_or_several, or_none, several
 
-from .build import Settings
 from .coco_metric import CocoMetric
 from .dense import DenseTask
 from .feature_pyramid import DenseModel, Features, create_features
-from .options import Rule, integer, number, one_of, one_or_several, or_none, several
 
 __all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']
 
@@ -355,7 +353,8 @@ class Detector(DenseModel):
 class DetectionTask(DenseTask):
     """Boxes, and with Mask R-CNN masks, of the objects in an image."""
 
-    best = 'AP'  # the metric that decides which checkpoint is the best; higher is better
+    name = 'detection'
+    best = 'AP'
     heads = DETECTORS
     rules: ClassVar[dict[str, Rule]] = {
         'min_size': one_or_several(integer(1)),
@@ -363,8 +362,8 @@ class DetectionTask(DenseTask):
         'norm': one_of('batch', 'frozen', 'sync'),
         'out_indices': or_none(several(integer(0))),
         'channels': integer(1),
-        'anchor_scale': number(0, open_=True),
-        'anchor_ratios': several(number(0, open_=True)),
+        'anchor_scale': number(above=0),
+        'anchor_ratios': several(number(above=0)),
         'hidden': integer(1),
         'proposals': integer(1),
         'samples': integer(4),  # of which a quarter may be objects
@@ -381,7 +380,7 @@ class DetectionTask(DenseTask):
     @classmethod
     def build_model(
         cls,
-        config: Settings,
+        config: Config,
         num_classes: int,
         with_weights: bool = True,
         *,
@@ -413,20 +412,20 @@ class DetectionTask(DenseTask):
         return Detector(DETECTORS[head](features, num_classes, channels=channels, **options), resize)
 
     @staticmethod
-    def data_options(options: dict[str, Any]) -> dict[str, Any]:
+    def targets(options: dict[str, Any]) -> dict[str, Any]:
         return {} if options.get('mask_channels') is None else {'masks': True}
 
-    @classmethod
-    def check_together(cls, config: Settings, options: Any, transform: DenseTransform, model: Any) -> None:
+    def check_together(self, config: Config, transform: Any) -> None:
+        options = self.options(config)
         sides, most = options['min_size'], options['max_size']
         shortest = max([sides] if isinstance(sides, int) else sides)
-        where = f'{config.at("task.max_size")}task.max_size'
         if most < shortest:
-            raise bad_argument(where, f'at least task.min_size, {shortest}', most)
-        fixed = model.network.backbone.features.fixed_size
+            raise bad_argument('task.max_size', f'at least task.min_size, {shortest}', most)
+        fixed = self.model.network.backbone.features.fixed_size
         if fixed and (most > max(fixed) or shortest > min(fixed)):
             only, given = f'at most {max(fixed)}, and task.min_size {min(fixed)}', f'{most} and {shortest}'
-            raise bad_argument(where, only, given, f'{config.model.name!r} takes {fixed} alone: set model.img_size')
+            hint = f'{config.model.name!r} takes {fixed} alone: set model.img_size'
+            raise bad_argument('task.max_size', only, given, hint)
 
     def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
         """Losses in mode 'loss', detections in mode 'predict'; see `Detector`."""
