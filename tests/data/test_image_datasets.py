@@ -179,7 +179,7 @@ def test_imagenet_wants_its_thousand_folders_and_names_them_in_words(tmp_path):
         ({'name': 'digits', 'split': 'train', 'flod': 1}, "'flod': did you mean 'fold'"),
         ({'name': 'imagenet', 'split': 'train', 'root': '.', 'fractoin': 1}, "did you mean 'fraction'"),
         ({'name': 'digits', 'split': 'train', 'root': '/data'}, 'root: expected None for digits'),
-        ({'name': 'folder', 'split': 'train'}, 'root: expected the folder that holds train/ and val/'),
+        ({'name': 'folder', 'split': 'train'}, 'root: expected the folder of the data set'),
         ({'name': 'digits', 'split': 'train', 'fold': 5}, 'fold: expected 0 to 4'),
         ({'name': 'digits', 'split': 'train', 'folds': 1}, 'folds: expected 2 to 10'),
         ({'name': 'digits', 'split': 'train', 'fraction': 0}, 'fraction: expected'),

@@ -62,10 +62,9 @@ def test_left_and_right_stay_where_classes_tell_them_apart(options, mirrored):
     ],
 )
 def test_what_cannot_be_is_refused_before_any_data_is_read(option, message):
-    with pytest.raises(UsageError, match=message) as caught:
-        config = configured(option)
-        with config.located():
-            VideoTask.check(config)
+    config = configured(option)
+    with pytest.raises(UsageError, match=message) as caught, config.located():
+        VideoTask.check(config)
     assert '\n' not in str(caught.value)
 
 
@@ -77,8 +76,7 @@ def test_what_cannot_be_is_refused_before_any_data_is_read(option, message):
     ],
 )
 def test_what_the_data_set_refuses_is_told_with_its_key_and_place(options, message):
-    with pytest.raises(UsageError) as caught:
-        config = configured(*options)
-        with config.located():
-            VideoTask.dataset(config, 'val', training=False)
+    config = configured(*options)
+    with pytest.raises(UsageError) as caught, config.located():
+        VideoTask.dataset(config, 'val', training=False)
     assert str(caught.value) == f'--cfg-options {message}'

@@ -38,8 +38,8 @@ __all__ = ['Config', 'check', 'describe', 'load_config']
 
 
 def key(default: Any, doc: str, rule: Rule) -> Any:
-    """A dataclass field with its meaning and the rule of its values."""
-    return field(default=default, metadata={'doc': doc, 'rule': rule})
+    """A dataclass field with its meaning and the rule of its values, besides a default of None."""
+    return field(default=default, metadata={'doc': doc, 'rule': or_none(rule) if default is None else rule})
 
 
 def options() -> Any:
@@ -64,15 +64,13 @@ class Model:
     )
     pretrained: bool = key(False, 'start from the published weights', flag())
     checkpoint: str | None = key(
-        None, 'start from the weights in this file; a head for other classes is left out', or_none(text())
+        None, 'start from the weights in this file; a head for other classes is left out', text()
     )
     img_size: int | tuple[int, int] | None = key(
-        None, "side or (height, width) in pixels; None: the model's own", or_none(one_or_several(integer(1), 2))
+        None, "side or (height, width) in pixels; None: the model's own", one_or_several(integer(1), 2)
     )
     in_chans: int = key(3, 'image channels: 1 grey, 3 RGB, 4 RGBA', one_of(1, 3, 4))
-    drop_path_rate: float | None = key(
-        None, 'stochastic depth of the last block, 0..1; None: not passed', or_none(number(0, 1))
-    )
+    drop_path_rate: float | None = key(None, 'stochastic depth of the last block, 0..1; None: not passed', number(0, 1))
     options: dict[str, Any] = options()
 
 
@@ -81,19 +79,19 @@ class Data:
     """The images; any further key is an option of the data set."""
 
     name: str = key(dataclasses.MISSING, 'the data set, one of its task', text())
-    root: str | None = key(None, 'the folder that holds train/ and val/; digits need none', or_none(text()))
+    root: str | None = key(None, 'the folder that holds train/ and val/; digits need none', text())
     batch_size: int = key(64, 'images per step and process', integer(1))
-    eval_batch_size: int | None = key(None, 'images per evaluation step; None: batch_size', or_none(integer(1)))
+    eval_batch_size: int | None = key(None, 'images per evaluation step; None: batch_size', integer(1))
     workers: int = key(2, 'loading processes; the batches do not depend on it', integer(0))
     timeout: float = key(120.0, 'seconds to wait for a loading process', number(above=0))
     max_broken: float = key(0.001, 'share of unreadable training images at which training stops', number(0, below=1))
     mean: tuple[float, ...] | None = key(
-        None, "per channel, for pixels in 0..1; None: the model's own", or_none(several(number()))
+        None, "per channel, for pixels in 0..1; None: the model's own", several(number())
     )
-    std: tuple[float, ...] | None = key(None, "per channel; None: the model's own", or_none(several(number(above=0))))
-    interpolation: str | None = key(None, "resizing filter; None: the model's own", or_none(text()))
+    std: tuple[float, ...] | None = key(None, "per channel; None: the model's own", several(number(above=0)))
+    interpolation: str | None = key(None, "resizing filter; None: the model's own", text())
     crop_pct: float | None = key(
-        None, "share of a side that evaluation keeps; None: the model's own", or_none(number(above=0, high=1))
+        None, "share of a side that evaluation keeps; None: the model's own", number(above=0, high=1)
     )
     options: dict[str, Any] = options()
 
@@ -102,7 +100,7 @@ class Data:
 class Augment:
     """Augmentation of training images and targets; any further key is an option of the style."""
 
-    style: str | None = key(None, 'geometry of the augmentation; None: none', or_none(text()))
+    style: str | None = key(None, 'geometry of the augmentation; None: none', text())
     mixup: float = key(0.0, 'alpha of mixup (arXiv:1710.09412); 0: off', number(0))
     cutmix: float = key(0.0, 'alpha of cutmix (arXiv:1905.04899); 0: off', number(0))
     mix_prob: float = key(1.0, 'probability that a batch is mixed', number(0, 1))
@@ -120,14 +118,14 @@ class Optim:
     )
     lr: float = key(1e-3, 'peak learning rate', number(0))
     lr_batch: int | None = key(
-        None, 'if set, lr is meant for this total batch and scaled linearly to yours', or_none(integer(1))
+        None, 'if set, lr is meant for this total batch and scaled linearly to yours', integer(1)
     )
     weight_decay: float = key(0.05, 'on matrices; not on norms, biases and what the model exempts', number(0))
     momentum: float = key(0.9, 'of optimizers that have one', number(0, 1))
-    betas: tuple[float, ...] | None = key(None, "None: the optimizer's own", or_none(several(number(0, 1))))
-    eps: float | None = key(None, "None: the optimizer's own", or_none(number(above=0)))
-    layer_decay: float | None = key(None, 'factor on lr per layer away from the head', or_none(number(above=0, high=1)))
-    clip_grad: float | None = key(None, 'largest norm of the gradient', or_none(number(above=0)))
+    betas: tuple[float, ...] | None = key(None, "None: the optimizer's own", several(number(0, 1)))
+    eps: float | None = key(None, "None: the optimizer's own", number(above=0))
+    layer_decay: float | None = key(None, 'factor on lr per layer away from the head', number(above=0, high=1))
+    clip_grad: float | None = key(None, 'largest norm of the gradient', number(above=0))
     accumulate: int = key(1, 'steps whose gradients are averaged into one update', integer(1))
 
 
@@ -141,7 +139,7 @@ class Schedule:
     warmup_lr: float = key(1e-6, 'where it starts', number(0))
     min_lr: float = key(1e-5, 'where it ends', number(0))
     milestones: tuple[float, ...] | None = key(
-        None, 'step: the epochs after which the rate is divided by ten', or_none(several(number(above=0)))
+        None, 'step: the epochs after which the rate is divided by ten', several(number(above=0))
     )
 
 
@@ -150,11 +148,11 @@ class Run:
     """How the training runs."""
 
     work_dir: str | None = key(
-        None, 'folder for checkpoints, logs and plots; None: runs/<name of the configuration>', or_none(text())
+        None, 'folder for checkpoints, logs and plots; None: runs/<name of the configuration>', text()
     )
     seed: int = key(0, 'of weights, order and augmentation', integer(0))
     device: str = key('auto', 'auto: a GPU if there is one', one_of('auto', 'cpu', 'cuda', 'mps'))
-    amp: str | None = key(None, 'mixed precision', or_none(one_of('bf16', 'fp16')))
+    amp: str | None = key(None, 'mixed precision', one_of('bf16', 'fp16'))
     ema: float = key(
         0.0, 'decay of the averaged weights that are evaluated and saved beside; 0: off', number(0, below=1)
     )

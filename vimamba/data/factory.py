@@ -14,7 +14,7 @@ from vimamba.data.moving_digits import MovingDigits
 from vimamba.data.scenes import DigitScenes, SemanticDigitScenes
 from vimamba.data.video_datasets import SomethingSomething, VideoFolder, VideoList, VideoSplits
 from vimamba.data.voc import VocDataset
-from vimamba.errors import unknown_name
+from vimamba.errors import bad_argument, unknown_name
 
 __all__ = ['DATASETS', 'create_dataset']
 
@@ -85,7 +85,10 @@ def create_dataset(
     kind = DATASETS[task][name]
     if split not in kind.splits:
         raise unknown_name(f'split of {name}', split, kind.splits)
-    valid = options_of(kind).keys() - {'root', 'split', 'transform', 'seed'}
+    arguments = options_of(kind)
+    if root is None and arguments['root'] is not None:
+        raise bad_argument('root', 'the folder of the data set', root)
+    valid = arguments.keys() - {'root', 'split', 'transform', 'seed'}
     for option in options:
         if option not in valid:
             raise unknown_name(f'option of data set {name}', option, valid, key=option)

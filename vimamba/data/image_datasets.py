@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,21 +20,9 @@ from torchvision.transforms.v2 import functional as F
 from vimamba.data.image import files_below, read_image, subfolders
 from vimamba.errors import UsageError, bad_argument
 
-__all__ = ['Digits', 'Folder', 'ImageDataset', 'ImageNet', 'digits_split']
+__all__ = ['Digits', 'Folder', 'ImageNet', 'digits_split']
 
 Transform = Callable[[Image.Image], torch.Tensor]
-
-
-class ImageDataset(Protocol):
-    """What `create_loader` needs of a data set."""
-
-    classes: list[str]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]: ...
-
-    def sample_path(self, index: int) -> str: ...
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:
@@ -149,15 +136,13 @@ class Folder(Dataset):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str],
         split: str,
         transform: Transform | None = None,
         seed: int = 0,
         fraction: float = 1.0,
     ):
         layout = 'expected train/<class>/<image> and val/<class>/<image>'
-        if root is None:
-            raise bad_argument('root', 'the folder that holds train/ and val/', root)
         self.root = Path(root, split)
         _, folders, own = (
             subfolders(folder, f'{layout} in {root}') for folder in (root, Path(root, 'train'), self.root)

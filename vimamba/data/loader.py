@@ -31,7 +31,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, _utils, default_collate
 
 from vimamba.data.image import BrokenImage
-from vimamba.data.image_datasets import ImageDataset
 from vimamba.errors import UsageError, bad_argument, check_integers, check_numbers, first_line, number
 
 __all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'end_workers', 'lost_worker', 'seeded']
@@ -104,7 +103,7 @@ class EpochSampler(Sampler[SampleKey]):
 
 
 def create_loader(
-    dataset: ImageDataset,
+    dataset: Any,
     batch_size: int,
     *,
     training: bool,
@@ -303,7 +302,7 @@ class _Sample(NamedTuple):
 class _Samples(Dataset):
     """A data set read by `SampleKey`; errors travel as data, because a worker's exceptions lose their type."""
 
-    def __init__(self, dataset: ImageDataset, *, training: bool, seed: int, max_broken: float, padding: Any):
+    def __init__(self, dataset: Any, *, training: bool, seed: int, max_broken: float, padding: Any):
         self.dataset, self.training, self.seed, self.padding = dataset, training, seed, padding
         self.max_broken, self.allowed = max_broken, int(max_broken * len(dataset))
         self.classes, self.sample_path = dataset.classes, dataset.sample_path

@@ -21,19 +21,8 @@ __all__ = ['ADE20K', 'Cityscapes', 'MaskFolder', 'VocSegmentation']
 
 IGNORED = 255
 CITYSCAPES = (
-    *(
-        'road',
-        'sidewalk',
-        'building',
-        'wall',
-        'fence',
-        'pole',
-        'traffic light',
-        'traffic sign',
-        'vegetation',
-        'terrain',
-    ),
-    *('sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
+    *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign', 'vegetation'),
+    *('terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
 )
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # of those names
 
@@ -71,14 +60,12 @@ class MaskFolder(Dataset):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str],
         split: str,
         transform: Callable[..., Any] | None = None,
         seed: int = 0,
         classes: Sequence[str] | None = None,
     ) -> None:
-        if root is None:
-            raise bad_argument('root', 'the folder of the data set', root)
         self.transform = transform
         self.classes = list(classes or self._classes(Path(root)))
         if len(self.classes) > IGNORED:

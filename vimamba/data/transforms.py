@@ -154,13 +154,7 @@ def create_transform(
         return _augmenting(input_size, mean, std, interpolation, augment)
 
 
-def _augmenting(
-    input_size: tuple[int, int, int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    interpolation: str,
-    augment: dict[str, Any],
-) -> v2.Compose:
+def _augmenting(input_size: Any, mean: Any, std: Any, interpolation: str, augment: dict[str, Any]) -> v2.Compose:
     channels, *size = input_size
     style, a = _checked(augment)
     recolour = a['auto_augment'] or a['color_jitter']

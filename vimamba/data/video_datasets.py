@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from vimamba.data.image import files_below, subfolders
 from vimamba.data.video_decode import VIDEO_EXTENSIONS, read_clip, sample_dense, sample_uniform
-from vimamba.errors import UsageError, bad_argument, check_integers, one_of
+from vimamba.errors import UsageError, check_integers, one_of
 
 __all__ = ['Clips', 'Layout', 'SomethingSomething', 'VideoFolder', 'VideoList', 'VideoSplits']
 
@@ -134,14 +134,12 @@ class Layout(Clips):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str],
         split: str,
         transform: Callable[..., Any] | None = None,
         seed: int = 0,
         **options: Any,
     ):
-        if root is None:
-            raise bad_argument('root', 'the folder of the data set', root)
         own = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
         paths, targets, classes = self.find(Path(root), split, **own)
         unseen = [name for i, name in enumerate(classes) if i not in set(targets)] if split == 'train' else []

@@ -18,17 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vimamba.data import end_workers, lost_worker
 from vimamba.errors import UsageError
 
-__all__ = [
-    'all_sum',
-    'gather',
-    'initialized',
-    'is_main',
-    'largest',
-    'rank',
-    'sync_buffers',
-    'world_size',
-    'wrap',
-]
+__all__ = ['all_sum', 'gather', 'initialized', 'is_main', 'largest', 'rank', 'sync_buffers', 'world_size', 'wrap']
 
 
 def _local_device(name: str) -> torch.device:

@@ -17,18 +17,8 @@ from .detection import DetectionTask
 from .segmentation import SegmentationTask
 from .video import VideoTask
 
-__all__ = [
-    'TASKS',
-    'ClassificationMetric',
-    'ClassificationTask',
-    'DenseTask',
-    'DetectionTask',
-    'SegmentationTask',
-    'Task',
-    'VideoTask',
-    'describe',
-    'load_task',
-]
+__all__ = ['TASKS', 'ClassificationMetric', 'ClassificationTask', 'DenseTask', 'DetectionTask', 'SegmentationTask',
+           'Task', 'VideoTask', 'describe', 'load_task']  # fmt: skip
 
 TASKS: dict[str, Any] = {task.name: task for task in (ClassificationTask, DetectionTask, SegmentationTask, VideoTask)}
 

@@ -18,17 +18,8 @@ from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, wri
 from vimamba.config import Config
 from vimamba.errors import UsageError, first_line, unknown_name, within
 
-__all__ = [
-    'OWN',
-    'Preprocessing',
-    'build_model',
-    'checkpointed',
-    'create',
-    'filtered_weights',
-    'fit_weights',
-    'mean_and_std',
-    'preprocessing',
-]
+__all__ = ['OWN', 'Preprocessing', 'build_model', 'checkpointed', 'create', 'filtered_weights', 'fit_weights',
+           'mean_and_std', 'preprocessing']  # fmt: skip
 
 logger = logging.getLogger('vimamba')
 
