@@ -245,7 +245,7 @@ def check_numbers(low: float, below: float, **arguments: object) -> None:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command-line tool and exits: 2 and a line on stderr for a `UsageError` or a failed file, 130 for SIGINT."""
+    """Runs a command-line tool and exits: 2 and a line on stderr for a `UsageError` or failed file, 130 for SIGINT."""
     if callable(signal.getsignal(signal.SIGINT)):  # a shell ignores it for its background processes
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
