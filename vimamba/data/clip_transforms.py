@@ -83,10 +83,10 @@ class ClipTransform:
     def _crop(self, clip: Tensor) -> list[Tensor]:
         height, width = clip.shape[2:]
         factor = max(self.short[0] / height, self.short[1] / width)
-        size = [max(side, round(own * factor)) for side, own in zip(self.size, (height, width))]
+        size = [max(side, round(full * factor)) for side, full in zip(self.size, (height, width))]
         if size != [height, width]:
             clip = F.resize(clip, size, self.filter)
-        room = [own - side for own, side in zip(size, self.size)]
+        room = [full - side for full, side in zip(size, self.size)]
         places = (0.0, 0.5, 1.0) if self.crops == 3 else (0.5,)
         along = int(room[1] >= room[0])  # the longer side
         crops = []

@@ -176,9 +176,9 @@ def create_loader(
 
 
 def _outlive_signals(_: int) -> None:
-    """What a signal to all processes of a run means is decided by the main one, which may need data until it stops.
+    """Workers ignore group signals; the main process still needs data until it stops.
 
-    Schedulers send SIGTERM to all, a terminal SIGINT. SIGTERM from the main process itself ends a worker, as ever.
+    Schedulers send SIGTERM to all processes, a terminal sends SIGINT. SIGTERM from the main process ends a worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
@@ -257,7 +257,7 @@ def end_workers() -> None:
 
 
 def _end(batches: Any) -> None:
-    """Torch's own way to end workers waits for a lock that one that is killed may hold, and without end."""
+    """Kills workers. torch's shutdown can deadlock on a lock held by a killed worker."""
     with suppress(RuntimeError):  # torch tells a second time, by its signal, of a worker whose loss is known
         _utils.signal_handling._remove_worker_pids(id(batches))
     batches._shutdown, batches._worker_pids_set = True, False
@@ -274,7 +274,7 @@ def _end(batches: Any) -> None:
 
 
 def lost_worker(error: Exception) -> UsageError | None:
-    """One line on what to do where an error says that a data worker died or hangs; None for any other error.
+    """The UsageError for an error of torch that reports a dead or hanging data worker; None for any other error.
 
     torch raises its RuntimeError wherever the main thread happens to be, not only while it waits for a batch.
 

@@ -123,7 +123,7 @@ class Layout(Clips):
     Args:
         root: the folder of the data set.
         split: one of ``splits``.
-        transform: frames -> tensor, as of `Clips`.
+        transform: frames -> tensor, as in `Clips`.
         seed: has no effect.
         options: those of ``find``, and further arguments of `Clips`.
     """

@@ -77,7 +77,7 @@ class VocDataset(ObjectDataset):
             where = f'{file}: object {position}'
             name = (node.findtext('name') or '').strip()
             if name not in self.classes:
-                raise unknown_name('class', name, self.classes, f'{where}: ')
+                raise UsageError(f'{where}: {unknown_name("class", name, self.classes)}')
             left, top, right, bottom = (
                 _number(node, f'bndbox/{edge}', where) for edge in ('xmin', 'ymin', 'xmax', 'ymax')
             )

@@ -25,7 +25,7 @@ _SHOWN = 8  # validation images that TensorBoard shows
 
 
 class TrainLoop(BaseLoop):
-    """Epochs of `TrainingState.steps_per_epoch` batches, from wherever the state stands.
+    """Epochs of `TrainingState.steps_per_epoch` batches, from the position of the state.
 
     Hooks are called as mmengine calls them, and ``after_epoch`` when an epoch has been trained and evaluated.
     """
@@ -227,8 +227,8 @@ class Sample:
         for image, target, output, path in zip(images, targets, outputs, paths):
             kept = self.kept[task.mistaken(output, target)]
             if len(kept) < self.size:
-                own = each_tensor([task.shown(image), target, output], Tensor.clone)
-                kept.append((*own, path))
+                copies = each_tensor([task.shown(image), target, output], Tensor.clone)
+                kept.append((*copies, path))
 
     def picture(self, task: Any) -> Any:
         """All of them as one picture."""

@@ -139,10 +139,6 @@ class Task(nn.Module):
         dataset.transform = self.transform(config, training)
         return dataset
 
-    def metric(self) -> Any:
-        """A new metric."""
-        raise NotImplementedError
-
     def pixels(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images as the loader gives them, with values in 0..1, for pictures."""
         return list(images)

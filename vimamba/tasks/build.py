@@ -43,23 +43,23 @@ class Preprocessing(NamedTuple):
 
 def preprocessing(model: nn.Module, config: Config, frames: tuple[int, ...] = ()) -> Preprocessing:
     """The preprocessing of a built model: as configured, else the model's own; ``frames`` are (T,) of clips."""
-    own, data = resolve_model_data_config(model), config.data
-    size = config.model.img_size or own['input_size'][1:]
+    default, data = resolve_model_data_config(model), config.data
+    size = config.model.img_size or default['input_size'][1:]
     height, width = (size, size) if isinstance(size, int) else size
     return Preprocessing(
         (config.model.in_chans, *frames, height, width),
         *mean_and_std(model, config),
-        data.interpolation or own['interpolation'],
-        data.crop_pct or own['crop_pct'],
+        data.interpolation or default['interpolation'],
+        data.crop_pct or default['crop_pct'],
     )
 
 
 def mean_and_std(model: nn.Module, config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per channel, for pixels in 0..1: as configured, else the model's own."""
-    own, channels = resolve_model_data_config(model), config.model.in_chans
+    default, channels = resolve_model_data_config(model), config.model.in_chans
     chosen = []
     for key in ('mean', 'std'):
-        values = getattr(config.data, key) or own[key]
+        values = getattr(config.data, key) or default[key]
         if len(values) != channels and getattr(config.data, key) is None:  # a grey model from an RGB configuration
             values = (sum(values) / len(values),) * channels
         chosen.append(tuple(values))
@@ -93,7 +93,7 @@ def fit_weights(state: dict[str, Any], model: nn.Module, source: str | Path) -> 
             elif key in weights and own[key].shape != weights[key].shape:
                 if key.endswith('.weight'):
                     sizes = f'{len(weights[key])} classes in the file, {len(own[key])} here'
-                    logger.warning(f'warning: {source}: {key} is left out and starts anew ({sizes})')
+                    logger.warning(f'warning: {source}: {key} is left out ({sizes})')
                 weights[key] = own[key]
     return weights
 

@@ -48,13 +48,16 @@ class DenseTask(Task):
         ``model.checkpoint`` may hold a backbone, or this task as it was trained. Then all weights are taken except
         those of predictors of other classes.
         """
-        own, options = _keywords(cls.__init__), cls.options(config)
+        of_task, options = _keywords(cls.__init__), cls.options(config)
         trained = cls._trained(config) if with_weights else {}
         try:
             model = cls.build_model(
-                config, len(classes), with_weights and not trained, **{k: v for k, v in options.items() if k not in own}
+                config,
+                len(classes),
+                with_weights and not trained,
+                **{k: v for k, v in options.items() if k not in of_task},
             )
-            task = cls(model, classes, **{k: v for k, v in options.items() if k in own})
+            task = cls(model, classes, **{k: v for k, v in options.items() if k in of_task})
             if trained:
                 _take(model, trained, str(config.model.checkpoint))
         except (TypeError, ArithmeticError, RuntimeError) as error:
@@ -103,16 +106,16 @@ class DenseTask(Task):
         lines = [*super().describe(), f'options of task {cls.name}:']
         lines += [f'    {f"{k} = {shared[k].default!r}":<28} {cls.rules[k].expected}' for k in shared if k != 'head']
         for head, function in cls.heads.items():
-            own = {name: p.default for name, p in _keywords(function).items() if name not in shared}
-            lines.append(f'    with head={head!r}: ' + ', '.join(f'{name}={value!r}' for name, value in own.items()))
+            defaults = (f'{name}={p.default!r}' for name, p in _keywords(function).items() if name not in shared)
+            lines.append(f'    with head={head!r}: ' + ', '.join(defaults))
         return lines
 
     @classmethod
     def options(cls, config: Config) -> dict[str, Any]:
         """Every option of ``task``, as given or by default."""
-        own, given = _keywords(cls.build_model), config.task.options
-        head = one_of(*cls.heads)(given.get('head', own['head'].default), 'task.head')
-        known = own | _keywords(cls.heads[head]) | _keywords(cls.__init__)
+        shared, given = _keywords(cls.build_model), config.task.options
+        head = one_of(*cls.heads)(given.get('head', shared['head'].default), 'task.head')
+        known = shared | _keywords(cls.heads[head]) | _keywords(cls.__init__)
         rules = {name: cls.rules[name] for name in known if name != 'head'}
         rest = {name: value for name, value in given.items() if name != 'head'}
         check_options(rest, rules, f'key in task with head {head!r}', 'task.')

@@ -102,7 +102,7 @@ class RoIAlign(MultiScaleRoIAlign):
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
         maps = [x[name] for name in self.featmap_names]
         levels = self.map_levels(boxes)
-        rois = torch.cat([F.pad(own, (1, 0), value=i) for i, own in enumerate(boxes)])  # the image in front
+        rois = torch.cat([F.pad(of_image, (1, 0), value=i) for i, of_image in enumerate(boxes)])  # its number in front
         regions = maps[0].new_empty(len(rois), maps[0].shape[1], *self.output_size)
         for level, (features, scale) in enumerate(zip(maps, self.scales)):
             here = torch.nonzero(levels == level)[:, 0]
@@ -145,7 +145,7 @@ class Resize(GeneralizedRCNNTransform):
         if self.padded_size is None:
             return super().batch_images(images, size_divisible)
         batch = super().batch_images(images, 1)
-        height, width = (own - there for own, there in zip(self.padded_size, batch.shape[2:]))
+        height, width = (wanted - side for wanted, side in zip(self.padded_size, batch.shape[2:]))
         if height < 0 or width < 0:
             raise bad_argument(
                 'images', f'at most {self.padded_size} for this backbone', tuple(batch.shape[2:]), 'set model.img_size'
@@ -263,7 +263,7 @@ def retinanet(
     nms_threshold: float = 0.5,
     detections: int = 100,
 ) -> nn.Module:
-    """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as of `faster_rcnn`."""
+    """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as in `faster_rcnn`."""
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
     sides = [[anchor_scale * stride * 2 ** (octave / 3) for octave in range(3)] for stride in strides]
     return RetinaNet(
@@ -285,7 +285,7 @@ def fcos(
     nms_threshold: float = 0.6,
     detections: int = 100,
 ) -> nn.Module:
-    """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as of `faster_rcnn`."""
+    """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as in `faster_rcnn`."""
     if channels % 32 or channels < 64:  # 32 groups, which may not be of one number each
         raise bad_argument('task.channels', 'a multiple of 32 from 64 on, for the group norms of FCOS', channels)
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]

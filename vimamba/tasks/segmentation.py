@@ -274,7 +274,7 @@ class SegmentationTask(DenseTask):
         if fixed := self.model.features.fixed_size:
             hint = f'{config.model.name!r} takes {fixed} alone: set model.img_size'
             for name, size in (('task.window', window), ('augment.crop', augment.get('crop'))):
-                if size and any(side > own for side, own in zip(size, fixed)):
+                if size and any(side > limit for side, limit in zip(size, fixed)):
                     raise bad_argument(name, f'at most {fixed}', tuple(size), hint)
             largest = [side * max(options['scales']) for side in resize or ()]
             if resize and not window and (largest[0] > min(fixed) or largest[1] > max(fixed)):

@@ -182,8 +182,8 @@ def _classifier(
 
 
 def _clips(data: dict[str, Any], crops: int) -> ClipTransform:
-    size, own = data['input_size'][-2:], {key: data[key] for key in ('mean', 'std', 'interpolation', 'crop_pct')}
-    return ClipTransform(size, training=False, crops=crops, **own)
+    size, options = data['input_size'][-2:], {key: data[key] for key in ('mean', 'std', 'interpolation', 'crop_pct')}
+    return ClipTransform(size, training=False, crops=crops, **options)
 
 
 def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) -> Classifier:

@@ -81,7 +81,7 @@ def predict_dense(
     Boxes of a score below ``threshold`` are left out; an image that the model does not take gives its error, too.
 
     Raises:
-        UsageError: a threshold that is no score.
+        UsageError: the threshold is not a score.
     """
     number(0, 1)(threshold, '--threshold')
     task.to(device)
