@@ -18,7 +18,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
 
 from vimamba.data.image import files_below, read_image, subfolders
-from vimamba.errors import UsageError, bad_argument
+from vimamba.errors import UsageError, bad_argument, integer, number, or_none
 
 __all__ = ['Digits', 'Folder', 'ImageNet', 'digits_split']
 
@@ -31,8 +31,7 @@ def _to_tensor(image: Image.Image) -> torch.Tensor:
 
 def _keep(targets: np.ndarray, fraction: float, split: str, seed: int) -> np.ndarray:
     """Sorted indices of ``fraction`` of each class, at least one image of each, drawn under ``seed``."""
-    if not 0 < fraction <= 1:
-        raise bad_argument('fraction', 'a number in (0, 1]', fraction)
+    number(above=0, high=1)(fraction, 'fraction')
     if fraction < 1 and split != 'train':
         raise bad_argument('fraction', f'1 for the {split} split', fraction, 'only training images are left out')
     if fraction == 1:
@@ -68,17 +67,15 @@ def digits_split(targets: np.ndarray, *, fold: int | None = None, folds: int = 5
     """
     n = len(targets)
     order = _stratified_order(targets, seed=0)
-    if not 2 <= folds <= 10:
-        raise bad_argument('folds', '2 to 10', folds)
+    integer(2, 10)(folds, 'folds')
+    or_none(integer(0, folds - 1))(fold, 'fold')
     if fold is None:
         test, val = round(0.15 * n), round(0.30 * n)
-    elif fold in range(folds):
+    else:
         first, last = (round(f * n / folds) for f in (fold, fold + 1))
         order = np.roll(order, -first)  # this fold comes first
         test = last - first
         val = test + round(0.15 * n)
-    else:
-        raise bad_argument('fold', f'0 to {folds - 1} (folds={folds}) or None', fold)
     return {'test': order[:test], 'val': order[test:val], 'train': order[val:]}
 
 
