@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import vimamba  # noqa: F401  (registers the models)
-from tests.data.test_video import broken, write
+from tests.data.test_video_decode import broken, write
 from vimamba.checkpoint import FORMAT, save_checkpoint
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.video_datasets import VideoList

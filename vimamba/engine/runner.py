@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +26,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from . import distributed
-from .optim import Update
+from .loop import EvalLoop, TrainLoop
+from .state import TrainingState
 
 __all__ = ['Runner']
 
@@ -34,48 +37,38 @@ _runs = count(1)  # mmengine keeps its loggers by the name of the run
 class Runner(MMRunner):
     """Runs `loop.TrainLoop` with our hooks.
 
+    Rank r seeds the global generators with ``run.seed`` + r; otherwise all ranks would drop the same paths.
+
     Args:
         model: of `distributed.wrap`.
-        update: from a loss to new weights.
-        train_loop, val_loop: functions of the runner and a loader that make the loops.
-        train_loader, val_loader: of `create_loader`.
+        state: of the run.
+        loaders: of training and of validation.
         hooks: called in this order.
-        work_dir: the folder of the run.
-        seed: of the global generators; rank r starts from seed + r, or all ranks would drop the same paths.
-        deterministic: forbid nondeterministic algorithms.
+        folder: of the run.
     """
 
     def __init__(
-        self,
-        *,
-        model: nn.Module,
-        update: Update,
-        train_loop: Any,
-        val_loop: Any,
-        train_loader: DataLoader,
-        val_loader: DataLoader,
-        hooks: list[Hook],
-        work_dir: str,
-        seed: int,
-        deterministic: bool,
+        self, model: nn.Module, state: TrainingState, loaders: Sequence[DataLoader], hooks: list[Hook], folder: Path
     ) -> None:
+        train_loader, val_loader = loaders
         defaults = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+        run = state.config.run
         super().__init__(
             model,
-            work_dir,
+            str(folder),
             train_dataloader=train_loader,
             train_cfg={},
             val_dataloader=val_loader,
             val_cfg={},
             val_evaluator=[],
-            optim_wrapper=update,
+            optim_wrapper=state.update,
             default_hooks=dict.fromkeys(defaults),
             custom_hooks=hooks,
             launcher='pytorch' if distributed.world_size() > 1 else 'none',
-            randomness={'seed': seed, 'diff_rank_seed': True, 'deterministic': deterministic},
+            randomness={'seed': run.seed, 'diff_rank_seed': True, 'deterministic': run.deterministic},
             experiment_name=f'vimamba {next(_runs)}',
         )
-        self._train_loop, self._val_loop = train_loop(self, train_loader), val_loop(self, val_loader)
+        self._train_loop, self._val_loop = TrainLoop(self, train_loader, state), EvalLoop(self, val_loader, state)
 
     @property
     def timestamp(self) -> str:

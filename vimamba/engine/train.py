@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from vimamba.errors import UsageError, within
 from vimamba.tasks import load_task
 
 from .hooks import CheckpointHook, EmaHook, Interrupted, LogHook, ScheduleHook
-from .loop import EvalLoop, TrainLoop
 from .optim import Update, create_optimizer, create_schedule
 from .report import logging_to, report, summary
 from .runner import Runner
@@ -94,18 +92,8 @@ def train(
         logger.info(summary(state, train_loader, val_loader, folder))
         saving = CheckpointHook(state, folder)
         schedule = create_schedule(update.optimizer, config, steps)
-        runner = Runner(
-            model=model,
-            update=update,
-            train_loop=partial(TrainLoop, state=state),
-            val_loop=partial(EvalLoop, state=state),
-            train_loader=train_loader,
-            val_loader=val_loader,
-            hooks=[ScheduleHook(state, schedule), EmaHook(state), LogHook(state, folder), saving],
-            work_dir=str(folder),
-            seed=config.run.seed,
-            deterministic=config.run.deterministic,
-        )
+        hooks = [ScheduleHook(state, schedule), EmaHook(state), LogHook(state, folder), saving]
+        runner = Runner(model, state, (train_loader, val_loader), hooks, folder)
         try:
             with _signals(saving):
                 distributed.gather(None)  # every process has come so far: from here on files are written
