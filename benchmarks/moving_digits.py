@@ -21,8 +21,7 @@ from digits import commit, cpu_name
 from scenes import spent
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights
-from vimamba.config.reading import read_config
-from vimamba.config.schema import check
+from vimamba.config import load_config
 from vimamba.data import create_loader
 from vimamba.data.moving_digits import MovingDigits, opposite
 from vimamba.errors import UsageError, run
@@ -33,11 +32,12 @@ ROOT = Path(__file__).parents[1]
 
 def scores(folder: Path, time: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores (clips, 80) of the last weights of a run on the test split, and the true classes (clips,)."""
-    config = check(read_config(folder / 'config.json', [f'data.time={time}']))
+    config = load_config(folder / 'config.json', [f'data.time={time}'])
     dataset = VideoTask.dataset(config, 'test', training=False)
     task, state = VideoTask.build(config, dataset.classes, with_weights=False), load_checkpoint(folder / 'last.pth')
     load_weights(task.model, model_weights(state, folder), folder, config.model.name)
     task.eval()
+    task.prepare(dataset, config, training=False)
     with torch.no_grad():
         parts = [(task(clips), targets) for clips, targets in create_loader(dataset, 50, training=False, seed=0)]
     return torch.cat([logits for logits, _ in parts]), torch.cat([targets for _, targets in parts])

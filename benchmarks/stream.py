@@ -15,7 +15,7 @@ import torch
 from digits import commit, cpu_name
 
 from vimamba.data.video_decode import read_clip, video_library
-from vimamba.profile.memory import peak_memory
+from vimamba.memory import peak_memory
 from vimamba.tasks.predict.classify import load_classifier
 from vimamba.tasks.predict.stream import stream
 

@@ -131,8 +131,8 @@ def _child(log, environment, config, faults, keywords):
     os.environ.update(environment)
     torch.set_num_threads(1)
     Faulty.faults = faults
-    tasks = {**TASKS, 'classification': FaultyTask, 'video': FaultyVideoTask}
-    run(lambda: train(config, tasks, **keywords))
+    TASKS.update(classification=FaultyTask, video=FaultyVideoTask)
+    run(lambda: train(config, **keywords))
 
 
 def start(config, folder, faults=(), environment=None, **keywords):

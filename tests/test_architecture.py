@@ -1,8 +1,8 @@
 """Arrows point down: what each part of the package may import, read from the source with `ast`.
 
-tools -> commands -> tasks, engine, data, export, profile, visualize
-tasks -> models -> layers, mixers -> scans, kernels
-scans -> torch only      kernels -> torch, triton      engine, data -> no model, layer, scan or kernel
+tools -> commands -> engine, export, profile, visualize -> tasks -> config, data, models
+models -> layers, mixers -> scans, kernels
+scans -> torch only      kernels -> torch, triton      config, data -> no model, layer, scan or kernel
 """
 
 import ast
@@ -17,23 +17,24 @@ import yaml
 import vimamba
 
 ROOT = Path(__file__).parent.parent
-FOUNDATION = {'errors', 'outputs', 'checkpoint'}  # they import nothing of ours but each other
+FOUNDATION = {'errors', 'outputs', 'checkpoint', 'memory'}  # they import nothing of ours but each other
 ALLOWED = {  # part -> parts of vimamba it may import, besides itself
     'errors': set(),
     'outputs': {'errors'},
     'checkpoint': {'errors', 'outputs'},
+    'memory': set(),
     'kernels': {'errors'},
     'scans': {'errors'},
     'layers': {'errors', 'kernels', 'scans'},
     'mixers': {'errors', 'kernels', 'layers', 'scans'},
     'models': {*FOUNDATION, 'layers', 'mixers', 'scans'},
     'data': FOUNDATION,
-    'profile': {'errors', 'outputs', 'data', 'kernels', 'layers', 'models', 'scans'},
+    'profile': {'errors', 'outputs', 'memory', 'data', 'kernels', 'layers', 'models', 'scans'},
     'visualize': {'errors', 'outputs', 'data', 'layers', 'models', 'scans'},
-    'config': {*FOUNDATION, 'data'},
+    'config': {'errors'},
     'export': {'errors', 'outputs', 'kernels'},
-    'engine': {*FOUNDATION, 'config', 'data'},
-    'tasks': {*FOUNDATION, 'data', 'models'},
+    'engine': {*FOUNDATION, 'config', 'data', 'tasks', 'visualize'},
+    'tasks': {*FOUNDATION, 'config', 'data', 'models'},
     'testing': set(),
     'cli': {'errors', 'models'},
     'commands': {

@@ -14,7 +14,7 @@ from vimamba.outputs import check_output
 
 PROGRAM = """
 import resource, sys
-from vimamba.cli import keep_memory
+from vimamba.memory import keep_memory
 import torch
 assert keep_memory() == (sys.platform == 'linux')
 def fill():

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip('mmengine', reason='configurations of training need vimamba[train]')
 
+from tests.tasks.settings import data_of
 from vimamba.config import schema
 from vimamba.config.reading import apply_option, read_config
 from vimamba.engine.optim import create_optimizer
@@ -235,7 +236,8 @@ def test_a_recipe_takes_a_step(path, tmp_path):
     config = schema.check(table)
     kind = TASKS[config.task.name]
     kind.check(config)
-    task, data = kind.build(config, [str(i) for i in range(11)]), kind.dataset(config, 'train', training=True)
+    task = kind.build(config, [str(i) for i in range(11)])
+    data = data_of(task, config, training=True)
     images, targets = zip(*(data[i] for i in range(2)))
     backbone = next(m for m in task.modules() if isinstance(m, Features)).backbone.model.state_dict()
     shared = backbone.keys() & classifier.keys()
@@ -261,7 +263,8 @@ def test_another_backbone_is_one_option(config, family):
     kind = TASKS[config.task.name]
     kind.check(config)
     torch.manual_seed(0)
-    task, data = kind.build(config, [str(i) for i in range(11)]), kind.dataset(config, 'train', training=True)
+    task = kind.build(config, [str(i) for i in range(11)])
+    data = data_of(task, config, training=True)
     images, targets = zip(*(data[i] for i in range(2)))
     loss = sum(task.train()(images, targets, mode='loss').values())
     loss.backward()

@@ -13,7 +13,7 @@ from tests.data.test_video_datasets import folder_of_videos, lists, something
 from vimamba.config import schema
 from vimamba.config.reading import read_config
 from vimamba.engine.optim import create_optimizer
-from vimamba.engine.train import create_loaders
+from vimamba.engine.train import open_loader
 from vimamba.tasks import VideoTask
 
 CONFIGS = Path(__file__).parent.parent / 'configs' / 'video'
@@ -61,8 +61,9 @@ def test_every_recipe_is_listed():
 def test_a_recipe_is_that_of_its_authors(name):
     gpus, batch, epochs, lr, decay, drop_path, rand_augment = FACTS[name]
     config, mirrored = recipe(name), 0.0 if name.startswith('something') else 0.5
+    wanted = VideoTask.trial(config).preprocessing
     total = gpus * batch
-    assert VideoTask._frames(config) == int(name.rsplit('_f')[-1])
+    assert wanted.input_size[1] == int(name.rsplit('_f')[-1])
     assert config.data.batch_size == batch
     assert config.data.options['repeats'] == 2
     assert config.data.options['sampling'] == 'uniform'
@@ -76,7 +77,6 @@ def test_a_recipe_is_that_of_its_authors(name):
     assert config.augment.options['hflip'] == mirrored  # a mirror image turns left into right
     assert (config.augment.options['re_prob'], config.augment.smoothing) == (0.25, 0.1)
     assert (config.augment.mixup, config.augment.cutmix) == (0.8, 1.0)
-    wanted = VideoTask.preprocessing(config)
     assert (wanted.interpolation, wanted.crop_pct, wanted.input_size[-2:]) == ('bilinear', 1.0, (224, 224))
     header = (CONFIGS / f'{name}.py').read_text().split('\n_base_')[0]
     assert f': {epochs} epochs, {total} videos per step' in header
@@ -101,10 +101,11 @@ def test_a_recipe_trains(layouts, name):
     kind = recipe(name).data.name
     data = [option for option in layouts[kind] if kind != 'video_folder' or 'videos=' not in option]
     config = miniature(name, 'model.pretrained=False', 'data.batch_size=2', 'data.workers=0', *data)
-    [loader] = create_loaders(config, VideoTask, ['train'])
+    dataset = VideoTask.dataset(config, 'train', training=True)
+    task = VideoTask.build(config, dataset.classes).train()
+    loader = open_loader(task, dataset, config, training=True)
     images, targets = next(iter(loader))
-    assert images.shape == (2, 2, 3, VideoTask._frames(config), 32, 32)
-    task = VideoTask.build(config, loader.dataset.classes).train()
+    assert images.shape == (2, 2, 3, task.model.num_frames, 32, 32)
     optimizer = create_optimizer(task.model, config, 2)
     before = {name: p.detach().clone() for name, p in task.named_parameters()}
     task(images, targets, mode='loss')['loss'].backward()

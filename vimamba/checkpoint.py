@@ -49,7 +49,7 @@ class _HashedFile:
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Writes a checkpoint: afterwards ``path`` is the whole new file, or what it was before, as of `whole_file`.
+    """Writes a checkpoint: afterwards ``path`` is the whole new file, or what it was before, as in `whole_file`.
 
     Args:
         checkpoint: tensors, numbers, strings, and lists, tuples and dictionaries of these.

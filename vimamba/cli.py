@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import importlib.util
 import os
@@ -16,26 +15,7 @@ from typing import Any
 
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['add_import', 'add_options', 'create_parser', 'find_device', 'import_code', 'interruptible', 'keep_memory',
-           'load_models']  # fmt: skip
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def keep_memory(megabytes: int = 512) -> bool:
-    """Lets freed memory stay with the process, up to so much, where malloc is glibc's; whether it is.
-
-    Otherwise the activations of a large image are given back to the system and faulted in again, page by page, in every
-    layer, which on a virtual machine can cost as much as half of the computation. The environment variables
-    ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_`` (bytes) do the same for any program.
-    """
-    if not sys.platform.startswith('linux'):
-        return False
-    try:
-        set_option = ctypes.CDLL(None).mallopt
-    except AttributeError:  # musl has none
-        return False
-    return all(set_option(option, megabytes << 20) for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD))
+__all__ = ['add_import', 'add_options', 'create_parser', 'find_device', 'import_code', 'interruptible', 'load_models']
 
 
 def find_device(name: str) -> Any:

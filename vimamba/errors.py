@@ -1,4 +1,4 @@
-"""One wording for every mistake that the caller can mend.
+"""Errors that the caller can fix, in one wording, and the rules that values are checked against.
 
 A message is one line: what was wrong, what was expected, what to do.
 """
@@ -8,34 +8,65 @@ from __future__ import annotations
 import difflib
 import errno
 import math
+import operator
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-__all__ = [
-    'UsageError',
-    'bad_argument',
-    'check_flags',
-    'check_integers',
-    'check_numbers',
-    'run',
-    'unknown_name',
-]
+__all__ = ['Rule', 'UsageError', 'bad_argument', 'check_flags', 'check_integers', 'check_numbers', 'check_options',
+           'first_line', 'flag', 'integer', 'number', 'one_of', 'one_or_several', 'or_none', 'run', 'several',
+           'text', 'unknown_name', 'within']  # fmt: skip
 
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a write, which does not name its file
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # errors of a write, which do not name the file
+_NOT_TEXT = 'a number has no quotes, and in YAML a point: 1.0e-3'
 
 
 class UsageError(ValueError):
-    """A mistake in an argument, a configuration or a file; the message says how to mend it."""
+    """A mistake in an argument, a configuration or a file; the message says how to fix it.
+
+    Attributes:
+        key: the name of the argument, or the dotted key of the configuration; '' if there is none.
+        where: ``file:line`` of that key; '' if it is unknown.
+
+    >>> print(UsageError('expected 1 or 3, got 2', key='data.num_crops'))
+    data.num_crops: expected 1 or 3, got 2
+    """
+
+    def __init__(self, *args: Any, key: str = '') -> None:
+        super().__init__(*args)
+        self.key, self.where = key, ''
+
+    def __str__(self) -> str:
+        return ': '.join(filter(None, (self.where, self.key, super().__str__())))
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], where: str = '') -> UsageError:
+@contextmanager
+def within(prefix: str, *others: str) -> Iterator[None]:
+    """Prefixes the key of a UsageError raised inside, unless the key begins with one of ``others``.
+
+    >>> with within('data'):
+    ...     check_integers(1, clips=0)
+    Traceback (most recent call last):
+    vimamba.errors.UsageError: data.clips: expected an integer >= 1, got 0
+    """
+    try:
+        yield
+    except UsageError as error:
+        if error.key and error.key.partition('.')[0] not in others:
+            error.key = f'{prefix}.{error.key}'
+        raise
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], key: str = '') -> UsageError:
     """The error for a name that is not one of ``known``, with the nearest one.
 
-    >>> unknown_name('scan order', 'hilbrt', ['raster', 'hilbert'])
-    UsageError("unknown scan order 'hilbrt': did you mean 'hilbert'? known: hilbert, raster")
+    >>> print(unknown_name('scan order', 'hilbrt', ['raster', 'hilbert']))
+    unknown scan order 'hilbrt': did you mean 'hilbert'? known: hilbert, raster
     >>> print(unknown_name('case', 'batch', ['one', 'two, batch 8']))
     unknown case 'batch': did you mean 'two, batch 8'? known: 'one', 'two, batch 8'
     """
@@ -46,60 +77,176 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = '') ->
     listed = difflib.get_close_matches(name, names, n=12, cutoff=0.0) if len(names) > 20 else names
     quoted = [repr(name) for name in listed] if any(',' in name for name in listed) else listed
     more = f', ... ({len(names)} in all)' if len(names) > len(listed) else ''
-    return UsageError(f'{where}unknown {kind} {name!r}: {hint}known: {", ".join(sorted(quoted))}{more}')
+    return UsageError(f'unknown {kind} {name!r}: {hint}known: {", ".join(sorted(quoted))}{more}', key=key)
 
 
 def bad_argument(name: str, expected: str, got: object, hint: str = '') -> UsageError:
     """The error for an argument of the wrong type, rank, size, dtype, device or value.
 
-    >>> bad_argument('delta', 'shape (2, 8, 16)', 'shape (2, 8, 15)')
-    UsageError('delta: expected shape (2, 8, 16), got shape (2, 8, 15)')
+    >>> print(bad_argument('delta', 'shape (2, 8, 16)', 'shape (2, 8, 15)'))
+    delta: expected shape (2, 8, 16), got shape (2, 8, 15)
     """
-    return UsageError(f'{name}: expected {expected}, got {got}' + (f'; {hint}' if hint else ''))
+    return UsageError(f'expected {expected}, got {got}' + (f'; {hint}' if hint else ''), key=name)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the message of an error, or the name of its class if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The values that an option takes. Calling the rule with a value returns it converted, or raises a UsageError.
+
+    Attributes:
+        expected: the values in words.
+        fits: whether a value is one of them.
+        convert: the value as the program uses it: numbers as float, lists as tuples.
+        names: the names, if they are the only values; an unknown one is answered with the nearest.
+
+    >>> number(0, 1)(-0.5, key='task.dropout')
+    Traceback (most recent call last):
+    vimamba.errors.UsageError: task.dropout: expected a number >= 0 and <= 1, got -0.5
+    """
+
+    expected: str
+    fits: Callable[[Any], bool]
+    convert: Callable[[Any], Any] = lambda value: value
+    names: tuple[str, ...] = ()
+
+    def __call__(self, value: Any, key: str = '') -> Any:
+        if self.fits(value):
+            return self.convert(value)
+        if self.names and isinstance(value, str):
+            raise unknown_name(key.rpartition('.')[2], value, self.names, key)
+        numeric = self.expected.startswith(('an integer', 'a number'))
+        raise bad_argument(key, self.expected, repr(value), _NOT_TEXT if numeric and isinstance(value, str) else '')
+
+
+def _numeric(kind: str, types: Any, convert: Callable[[Any], Any], **limits: float | None) -> Rule:
+    signs = {'low': '>=', 'above': '>', 'high': '<=', 'below': '<'}
+    tests = {'low': operator.ge, 'above': operator.gt, 'high': operator.le, 'below': operator.lt}
+    bounds = [(name, limit) for name, limit in limits.items() if limit is not None]
+
+    def fits(value: Any) -> bool:
+        finite = isinstance(value, types) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        return finite and all(tests[name](value, limit) for name, limit in bounds)
+
+    words = ' and '.join(f'{signs[name]} {limit}' for name, limit in bounds)
+    return Rule(f'{kind} {words}'.strip(), fits, convert)
+
+
+@cache
+def integer(low: int | None = None, high: int | None = None) -> Rule:
+    """An integer from ``low`` to ``high``."""
+    return _numeric('an integer', int, int, low=low, high=high)
+
+
+@cache
+def number(
+    low: float | None = None, high: float | None = None, *, above: float | None = None, below: float | None = None
+) -> Rule:
+    """A finite number, >= ``low``, <= ``high``, > ``above`` and < ``below``."""
+    return _numeric('a number', (int, float), float, low=low, above=above, high=high, below=below)
+
+
+@cache
+def flag() -> Rule:
+    """True or False."""
+    return Rule('True or False', lambda value: isinstance(value, bool))
+
+
+@cache
+def text() -> Rule:
+    """Any text."""
+    return Rule('text', lambda value: isinstance(value, str))
+
+
+def one_of(*values: str | int) -> Rule:
+    """One of some names, or of some integers."""
+    names = tuple(value for value in values if isinstance(value, str))
+    known = [(type(value), value) for value in values]
+    return Rule(' or '.join(map(repr, values)), lambda value: (type(value), value) in known, names=names)
+
+
+def several(rule: Rule, count: int | None = None) -> Rule:
+    """A list of ``count`` values, or of one or more, each of which fits a rule."""
+
+    def fits(value: Any) -> bool:
+        sized = isinstance(value, (list, tuple)) and (len(value) > 0 if count is None else len(value) == count)
+        return sized and all(map(rule.fits, value))
+
+    expected = f'a list of {"values" if count is None else count}, each {rule.expected}'
+    return Rule(expected, fits, lambda value: tuple(map(rule.convert, value)))
+
+
+def one_or_several(rule: Rule, *counts: int) -> Rule:
+    """A value that fits a rule, or a list of such values, of one of ``counts`` if any are given."""
+    lists = [several(rule, count) for count in counts or (None,)]
+
+    def fits(value: Any) -> bool:
+        return rule.fits(value) or any(many.fits(value) for many in lists)
+
+    words = ' or '.join(map(str, counts)) or 'several'
+    return Rule(
+        f'{rule.expected}, or {words} of them', fits, lambda v: rule.convert(v) if rule.fits(v) else lists[0].convert(v)
+    )
+
+
+def or_none(rule: Rule) -> Rule:
+    """None, or a value that fits a rule."""
+
+    def fits(value: Any) -> bool:
+        return value is None or rule.fits(value)
+
+    return Rule(f'{rule.expected}, or None', fits, lambda v: v if v is None else rule.convert(v), rule.names)
+
+
+def check_options(given: Mapping[str, Any], rules: Mapping[str, Rule], kind: str, prefix: str = '') -> dict[str, Any]:
+    """The given options, each checked and converted by its rule.
+
+    Args:
+        given: option -> value.
+        rules: option -> rule, of every option that there is.
+        kind: the options in words, for the error of an unknown one.
+        prefix: of the keys in errors, with its dot.
+
+    >>> check_options({'dropout': 1, 'flp': True}, {'dropout': number(0, 1), 'flip': flag()}, 'option', 'task.')
+    Traceback (most recent call last):
+    vimamba.errors.UsageError: task.flp: unknown option 'flp': did you mean 'flip'? known: dropout, flip
+    """
+    for name in given:
+        if name not in rules:
+            raise unknown_name(kind, name, rules, f'{prefix}{name}')
+    return {name: rules[name](value, f'{prefix}{name}') for name, value in given.items()}
 
 
 def check_integers(low: int, **arguments: object) -> None:
-    """Raises the error of the first argument that is no integer of at least ``low``.
+    """Raises a UsageError for the first argument that is not an integer of at least ``low``.
 
     >>> check_integers(1, depth=24, embed_dim=0)
     Traceback (most recent call last):
     vimamba.errors.UsageError: embed_dim: expected an integer >= 1, got 0
     """
     for name, value in arguments.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise bad_argument(name, f'an integer >= {low}', repr(value))
+        integer(low)(value, name)
 
 
 def check_flags(**arguments: object) -> None:
-    """Raises the error of the first argument that is neither True nor False.
-
-    >>> check_flags(reverse='no')
-    Traceback (most recent call last):
-    vimamba.errors.UsageError: reverse: expected True or False, got 'no'
-    """
+    """Raises a UsageError for the first argument that is neither True nor False."""
     for name, value in arguments.items():
-        if not isinstance(value, bool):
-            raise bad_argument(name, 'True or False', repr(value))
+        flag()(value, name)
 
 
 def check_numbers(low: float, below: float, **arguments: object) -> None:
-    """Raises the error of the first argument that is no number of at least ``low`` and smaller than ``below``.
-
-    >>> check_numbers(0, 1, drop_rate=0.1, drop_path_rate=2)
-    Traceback (most recent call last):
-    vimamba.errors.UsageError: drop_path_rate: expected a number >= 0 and < 1, got 2
-    """
+    """Raises a UsageError for the first argument that is not a number >= ``low`` and < ``below``."""
     for name, value in arguments.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value < below:
-            raise bad_argument(name, f'a number >= {low}' + f' and < {below}' * (below < math.inf), repr(value))
+        number(low, below=None if below == math.inf else below)(value, name)
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command-line tool: a `UsageError` or a file that fails becomes one line on stderr, exit code 2.
-
-    So does SIGINT, with exit code 130.
-    """
-    if callable(signal.getsignal(signal.SIGINT)):  # not where it is ignored, as of a shell's background
+    """Runs a command-line tool and exits: 2 and a line on stderr for a `UsageError` or failed file, 130 for SIGINT."""
+    if callable(signal.getsignal(signal.SIGINT)):  # a shell ignores it for its background processes
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = main()
@@ -107,7 +254,7 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         code = 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         code = 0
     except UsageError as error:
         print(f'error: {error}', file=sys.stderr)
@@ -119,6 +266,6 @@ def run(main: Callable[[], int | None]) -> None:
         code = 2
     try:
         sys.stdout.flush()
-    except OSError:  # that is known already: the end of Python would tell of it, too
+    except OSError:  # already reported; Python would report it again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

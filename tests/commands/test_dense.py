@@ -17,7 +17,6 @@ from tests.runs import complete, complete_distributed, differences, last, record
 from tests.tasks.settings import TINY, settings
 from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.train import train
-from vimamba.tasks import TASKS
 from vimamba.tasks.predict.dense import load_dense, predict_dense
 from vimamba.tasks.predict.files import SHOWN, predict_files
 from vimamba.tasks.segmentation import SegmentationTask
@@ -279,5 +278,5 @@ def test_another_backbone_takes_one_option(task, model, tmp_path):
     name, _ = TINY[model]
     root = DATA[task][1](tmp_path / 'data', train=4, val=1)
     config = write(tmp_path / 'c.py', task, root, schedule={'epochs': 1, 'warmup_epochs': 0})
-    assert train(config, TASKS, options=[f'model.name={name}'], work_dir=str(tmp_path / 'run')) == 0
+    assert train(config, options=[f'model.name={name}'], work_dir=str(tmp_path / 'run')) == 0
     assert load_checkpoint(tmp_path / 'run/last.pth')['config']['model']['name'] == name

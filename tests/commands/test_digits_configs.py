@@ -16,8 +16,8 @@ CONFIGS = sorted(path.stem for path in FOLDER.glob('digits_*.py'))
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_configuration_builds_a_model_that_every_weight_of_which_learns(name):
     config = check(read_config(FOLDER / f'{name}.py'))
-    size = ClassificationTask.preprocessing(config).input_size
     task = ClassificationTask.build(config, [str(i) for i in range(10)])
+    size = task.preprocessing.input_size
     assert sum(p.numel() for p in task.parameters()) < 200_000
     task(torch.randn(2, *size), torch.tensor([3, 7]), mode='loss')['loss'].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in task.parameters())

@@ -22,7 +22,7 @@ from vimamba.data.video_datasets import VideoList
 from vimamba.data.video_decode import BrokenVideo, read_clip, timed_frames
 from vimamba.engine.train import train
 from vimamba.errors import UsageError, run
-from vimamba.tasks import TASKS, VideoTask
+from vimamba.tasks import VideoTask
 from vimamba.tasks.predict.classify import load_classifier, predict
 from vimamba.tasks.predict.stream import StreamPrediction, stream
 
@@ -351,7 +351,7 @@ data = dict(name='video_folder', root='{tmp_path}', batch_size=2, workers=0)
 schedule = dict(epochs=1, warmup_epochs=0)
 run = dict(device='cpu', tensorboard=False)
 """)
-    assert train(config, TASKS, work_dir=tmp_path / 'run') == 0
+    assert train(config, work_dir=tmp_path / 'run') == 0
     capsys.readouterr()
     file, checkpoint = movie(tmp_path / 'a.mp4', 4), tmp_path / 'run' / 'best.pth'
     code, out, err = tool(file, '--checkpoint', checkpoint, '--json', '-')
@@ -368,7 +368,7 @@ run = dict(device='cpu', tensorboard=False)
 STREAM = """
 import subprocess
 import sys
-from vimamba.profile.memory import peak_memory
+from vimamba.memory import peak_memory
 from vimamba.tasks.predict.classify import load_classifier
 from vimamba.tasks.predict.stream import stream
 rows = stream(load_classifier(checkpoint=sys.argv[1]), sys.argv[2])

@@ -17,7 +17,6 @@ from tests.runs import Fault, complete, complete_distributed, differences, last,
 from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.evaluation import evaluate_checkpoint
 from vimamba.engine.train import train
-from vimamba.tasks import TASKS
 
 pytest.importorskip('av')
 ROOT = Path(__file__).parents[2]
@@ -101,12 +100,12 @@ def test_every_layout_trains_and_is_evaluated_over_views(tmp_path, make, capsys)
     config = write(tmp_path / 'c.py', data)
     if digits:
         config.write_text(config.read_text().replace("'repeats': 2,", ''))
-    assert train(config, TASKS, options=options, work_dir=str(tmp_path / 'run')) == 0
+    assert train(config, options=options, work_dir=str(tmp_path / 'run')) == 0
     steps = [r for r in records(tmp_path / 'run') if r['kind'] == 'train']
     assert len(steps) == last(tmp_path / 'run')['step'] >= 1
     views = ['data.num_crops=3'] if digits else ['data.num_crops=3', 'data.num_clips=2']
     out = tmp_path / 'out.json'
-    evaluate_checkpoint(config, tmp_path / 'run/last.pth', TASKS, options=views, json_file=str(out))
+    evaluate_checkpoint(config, tmp_path / 'run/last.pth', options=views, json_file=str(out))
     [validated] = [r for r in records(tmp_path / 'run') if r['kind'] == 'val']
     result = json.loads(out.read_text())
     assert result['videos'] == validated['videos'] == sum(map(sum, result['confusion']))
@@ -237,7 +236,7 @@ def test_a_clip_is_trained_part_by_part_from_the_command_line(eight, tmp_path):
     """Parts and recomputed activations change the memory that training takes, not what it learns."""
     causal = {**PLAIN, 'model': {'name': 'test_videomamba_causal', 'drop_path_rate': 0.0, 'num_frames': 8}}
     config = write(tmp_path / 'c.py', eight, **causal)
-    assert train(config, TASKS, work_dir=str(tmp_path / 'whole')) == 0
+    assert train(config, work_dir=str(tmp_path / 'whole')) == 0
     memory = ['model.chunk_frames=2', 'run.grad_checkpointing=True']
     tool('train', config, '--work-dir', tmp_path / 'parts', '--cfg-options', *memory)
     written = load_checkpoint(tmp_path / 'parts/last.pth')['config']

@@ -319,13 +319,13 @@ def test_other_errors_keep_their_type():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'batch_size': 0}, 'batch_size: expected a positive integer'),
+        ({'batch_size': 0}, 'batch_size: expected an integer >= 1'),
         ({'batch_size': 127}, 'batch_size: expected at most the 126 training images of each process, got 127'),
         ({'batch_size': 64, 'world_size': 2}, 'at most the 63 training images'),
-        ({'seed': -1}, 'seed: expected a non-negative integer'),
-        ({'workers': -1}, 'workers: expected 0 or more'),
-        ({'workers': 1, 'timeout': 0}, 'timeout: expected a positive number'),
-        ({'max_broken': 1}, 'max_broken: expected a fraction in [0, 1)'),
+        ({'seed': -1}, 'seed: expected an integer >= 0'),
+        ({'workers': -1}, 'workers: expected an integer >= 0'),
+        ({'workers': 1, 'timeout': 0}, 'timeout: expected a number > 0'),
+        ({'max_broken': 1}, 'max_broken: expected a number >= 0 and < 1'),
         ({'rank': 2, 'world_size': 2}, 'rank: expected 0 to world_size - 1'),
         ({'training': False, 'drop_last': True}, 'drop_last: expected False in evaluation'),
     ],

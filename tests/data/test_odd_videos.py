@@ -12,7 +12,7 @@ import pytest
 from vimamba.data.video_decode import BrokenVideo, read_clip, sample_uniform, stream_frames, timed_frames
 from vimamba.errors import UsageError
 
-from .test_video import levels, write
+from .test_video_decode import levels, write
 
 av = pytest.importorskip('av')
 

@@ -21,7 +21,7 @@ from vimamba.data.video_datasets import Clips
 from vimamba.data.video_decode import sample_dense, sample_uniform
 from vimamba.errors import UsageError
 
-from .test_video import REASONS, broken, write
+from .test_video_decode import REASONS, broken, write
 
 pytest.importorskip('av')
 PLAIN = {'mean': (0.0,) * 3, 'std': (1.0,) * 3}

@@ -18,8 +18,6 @@ from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.evaluation import evaluate_checkpoint
 from vimamba.engine.train import train
 from vimamba.errors import UsageError
-from vimamba.tasks import TASKS
-from vimamba.visualize import plots
 
 ROOT = Path(__file__).parents[2]
 VIM = {'name': 'vim_nano_patch4_32', 'img_size': 16, 'in_chans': 1, 'embed_dim': 32, 'depth': 2}
@@ -99,7 +97,7 @@ def test_testing_a_checkpoint_gives_the_figure_of_training(run, tmp_path):
 
 def test_the_test_split_is_another_one(run, capsys):
     config, folder, _ = run
-    assert evaluate_checkpoint(config, folder / 'best.pth', TASKS, split='test') == 0
+    assert evaluate_checkpoint(config, folder / 'best.pth', split='test') == 0
     assert 'digits/test, 270 images' in capsys.readouterr().out
 
 
@@ -116,7 +114,7 @@ def test_the_test_split_is_another_one(run, capsys):
 def test_testing_the_wrong_thing_is_one_line(run, tmp_path, sections, split, says):
     _, folder, _ = run
     with pytest.raises(UsageError) as caught:
-        evaluate_checkpoint(write_config(tmp_path / 'c.py', **sections), folder / 'best.pth', TASKS, split=split)
+        evaluate_checkpoint(write_config(tmp_path / 'c.py', **sections), folder / 'best.pth', split=split)
     assert says in str(caught.value)
     assert '\n' not in str(caught.value)
 
@@ -126,11 +124,11 @@ def test_a_run_is_not_resumed_into_the_folder_of_another(run, tmp_path):
     other = tmp_path / 'other'
     shutil.copytree(folder, other)
     with pytest.raises(UsageError, match='holds another run'):
-        train(config, TASKS, work_dir=other, resume=str(folder / 'last.pth'))
+        train(config, work_dir=other, resume=str(folder / 'last.pth'))
     assert (other / 'last.pth').read_bytes() == (folder / 'last.pth').read_bytes()
     fresh = tmp_path / 'fresh'
     options = ['schedule.epochs=5', 'run.keep=0']
-    assert train(config, TASKS, options=options, work_dir=fresh, resume=str(folder / 'last.pth')) == 0
+    assert train(config, options=options, work_dir=fresh, resume=str(folder / 'last.pth')) == 0
     assert load_checkpoint(fresh / 'best.pth')['epoch'] == 5  # the best of this folder
 
 
@@ -145,10 +143,10 @@ def test_an_image_that_cannot_be_evaluated_does_not_cost_the_epoch(pictures, tmp
     with pytest.raises(
         UsageError, match=f'{bad.name}: .*; an evaluation leaves none out: mend or remove it, then --resume'
     ):
-        train(config, TASKS, work_dir=tmp_path / 'run')
+        train(config, work_dir=tmp_path / 'run')
     assert load_checkpoint(tmp_path / 'run' / 'last.pth')['epoch'] == 1
     bad.write_bytes(good)
-    assert train(config, TASKS, work_dir=tmp_path / 'run', resume=True) == 0
+    assert train(config, work_dir=tmp_path / 'run', resume=True) == 0
     assert [r['kind'] for r in records(tmp_path / 'run')][-1] == 'val'
     assert (tmp_path / 'run' / 'best.pth').exists()
 
@@ -171,7 +169,7 @@ def test_a_start_that_fails_costs_no_run(run, tmp_path, options, says):
     config, folder, _ = run
     shutil.copytree(folder, tmp_path / 'run')
     with pytest.raises(UsageError, match=says):
-        train(config, TASKS, work_dir=tmp_path / 'run', options=options, overwrite=True)
+        train(config, work_dir=tmp_path / 'run', options=options, overwrite=True)
     before, after = ({p.relative_to(top): p.is_file() and p.read_bytes() for p in top.rglob('*')}
                      for top in (folder, tmp_path / 'run'))  # fmt: skip
     assert before == after
@@ -184,9 +182,9 @@ def test_a_run_is_overwritten_with_all_that_it_left_and_nothing_else(run, tmp_pa
     (tmp_path / 'run' / '.part.last.pth').write_bytes(b'of a killed process')
     (tmp_path / 'run' / 'notes.txt').write_text('of the user')
     there = []
-    monkeypatch.setattr('vimamba.engine.train.Runner.train', lambda self: there.extend((tmp_path / 'run').iterdir()))
+    monkeypatch.setattr('vimamba.engine.loop.TrainLoop.run', lambda self: there.extend((tmp_path / 'run').iterdir()))
     config = write_config(tmp_path / 'c.py', schedule={'epochs': 1, 'warmup_epochs': 0})
-    train(config, TASKS, work_dir=tmp_path / 'run', overwrite=True)
+    train(config, work_dir=tmp_path / 'run', overwrite=True)
     assert {path.name for path in there} == {'notes.txt', 'train.log'}  # before the first step
     said = (tmp_path / 'run/train.log').read_text()
     assert 'test_vit: 0.27 M parameters' in said
@@ -200,17 +198,17 @@ def test_what_is_left_of_a_run_is_not_overwritten_unasked(run, tmp_path, kept):
     (tmp_path / 'run').mkdir()
     shutil.copy(folder / kept, tmp_path / 'run')
     with pytest.raises(UsageError, match='holds a run'):
-        train(config, TASKS, work_dir=tmp_path / 'run')
+        train(config, work_dir=tmp_path / 'run')
     assert (tmp_path / 'run' / kept).read_bytes() == (folder / kept).read_bytes()
 
 
 def test_a_finished_run_keeps_the_settings_it_was_trained_with(run, tmp_path):
     config, folder, _ = run
     shutil.copytree(folder, tmp_path / 'run')
-    assert train(config, TASKS, work_dir=tmp_path / 'run', options=['optim.lr=0.5'], resume=True) == 0
+    assert train(config, work_dir=tmp_path / 'run', options=['optim.lr=0.5'], resume=True) == 0
     assert json.loads((tmp_path / 'run/config.json').read_text())['optim']['lr'] == 3e-3
     options = ['optim.lr=1e-4', 'schedule.epochs=5']
-    assert train(config, TASKS, work_dir=tmp_path / 'run', options=options, resume=True) == 0
+    assert train(config, work_dir=tmp_path / 'run', options=options, resume=True) == 0
     assert json.loads((tmp_path / 'run/config.json').read_text())['optim']['lr'] == 1e-4
 
 
@@ -220,7 +218,7 @@ def test_a_run_that_does_not_start_leaves_nothing(tmp_path):
     (tmp_path / 'data' / 'train' / 'loose.png').write_bytes(b'')
     config = write_config(tmp_path / 'c.py', data={'name': 'folder', 'root': str(tmp_path / 'data')})
     with pytest.raises(UsageError, match='no class folders in it'):
-        train(config, TASKS, work_dir=tmp_path / 'runs' / 'run')
+        train(config, work_dir=tmp_path / 'runs' / 'run')
     assert not (tmp_path / 'runs').exists()
 
 
@@ -240,13 +238,13 @@ def test_fine_tuning_on_a_folder_starts_from_a_checkpoint(pictures, tmp_path):
     constant = {'name': 'constant', 'epochs': 1, 'warmup_epochs': 0}
     common = {'schedule': constant, 'optim': {'lr': 0.0, 'weight_decay': 0.0}}
     first = write_config(tmp_path / 'first.py', model=VIM, **common)
-    assert train(first, TASKS, work_dir=tmp_path / 'first') == 0
+    assert train(first, work_dir=tmp_path / 'first') == 0
     model = {**VIM, 'img_size': (16, 24), 'checkpoint': str(tmp_path / 'first/last.pth')}
     text = write_config(tmp_path / 'c.py', model=model, **common).read_text()
     data = {'name': 'folder', 'root': str(pictures), 'batch_size': 8, 'workers': 0}
     second = tmp_path / 'second.py'
     second.write_text(text + f'\ndata = {data!r}\n')
-    assert train(second, TASKS, work_dir=tmp_path / 'second') == 0
+    assert train(second, work_dir=tmp_path / 'second') == 0
     old, new = (load_checkpoint(tmp_path / name / 'last.pth')['model'] for name in ('first', 'second'))
     assert new['head.weight'].shape[0] == 3
     assert old['pos_embed'].shape != new['pos_embed'].shape
@@ -257,7 +255,7 @@ def test_a_checkpoint_of_another_model_is_not_started_from(run, tmp_path):
     _, folder, _ = run
     config = write_config(tmp_path / 'c.py', model={'depth': 7, 'checkpoint': str(folder / 'best.pth')})
     with pytest.raises(UsageError, match='12 missing'):
-        train(config, TASKS, work_dir=tmp_path / 'run')
+        train(config, work_dir=tmp_path / 'run')
 
 
 def test_a_broken_training_image_is_reported_and_an_evaluation_image_is_fatal(pictures, tmp_path):
@@ -268,12 +266,12 @@ def test_a_broken_training_image_is_reported_and_an_evaluation_image_is_fatal(pi
     data = {'name': 'folder', 'root': str(root), 'batch_size': 8, 'workers': 0, 'max_broken': 0.05}
     config = tmp_path / 'c.py'
     config.write_text(base + f'\ndata = {data!r}\n')
-    assert train(config, TASKS, work_dir=tmp_path / 'run') == 0
+    assert train(config, work_dir=tmp_path / 'run') == 0
     assert f'left out of training: {broken}' in (tmp_path / 'run/summary.txt').read_text()
     broken = sorted((root / 'val').rglob('*.png'))[2]
     broken.write_bytes(b'')
     with pytest.raises(UsageError, match=str(broken)):
-        train(config, TASKS, work_dir=tmp_path / 'again')
+        train(config, work_dir=tmp_path / 'again')
 
 
 def test_timm_loads_a_checkpoint_of_ours(run):
@@ -290,11 +288,7 @@ def test_recomputing_activations_changes_no_weight(tmp_path):
     for option in ('run.seed=0', 'run.grad_checkpointing=True'):
         folder = tmp_path / option
         config = write_config(tmp_path / 'c.py', schedule={'epochs': 1, 'warmup_epochs': 0})
-        assert train(config, TASKS, work_dir=folder, options=[option]) == 0
+        assert train(config, work_dir=folder, options=[option]) == 0
         ends[option] = load_checkpoint(folder / 'last.pth')['model']
     a, b = ends.values()
     assert all(torch.allclose(a[key], b[key], atol=1e-6) for key in a)
-
-
-def test_plots_are_what_the_engine_expects():
-    assert all(hasattr(plots, name) for name in ('plot_curves', 'plot_confusion'))

@@ -1,7 +1,5 @@
 """Promises: a picture of an evaluation shows mistakes first, each with its own file, and costs little memory."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -19,7 +17,7 @@ class Always(nn.Module):
 
 
 @pytest.mark.parametrize('rank', [0, 1])
-def test_each_image_has_its_own_path_and_mistakes_come_first(rank):
+def test_each_image_has_its_own_path_and_mistakes_come_first(rank, monkeypatch):
     dataset = create_dataset('digits', split='val')
     loader = create_loader(
         dataset, 50, training=False, seed=0, rank=rank, world_size=2
@@ -31,8 +29,9 @@ def test_each_image_has_its_own_path_and_mistakes_come_first(rank):
     def draw(name, images, targets, outputs, classes, paths):
         shown.update(images=images, targets=targets, paths=paths)
 
-    seen = SimpleNamespace(pixels=lambda config, images: images)
-    sample.picture(draw, seen, SimpleNamespace(task=SimpleNamespace(name='classification')), dataset.classes)
+    monkeypatch.setattr('vimamba.engine.loop.picture', draw)
+    monkeypatch.setattr(task, 'pixels', lambda images: images)
+    sample.picture(task)
     of_path = {dataset.sample_path(i): i for i in range(len(dataset))}
     assert len(set(shown['paths'])) == len(shown['images']) == 135 - rank
     for image, target, path in zip(shown['images'], shown['targets'], shown['paths']):

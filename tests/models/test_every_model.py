@@ -148,7 +148,7 @@ def test_a_task_takes_it(name, tmp_path):
     task, data = ('video', 'moving_digits') if len(shape) == 4 else ('classification', 'digits')
     file = tmp_path / 'config.json'
     file.write_text(json.dumps({'task': {'name': task}, 'model': {'name': name}, 'data': {'name': data}}))
-    assert TASKS[task].preprocessing(check(read_config(file))).input_size == shape
+    assert TASKS[task].trial(check(read_config(file))).preprocessing.input_size == shape
 
 
 @pytest.mark.parametrize('name', SMALL)

@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+from vimamba.config import Config
+
 TINY = {  # a small model of each family, and of timm: name -> arguments
     'vim': ('vim_nano_patch4_32', {'patch_size': 8, 'img_size': 64, 'depth': 2, 'class_token': 'none'}),
     'vmamba': ('test_vmamba', {}),
@@ -18,15 +20,8 @@ TINY = {  # a small model of each family, and of timm: name -> arguments
 }
 
 
-class Settings(SimpleNamespace):
-    """What `vimamba.config.schema.Config` gives, without a file."""
-
-    def at(self, path):
-        return ''
-
-
 def settings(task, model='vmamba', options=None, augment=None, **sections):
-    """A configuration of a task on digit scenes of 64 pixels."""
+    """A configuration of a task on digit scenes of 64 pixels, whose keys can be set."""
     name, arguments = TINY[model]
     arguments = dict(arguments)
     plain = {
@@ -41,4 +36,11 @@ def settings(task, model='vmamba', options=None, augment=None, **sections):
         'augment': {'style': 'dense' if augment is not None else None, 'options': augment or {}},
         'run': {'seed': 0, 'grad_checkpointing': False},
     }
-    return Settings(**{name: SimpleNamespace(**{**default[name], **sections.get(name, {})}) for name in default})
+    given = {name: {**default.get(name, {}), **sections.get(name, {})} for name in {*default, *sections}}
+    config = Config.from_dict(given).as_dict()
+    return SimpleNamespace(**{name: SimpleNamespace(**section) for name, section in config.items()})
+
+
+def data_of(task, config, split='train', training=False):
+    """A data set with the transform of its task."""
+    return task.prepare(task.dataset(config, split, training), config, training)

@@ -5,7 +5,7 @@ import timm
 import timm.optim
 import torch
 
-from tests.tasks.settings import TINY, settings
+from tests.tasks.settings import TINY, data_of, settings
 from vimamba.errors import UsageError
 from vimamba.tasks.detection import DETECTORS, DetectionTask
 
@@ -20,8 +20,8 @@ def task_of(model='vmamba', head='faster_rcnn', classes=10, **options):
     return config, DetectionTask.build(config, [str(i) for i in range(classes)])
 
 
-def batch(config, count=2, training=True):
-    data = DetectionTask.dataset(config, 'train', training)
+def batch(config, task, count=2, training=True):
+    data = data_of(task, config, training=training)
     samples = [data[i] for i in range(count)]
     return [image for image, _ in samples], [target for _, target in samples]
 
@@ -30,7 +30,7 @@ def batch(config, count=2, training=True):
 def test_every_family_learns_and_detects(model):
     """The same options serve a model of each family, and of timm, flat or a pyramid."""
     config, task = task_of(model)
-    images, targets = batch(config)
+    images, targets = batch(config, task)
     losses = task.train()(images, targets, mode='loss')
     assert all(name.startswith('loss_') and torch.isfinite(loss) for name, loss in losses.items())
     sum(losses.values()).backward()
@@ -65,7 +65,7 @@ def test_anchors_belong_to_the_strides_of_their_levels(head, model, levels):
 @pytest.mark.parametrize('head', DETECTORS)
 def test_images_without_objects_and_boxes_of_one_pixel_are_learned_from(head):
     config, task = task_of(head=head)
-    (image, _), (empty, single) = batch(config)[0], batch(config)[1]
+    (image, _), (empty, single) = batch(config, task)[0], batch(config, task)[1]
     for key in ('boxes', 'labels', 'area', 'iscrowd', 'masks'):
         if key in empty:
             empty[key] = empty[key][:0]
@@ -100,7 +100,7 @@ def test_strips_of_one_pixel_and_grey_images_are_learned_from(head):
 
 def test_a_crowd_is_not_learned_from():
     config, task = task_of()
-    images, targets = (list(each[2:3]) for each in batch(config, 3))
+    images, targets = (list(each[2:3]) for each in batch(config, task, 3))
     assert len(targets[0]['labels']) > 2
     seen = []
     task.model.network.forward = lambda images, targets: seen.append(targets) or {'a': images[0].sum()}
@@ -113,7 +113,7 @@ def test_a_crowd_is_not_learned_from():
 @pytest.mark.parametrize('amp', [torch.bfloat16, None], ids=str)
 def test_losses_are_finite_under_autocast(amp):
     config, task = task_of(head='mask_rcnn')
-    images, targets = batch(config)
+    images, targets = batch(config, task)
     with torch.autocast('cpu', amp, enabled=amp is not None):
         losses = task.train()(images, targets, mode='loss')
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -122,7 +122,7 @@ def test_losses_are_finite_under_autocast(amp):
 @pytest.mark.parametrize('head', ['faster_rcnn', 'retinanet', 'fcos'])
 def test_boxes_keep_all_their_digits_under_autocast(head):
     config, task = task_of(head=head)
-    images, _ = batch(config)
+    images, _ = batch(config, task)
     seen = {}
 
     def record(name):
@@ -158,7 +158,7 @@ def test_the_optimizer_knows_the_layers_of_the_backbone():
 
 def test_frozen_norms_stay():
     config, task = task_of('timm resnet', norm='frozen')
-    images, targets = batch(config)
+    images, targets = batch(config, task)
     before = {k: v.clone() for k, v in task.state_dict().items() if 'running' in k and '.backbone.model.' in k}
     task.train()(images, targets, mode='loss')
     assert before
@@ -182,10 +182,10 @@ def test_weights_of_a_classifier_start_the_backbone(tmp_path):
 @pytest.mark.parametrize(
     ('model', 'options', 'says'),
     [
-        ('vmamba', {'head': 'faster_rcn'}, "unknown task.head 'faster_rcn': did you mean 'faster_rcnn'"),
+        ('vmamba', {'head': 'faster_rcn'}, "task.head: unknown head 'faster_rcn': did you mean 'faster_rcnn'"),
         ('vmamba', {'chanels': 8}, "'chanels': did you mean 'channels'"),
         ('vmamba', {'head': 'fcos', 'anchor_scale': 8}, "unknown key in task with head 'fcos' 'anchor_scale'"),
-        ('vmamba', {'norm': 'bacth'}, "unknown task.norm 'bacth': did you mean 'batch'"),
+        ('vmamba', {'norm': 'bacth'}, "task.norm: unknown norm 'bacth': did you mean 'batch'"),
         ('vmamba', {'out_indices': [1]}, 'task.out_indices: expected None for a pyramid'),
         ('vim', {'out_indices': [7]}, 'of the blocks 0 to 1, got'),
         ('vmamba', {'head': 'fcos', 'channels': 48}, 'task.channels: expected a multiple of 32'),
@@ -208,7 +208,6 @@ def test_mistakes_are_named(model, options, says):
             {'data': {'name': 'voc', 'root': '.'}, 'task': {'head': 'mask_rcnn'}},
             "'mask_rcnn' learns from masks, 'voc' has none",
         ),
-        ({'task': {'name': 'detecton'}}, "unknown task.name 'detecton': did you mean 'detection'"),
         ({'schedule': {'milestones': (3,)}}, "schedule.milestones: expected none where schedule.name is not 'step'"),
         (
             {'schedule': {'name': 'step', 'epochs': 4, 'milestones': (3, 5)}},

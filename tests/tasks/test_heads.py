@@ -5,7 +5,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import nn
 
-from tests.tasks.settings import settings
+from tests.tasks.settings import data_of, settings
 from vimamba.tasks.detection import DetectionTask
 from vimamba.tasks.segmentation import SegmentationTask
 
@@ -34,7 +34,7 @@ def test_a_box_head_has_the_layers_that_it_is_asked_for(options, convs, linears,
         kinds = {kind: count(head, kind) for kind in (nn.BatchNorm2d, LayerNorm2d)}
         assert kinds == {kind: layers * (kind is norm) for kind in kinds}
     assert count(task.model.network.rpn.head.conv, nn.Conv2d) == options.get('rpn_convs', 1)
-    image, target = DetectionTask.dataset(config, 'train', training=False)[0]
+    image, target = data_of(task, config)[0]
     nothing = {key: value[:0] if torch.is_tensor(value) else value for key, value in target.items()}
     for targets in ([target, target], [nothing, nothing]):  # the mask head sees no object of the second
         losses = task.train()([image, image], targets, mode='loss')

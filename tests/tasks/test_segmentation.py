@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.tasks.settings import TINY, settings
+from tests.tasks.settings import TINY, data_of, settings
 from vimamba.errors import UsageError
 from vimamba.tasks.segmentation import DECODERS, SegmentationMetric, SegmentationTask
 
@@ -24,8 +24,8 @@ def task_of(model='vmamba', head='segformer', **options):
     return config, SegmentationTask.build(config, CLASSES)
 
 
-def batch(config, count=2):
-    data = SegmentationTask.dataset(config, 'train', False)
+def batch(config, task, count=2):
+    data = data_of(task, config)
     samples = [data[i] for i in range(count)]
     return [image for image, _ in samples], [target for _, target in samples]
 
@@ -33,7 +33,7 @@ def batch(config, count=2):
 @pytest.mark.parametrize('model', TINY)
 def test_every_family_learns_and_maps(model):
     config, task = task_of(model, auxiliary=0.4)
-    images, targets = batch(config)
+    images, targets = batch(config, task)
     losses = task.train()(images, targets, mode='loss')
     assert set(losses) == {'loss_pixels', 'loss_auxiliary'}
     sum(losses.values()).backward()
@@ -47,7 +47,7 @@ def test_every_family_learns_and_maps(model):
 @pytest.mark.parametrize('head', DECODERS)
 def test_every_head_overfits_two_scenes(head):
     config, task = task_of(head=head, dice=0.5)
-    images, targets = batch(config)
+    images, targets = batch(config, task)
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
     totals = []
     for _ in range(25):
@@ -65,7 +65,7 @@ def test_dropout_is_that_of_the_option_and_no_other(head):
     for rate in (0.0, 0.5):
         config, task = task_of(head=head, dropout=rate)
         assert [m.p for m in task.modules() if isinstance(m, nn.Dropout2d) and m.p] == [rate] * (rate > 0)
-        images, _ = batch(config)
+        images, _ = batch(config, task)
         task.train()
         first, second = (task.model(torch.stack(images)) for _ in range(2))
         assert torch.equal(first, second) is (rate == 0)
@@ -140,7 +140,7 @@ def test_images_of_any_size_are_mapped_pixel_by_pixel(size, options):
 
 def test_pixels_that_do_not_count_teach_nothing():
     config, task = task_of(dice=1.0)
-    images, targets = batch(config)
+    images, targets = batch(config, task)
     targets[1]['mask'][:] = 255
     alone = task.train()(images, targets, mode='loss')
     assert all(torch.isfinite(loss) for loss in alone.values())
@@ -179,7 +179,7 @@ def test_figures_are_those_of_their_definition(classes, images, seed):
 @pytest.mark.parametrize(
     ('options', 'says'),
     [
-        ({'head': 'uppernet'}, "unknown task.head 'uppernet': did you mean 'upernet'"),
+        ({'head': 'uppernet'}, "task.head: unknown head 'uppernet': did you mean 'upernet'"),
         ({'windw': (3, 3)}, "'windw': did you mean 'window'"),
         ({'head': 'upernet', 'channels': 16}, 'data.batch_size: expected at least 2 for UPerNet'),
         ({'head': 'fpn', 'channels': 64}, 'task.channels: expected a multiple of 64 from 128 on'),

@@ -66,13 +66,13 @@ def test_a_clip_is_mixed_as_one_and_the_batch_stays_as_it_was(kind):
 
 
 def test_pictures_show_up_to_eight_frames_of_the_first_view():
-    config = configured()
-    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in VideoTask.preprocessing(config)[1:3])
+    task = VideoTask.trial(configured())
+    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in task.preprocessing[1:3])
     clip, long = torch.rand(3, 4, 8, 6), torch.rand(3, 32, 8, 6)
     for given in ((clip - mean) / std, torch.stack([(clip - mean) / std, torch.zeros_like(clip)])):
-        [shown] = VideoTask.pixels(config, [given])
+        [shown] = task.pixels([given])
         torch.testing.assert_close(shown, clip.transpose(0, 1))
-    [shown] = VideoTask.pixels(config, [(long - mean) / std])
+    [shown] = task.pixels([(long - mean) / std])
     torch.testing.assert_close(shown, long.transpose(0, 1)[2::4])
 
 

@@ -43,7 +43,7 @@ def test_the_model_sees_no_more_clips_at_once_than_the_batch_has():
 )
 def test_left_and_right_stay_where_classes_tell_them_apart(options, mirrored):
     config = configured('augment.style=clip', 'augment.scale=(1.0,1.0)', 'augment.ratio=(1.0,1.0)', *options)
-    transform = VideoTask._transform(config, training=True)
+    transform = VideoTask.trial(config).transform(config, training=True)
     height, width = transform.size
     frames = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     frames[:, :, : width // 2] = 255
@@ -62,8 +62,9 @@ def test_left_and_right_stay_where_classes_tell_them_apart(options, mirrored):
     ],
 )
 def test_what_cannot_be_is_refused_before_any_data_is_read(option, message):
-    with pytest.raises(UsageError, match=message) as caught:
-        VideoTask.check(configured(option))
+    config = configured(option)
+    with pytest.raises(UsageError, match=message) as caught, config.located():
+        VideoTask.check(config)
     assert '\n' not in str(caught.value)
 
 
@@ -75,6 +76,7 @@ def test_what_cannot_be_is_refused_before_any_data_is_read(option, message):
     ],
 )
 def test_what_the_data_set_refuses_is_told_with_its_key_and_place(options, message):
-    with pytest.raises(UsageError) as caught:
-        VideoTask.dataset(configured(*options), 'val', training=False)
+    config = configured(*options)
+    with pytest.raises(UsageError) as caught, config.located():
+        VideoTask.dataset(config, 'val', training=False)
     assert str(caught.value) == f'--cfg-options {message}'

@@ -10,8 +10,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from vimamba.cli import keep_memory
 from vimamba.errors import run, unknown_name
+from vimamba.memory import keep_memory
 
 __all__ = ['COMMANDS', 'main']
 

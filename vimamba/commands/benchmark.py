@@ -13,8 +13,9 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from vimamba.cli import create_parser, find_device, keep_memory, load_models
+from vimamba.cli import create_parser, find_device, load_models
 from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
+from vimamba.memory import keep_memory
 
 __all__ = ['main']
 

@@ -29,16 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output('--out', args.out, picture=True)
     load_models(args.imports)
 
-    from vimamba.config import schema
-    from vimamba.config.reading import read_config
     from vimamba.data import create_loader
-    from vimamba.tasks import TASKS
+    from vimamba.tasks import load_task
     from vimamba.visualize.samples import picture
 
-    config = schema.check(read_config(args.config, args.cfg_options))
-    task: Any = TASKS[config.task.name]
-    task.check(config)
-    dataset = task.dataset(config, args.split, training=not args.plain)
+    config, task_type = load_task(args.config, args.cfg_options)
+    with config.located():
+        dataset = task_type.dataset(config, args.split, training=not args.plain)
+    task: Any = task_type.trial(config)
+    dataset = task.prepare(dataset, config, training=not args.plain)
     loader: Any = create_loader(
         dataset, min(args.count, len(dataset)), training=not args.plain, seed=config.run.seed, lists=task.lists
     )
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images, targets = next(iter(loader))
     paths = [dataset.sample_path(key.item) for key, _ in zip(loader.sampler, targets)]
     paths = ['' if path in loader.broken else path for path in paths]  # another sample replaces a broken one
-    drawn = picture(config.task.name, task.pixels(config, images), targets, None, dataset.classes, paths)
+    drawn = picture(config.task.name, task.pixels(images), targets, None, dataset.classes, paths)
     with whole_file(args.out) as part:
         drawn.save(part)
     print(f'{len(images)} of {len(dataset)} {loader.dataset.what} of {config.data.name}/{args.split} in {args.out}')

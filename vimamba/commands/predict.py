@@ -69,7 +69,7 @@ def _label_files(args: argparse.Namespace, device: Any) -> list[Any]:
 
 def _stream_file(args: argparse.Namespace, device: Any) -> list[Any]:
     from vimamba.data import BrokenImage
-    from vimamba.profile.memory import peak_memory
+    from vimamba.memory import peak_memory
     from vimamba.tasks.predict.classify import load_classifier
     from vimamba.tasks.predict.stream import HEADER, stream
 

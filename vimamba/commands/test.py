@@ -27,9 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_models(args.imports)
 
     from vimamba.engine.evaluation import evaluate_checkpoint
-    from vimamba.tasks import TASKS
-    from vimamba.visualize import plots
-    from vimamba.visualize.samples import picture
 
-    keywords = {'split': args.split, 'json_file': args.json, 'out_dir': args.out_dir, 'plots': plots, 'draw': picture}
-    return evaluate_checkpoint(args.config, args.checkpoint, TASKS, options=args.cfg_options, **keywords)
+    keywords = {'split': args.split, 'json_file': args.json, 'out_dir': args.out_dir}
+    return evaluate_checkpoint(args.config, args.checkpoint, options=args.cfg_options, **keywords)

@@ -34,22 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_models(args.imports)
 
     from vimamba.engine.train import train
-    from vimamba.tasks import TASKS
-    from vimamba.visualize.plots import plot_curves
-    from vimamba.visualize.samples import picture
 
     keywords = {'work_dir': args.work_dir, 'resume': args.resume, 'overwrite': args.overwrite}
-    return train(args.config, TASKS, options=args.cfg_options, plot=plot_curves, draw=picture, **keywords)
+    return train(args.config, options=args.cfg_options, **keywords)
 
 
 def _describe() -> int:
     load_models()
 
-    from vimamba.config.schema import describe
-    from vimamba.tasks import TASKS, DenseTask
+    from vimamba.tasks import describe
 
     print(describe())
-    for name, task in TASKS.items():
-        if issubclass(task, DenseTask):
-            print(f'options of task {name}:\n{task.describe()}')
     return 0

@@ -58,6 +58,12 @@ class Table(dict):
         self[key] = value
         self.where[key] = where
 
+    def find(self, path: str) -> str:
+        """``file:line`` of a dotted key, or of the last part of it that was written; '' if none was."""
+        name, _, rest = path.partition('.')
+        inside = self[name].find(rest) if isinstance(self.get(name), Table) else ''
+        return inside or self.where.get(name, '')
+
 
 def read_config(path: str | Path, options: Iterable[str] = ()) -> Table:
     """Reads a configuration file with what it inherits, then applies ``a.b=value`` options.
@@ -140,7 +146,7 @@ def _read(path: Path, parents: tuple[Path, ...]) -> Table:
         with open(path, 'rb') as file:
             raw = file.read(_MAX_BYTES + 1)
         if len(raw) > _MAX_BYTES:
-            raise UsageError(f'{path}: more than {_MAX_BYTES} bytes is no configuration')
+            raise UsageError(f'{path}: more than {_MAX_BYTES} bytes; expected a configuration')
         table = {'.py': _parse_python, '.json': _parse_json}.get(path.suffix, _parse_yaml)(raw.decode(), str(path))
     except SyntaxError as error:
         raise UsageError(f'{path}:{error.lineno}: {error.msg}') from None
@@ -195,11 +201,11 @@ def _parse_python(text: str, file: str) -> Table:
 
 def _parse_json(text: str, file: str) -> Table:
     try:
-        data = json.loads(text, object_pairs_hook=_Pairs, parse_constant=_no_number)
+        data = json.loads(text, object_pairs_hook=list, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise UsageError(f'{file}:{error.lineno}: {error.msg}') from None
 
-    # without its escapes and three names, JSON is a Python expression; that knows the lines, and nothing more is read
+    # Apart from escapes and three names, JSON is a Python expression, whose nodes know their lines.
     def located(node: ast.expr, value: Any) -> Any:
         if isinstance(node, ast.Dict):
             table = Table()
@@ -219,12 +225,8 @@ def _parse_json(text: str, file: str) -> Table:
     return table
 
 
-class _Pairs(list):
-    """The members of a JSON object, in order."""
-
-
 def _no_number(name: str) -> float:
-    raise ValueError(f'{name} is no number')
+    raise ValueError(f'{name} is not a number')
 
 
 def _parse_yaml(text: str, file: str) -> Table:

@@ -13,19 +13,6 @@ from vimamba.data.image import BrokenImage, find_images, read_image
 from vimamba.data.loader import EpochSampler, Loader, create_loader, end_workers, lost_worker
 from vimamba.data.transforms import AUGMENT, create_transform
 
-__all__ = [
-    'AUGMENT',
-    'AUGMENT_DENSE',
-    'DATASETS',
-    'BrokenImage',
-    'DenseTransform',
-    'EpochSampler',
-    'Loader',
-    'create_dataset',
-    'create_loader',
-    'create_transform',
-    'end_workers',
-    'find_images',
-    'lost_worker',
-    'read_image',
-]
+__all__ = ['AUGMENT', 'AUGMENT_DENSE', 'DATASETS', 'BrokenImage', 'DenseTransform', 'EpochSampler', 'Loader',
+           'create_dataset', 'create_loader', 'create_transform', 'end_workers', 'find_images', 'lost_worker',
+           'read_image']  # fmt: skip

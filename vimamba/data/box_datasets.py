@@ -103,7 +103,7 @@ class ObjectDataset(Dataset):
 
 
 def checked_box(box: Sequence[float], size: tuple[int, int], where: str) -> tuple[list[float], str]:
-    """A box (left, top, right, bottom) cut to an image of ``size`` (height, width), and why it is none, if it is none.
+    """A box (left, top, right, bottom) cut to an image of ``size`` (height, width), and the reason if it is not a box.
 
     Raises:
         UsageError: it is not made of finite numbers.
@@ -126,7 +126,7 @@ def inside(folder: Path, name: Any, where: str) -> Path:
     """The path of a file in a folder, by its name.
 
     Raises:
-        UsageError: the name is no text, or leads out of the folder.
+        UsageError: the name is not text, or leads out of the folder.
     """
     if not isinstance(name, str) or not name or os.path.isabs(name) or '..' in Path(name).parts or '\0' in name:
         raise UsageError(f'{where}: {name!r} is no name of a file in {folder}')

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from vimamba.data.loader import seeded
 from vimamba.data.transforms import AUGMENT, create_transform
-from vimamba.errors import bad_argument
+from vimamba.errors import bad_argument, one_of
 
 __all__ = ['AUGMENT_CLIP', 'ClipTransform']
 
@@ -46,9 +46,8 @@ class ClipTransform:
         crops: int = 1,
         style: dict[str, Any] | None = None,
     ):
-        if crops not in (1, 3):
-            raise bad_argument('num_crops', '1 or 3', crops)
-        if interpolation not in ('bilinear', 'bicubic'):  # of tensors
+        one_of(1, 3)(crops, 'num_crops')
+        if interpolation not in ('bilinear', 'bicubic'):  # those of tensors
             raise bad_argument('interpolation', "'bilinear' or 'bicubic'", repr(interpolation))
         self.size, self.mean, self.std = tuple(input_size), list(mean), list(std)
         self.training, self.crops = training, 1 if training else crops
@@ -84,10 +83,10 @@ class ClipTransform:
     def _crop(self, clip: Tensor) -> list[Tensor]:
         height, width = clip.shape[2:]
         factor = max(self.short[0] / height, self.short[1] / width)
-        size = [max(side, round(own * factor)) for side, own in zip(self.size, (height, width))]
+        size = [max(side, round(full * factor)) for side, full in zip(self.size, (height, width))]
         if size != [height, width]:
             clip = F.resize(clip, size, self.filter)
-        room = [own - side for own, side in zip(size, self.size)]
+        room = [full - side for full, side in zip(size, self.size)]
         places = (0.0, 0.5, 1.0) if self.crops == 3 else (0.5,)
         along = int(room[1] >= room[0])  # the longer side
         crops = []

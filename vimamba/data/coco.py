@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from vimamba.data.box_datasets import ObjectDataset, checked_box, inside, is_number
-from vimamba.errors import UsageError, bad_argument
+from vimamba.errors import UsageError
 
 __all__ = ['CocoDataset', 'run_lengths']
 
@@ -51,7 +51,7 @@ class CocoDataset(ObjectDataset):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str],
         split: str,
         transform: Callable[..., Any] | None = None,
         seed: int = 0,
@@ -62,8 +62,6 @@ class CocoDataset(ObjectDataset):
         val_json: str = 'annotations/instances_val2017.json',
         keep_empty: bool = True,
     ) -> None:
-        if root is None:
-            raise bad_argument('root', 'the folder of the images and annotations', root)
         names = {'train': (train_images, train_json), 'val': (val_images, val_json)}
         folder, file = (Path(root, name) for name in names[split])
         content = _load(file)

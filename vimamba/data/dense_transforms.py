@@ -13,13 +13,15 @@ from PIL import Image
 
 from vimamba.data.image import to_channels
 from vimamba.data.transforms import (
+    ALBUMENTATIONS,
     IGNORED,
+    INTERVAL,
     build_albumentations,
     load_albumentations,
     one_line,
     seed_albumentations,
 )
-from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.errors import UsageError, bad_argument, check_options, integer, number, or_none, several, within
 
 __all__ = ['AUGMENT_DENSE', 'DenseTransform']
 
@@ -32,6 +34,16 @@ AUGMENT_DENSE: dict[str, Any] = {
     'crop_first': 0.0,  # probability of DETR's crop: 384 to 600 pixels of the image at a short side of 400 to 600
     'color_jitter': 0.0,  # brightness, contrast, saturation
     'albumentations': None,  # a list such as [dict(type='MotionBlur', p=0.3), ...]
+}
+_RULES = {
+    'hflip': number(0, 1),
+    'resize': or_none(several(integer(1), 2)),
+    'scale': INTERVAL,
+    'crop': or_none(several(integer(1), 2)),
+    'max_class_share': number(0, 1),
+    'crop_first': number(0, 1),
+    'color_jitter': number(0, below=1),
+    'albumentations': ALBUMENTATIONS,
 }
 
 
@@ -57,14 +69,18 @@ class DenseTransform:
     """
 
     def __init__(self, channels: int, augment: dict[str, Any] | None = None):
-        self.channels = channels
-        self.options = None if augment is None else _checked(augment)
-        if self.options is None:
+        self.channels, self.options = channels, None
+        if augment is None:
             return
-        a, library = self.options, load_albumentations()
-        jitter = a['color_jitter']
-        if jitter and channels == 4:
-            raise bad_argument('augment.color_jitter', '0 with 4 channels', jitter)
+        with within('augment'):
+            check_options(augment, _RULES, "'dense' augment option")
+            self.options = {**AUGMENT_DENSE, **augment}
+            self.pipeline = self._pipeline(self.options)
+
+    def _pipeline(self, a: dict[str, Any]) -> Any:
+        library, jitter = load_albumentations(), a['color_jitter']
+        if jitter and self.channels == 4:
+            raise bad_argument('color_jitter', '0 with 4 channels', jitter)
         steps = [library['HorizontalFlip'](p=a['hflip'])] if a['hflip'] else []
         steps += build_albumentations(a['albumentations'] or [], library)
         if jitter:
@@ -72,7 +88,7 @@ class DenseTransform:
                                                 (1 - jitter, 1 + jitter), (0, 0), p=1.0))  # fmt: skip
         least = {'min_width': 0.5, 'min_height': 0.5, 'filter_invalid_bboxes': True}
         boxes = library['BboxParams']('pascal_voc', label_fields=['rows'], clip=True, **least)
-        self.pipeline = library['Compose'](steps, bbox_params=boxes) if steps else None
+        return library['Compose'](steps, bbox_params=boxes) if steps else None
 
     def __call__(self, image: Image.Image, target: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         pixels = np.asarray(to_channels(image, self.channels))
@@ -143,7 +159,7 @@ class DenseTransform:
             out = self.pipeline(**given)
             image = np.asarray(out['image']).reshape(*out['image'].shape[:2], self.channels)
         except Exception as error:  # an image too small for a crop, say: albumentations raises almost anything
-            raise UsageError(f'augment.albumentations: {one_line(error)}') from error
+            raise UsageError(one_line(error), key='augment.albumentations') from error
         if image.dtype != np.uint8:
             raise bad_argument('augment.albumentations', 'transforms that keep images uint8', image.dtype)
         if 'mask' in given:
@@ -157,30 +173,6 @@ class DenseTransform:
             if 'masks' in target and 'masks' not in given:
                 target['masks'] = np.zeros((0, *image.shape[:2]), np.uint8)
         return image, target
-
-
-def _checked(augment: dict[str, Any]) -> dict[str, Any]:
-    for key in augment:
-        if key not in AUGMENT_DENSE:
-            raise unknown_name("'dense' augment option", key, [*AUGMENT_DENSE, 'style'])
-    a = {**AUGMENT_DENSE, **augment}
-    for key in ('hflip', 'crop_first', 'max_class_share'):
-        if not isinstance(a[key], (int, float)) or not 0 <= a[key] <= 1:
-            raise bad_argument(f'augment.{key}', 'a number in 0..1', repr(a[key]))
-    if not isinstance(a['color_jitter'], (int, float)) or not 0 <= a['color_jitter'] < 1:
-        raise bad_argument('augment.color_jitter', 'a number in [0, 1)', repr(a['color_jitter']))
-    if not _pair(a['scale']) or a['scale'][0] > a['scale'][1]:
-        raise bad_argument('augment.scale', 'two positive numbers (low, high)', repr(a['scale']))
-    for key in ('resize', 'crop'):
-        if a[key] is not None and not (_pair(a[key]) and all(isinstance(v, int) for v in a[key])):
-            raise bad_argument(f'augment.{key}', 'two positive integers or None', repr(a[key]))
-    return a
-
-
-def _pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in value
-    )  # fmt: skip
 
 
 def _detr_window(height: int, width: int) -> tuple[int, int, int, int]:

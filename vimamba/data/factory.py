@@ -12,9 +12,9 @@ from vimamba.data.image_datasets import Digits, Folder, ImageNet
 from vimamba.data.mask_folders import ADE20K, Cityscapes, MaskFolder, VocSegmentation
 from vimamba.data.moving_digits import MovingDigits
 from vimamba.data.scenes import DigitScenes, SemanticDigitScenes
-from vimamba.data.video_datasets import Clips, Layout, SomethingSomething, VideoFolder, VideoList, VideoSplits
+from vimamba.data.video_datasets import SomethingSomething, VideoFolder, VideoList, VideoSplits
 from vimamba.data.voc import VocDataset
-from vimamba.errors import unknown_name
+from vimamba.errors import bad_argument, unknown_name
 
 __all__ = ['DATASETS', 'create_dataset']
 
@@ -39,14 +39,14 @@ DATASETS: dict[str, dict[str, Any]] = {
 
 
 def options_of(kind: Any) -> dict[str, Any]:
-    """The arguments of a data set's class and their defaults, with those that it hands on."""
-    named = dict(inspect.signature(kind).parameters)
-    if issubclass(kind, Layout):
-        named |= inspect.signature(kind.find).parameters
-    if issubclass(kind, Clips):
-        own = inspect.signature(Clips).parameters
-        named |= {name: parameter for name, parameter in own.items() if parameter.kind is parameter.KEYWORD_ONLY}
-    return {name: parameter.default for name, parameter in named.items() if name != 'options'}
+    """The keyword arguments of a data set's class and their defaults, with those that it passes on."""
+    named = dict(inspect.signature(kind.find).parameters) if hasattr(kind, 'find') else {}
+    for base in (base for base in kind.__mro__ if '__init__' in vars(base)):
+        parameters = inspect.signature(base).parameters
+        named |= {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return {name: p.default for name, p in named.items()}
 
 
 def create_dataset(
@@ -81,12 +81,15 @@ def create_dataset(
     if task not in DATASETS:
         raise unknown_name('task', task, DATASETS)
     if name not in DATASETS[task]:
-        raise unknown_name(f'{task} data set', name, DATASETS[task])
+        raise unknown_name(f'{task} data set', name, DATASETS[task], key='name')
     kind = DATASETS[task][name]
     if split not in kind.splits:
         raise unknown_name(f'split of {name}', split, kind.splits)
-    valid = options_of(kind).keys() - {'root', 'split', 'transform', 'seed'}
+    arguments = options_of(kind)
+    if root is None and arguments['root'] is not None:
+        raise bad_argument('root', 'the folder of the data set', root)
+    valid = arguments.keys() - {'root', 'split', 'transform', 'seed'}
     for option in options:
         if option not in valid:
-            raise unknown_name(f'option of data set {name}', option, valid)
+            raise unknown_name(f'option of data set {name}', option, valid, key=option)
     return kind(root=root, split=split, transform=transform, seed=seed, **options)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,23 +18,11 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
 
 from vimamba.data.image import files_below, read_image, subfolders
-from vimamba.errors import UsageError, bad_argument
+from vimamba.errors import UsageError, bad_argument, integer, number, or_none
 
-__all__ = ['Digits', 'Folder', 'ImageDataset', 'ImageNet', 'digits_split']
+__all__ = ['Digits', 'Folder', 'ImageNet', 'digits_split']
 
 Transform = Callable[[Image.Image], torch.Tensor]
-
-
-class ImageDataset(Protocol):
-    """What `create_loader` needs of a data set."""
-
-    classes: list[str]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]: ...
-
-    def sample_path(self, index: int) -> str: ...
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:
@@ -44,8 +31,7 @@ def _to_tensor(image: Image.Image) -> torch.Tensor:
 
 def _keep(targets: np.ndarray, fraction: float, split: str, seed: int) -> np.ndarray:
     """Sorted indices of ``fraction`` of each class, at least one image of each, drawn under ``seed``."""
-    if not 0 < fraction <= 1:
-        raise bad_argument('fraction', 'a number in (0, 1]', fraction)
+    number(above=0, high=1)(fraction, 'fraction')
     if fraction < 1 and split != 'train':
         raise bad_argument('fraction', f'1 for the {split} split', fraction, 'only training images are left out')
     if fraction == 1:
@@ -81,17 +67,15 @@ def digits_split(targets: np.ndarray, *, fold: int | None = None, folds: int = 5
     """
     n = len(targets)
     order = _stratified_order(targets, seed=0)
-    if not 2 <= folds <= 10:
-        raise bad_argument('folds', '2 to 10', folds)
+    integer(2, 10)(folds, 'folds')
+    or_none(integer(0, folds - 1))(fold, 'fold')
     if fold is None:
         test, val = round(0.15 * n), round(0.30 * n)
-    elif fold in range(folds):
+    else:
         first, last = (round(f * n / folds) for f in (fold, fold + 1))
         order = np.roll(order, -first)  # this fold comes first
         test = last - first
         val = test + round(0.15 * n)
-    else:
-        raise bad_argument('fold', f'0 to {folds - 1} (folds={folds}) or None', fold)
     return {'test': order[:test], 'val': order[test:val], 'train': order[val:]}
 
 
@@ -149,15 +133,13 @@ class Folder(Dataset):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str],
         split: str,
         transform: Transform | None = None,
         seed: int = 0,
         fraction: float = 1.0,
     ):
         layout = 'expected train/<class>/<image> and val/<class>/<image>'
-        if root is None:
-            raise bad_argument('root', 'the folder that holds train/ and val/', root)
         self.root = Path(root, split)
         _, folders, own = (
             subfolders(folder, f'{layout} in {root}') for folder in (root, Path(root, 'train'), self.root)

@@ -31,8 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, _utils, default_collate
 
 from vimamba.data.image import BrokenImage
-from vimamba.data.image_datasets import ImageDataset
-from vimamba.errors import UsageError, bad_argument
+from vimamba.errors import UsageError, bad_argument, check_integers, check_numbers, first_line, number
 
 __all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'end_workers', 'lost_worker', 'seeded']
 
@@ -104,7 +103,7 @@ class EpochSampler(Sampler[SampleKey]):
 
 
 def create_loader(
-    dataset: ImageDataset,
+    dataset: Any,
     batch_size: int,
     *,
     training: bool,
@@ -144,16 +143,11 @@ def create_loader(
     drop_last = training if drop_last is None else drop_last
     if drop_last and not training:
         raise bad_argument('drop_last', 'False in evaluation', True, 'every sample counts')
-    if batch_size < 1:
-        raise bad_argument('batch_size', 'a positive integer', batch_size)
-    if seed < 0:
-        raise bad_argument('seed', 'a non-negative integer', seed)
-    if not 0 <= max_broken < 1:
-        raise bad_argument('max_broken', 'a fraction in [0, 1)', max_broken)
-    if workers < 0:
-        raise bad_argument('workers', '0 or more', workers)
-    if workers and timeout <= 0:
-        raise bad_argument('timeout', 'a positive number of seconds', timeout)
+    check_integers(1, batch_size=batch_size)
+    check_integers(0, seed=seed, workers=workers)
+    check_numbers(0, 1, max_broken=max_broken)
+    if workers:
+        number(above=0)(timeout, 'timeout')
     sampler = EpochSampler(
         len(dataset), training=training, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last
     )
@@ -182,9 +176,9 @@ def create_loader(
 
 
 def _outlive_signals(_: int) -> None:
-    """What a signal to all processes of a run means is decided by the main one, which may need data until it stops.
+    """Workers ignore group signals; the main process still needs data until it stops.
 
-    Schedulers send SIGTERM to all, a terminal SIGINT. SIGTERM from the main process itself ends a worker, as ever.
+    Schedulers send SIGTERM to all processes, a terminal sends SIGINT. SIGTERM from the main process ends a worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
@@ -263,7 +257,7 @@ def end_workers() -> None:
 
 
 def _end(batches: Any) -> None:
-    """Torch's own way to end workers waits for a lock that one that is killed may hold, and without end."""
+    """Kills workers. torch's shutdown can deadlock on a lock held by a killed worker."""
     with suppress(RuntimeError):  # torch tells a second time, by its signal, of a worker whose loss is known
         _utils.signal_handling._remove_worker_pids(id(batches))
     batches._shutdown, batches._worker_pids_set = True, False
@@ -280,14 +274,14 @@ def _end(batches: Any) -> None:
 
 
 def lost_worker(error: Exception) -> UsageError | None:
-    """One line on what to do where an error says that a data worker died or hangs; None for any other error.
+    """The UsageError for an error of torch that reports a dead or hanging data worker; None for any other error.
 
     torch raises its RuntimeError wherever the main thread happens to be, not only while it waits for a batch.
 
     >>> lost_worker(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'))  # doctest: +ELLIPSIS
     UsageError('DataLoader worker (pid 7) is killed by signal: Killed; memory or shared memory (/dev/shm) ...
     """
-    message = (str(error).splitlines() or [''])[0].strip('. ')
+    message = first_line(error).strip('. ')
     if isinstance(error, (ConnectionError, EOFError)) and not message.startswith('Caught '):  # in a worker's own code
         message = 'DataLoader worker is gone'
     if not message.startswith('DataLoader '):
@@ -308,7 +302,7 @@ class _Sample(NamedTuple):
 class _Samples(Dataset):
     """A data set read by `SampleKey`; errors travel as data, because a worker's exceptions lose their type."""
 
-    def __init__(self, dataset: ImageDataset, *, training: bool, seed: int, max_broken: float, padding: Any):
+    def __init__(self, dataset: Any, *, training: bool, seed: int, max_broken: float, padding: Any):
         self.dataset, self.training, self.seed, self.padding = dataset, training, seed, padding
         self.max_broken, self.allowed = max_broken, int(max_broken * len(dataset))
         self.classes, self.sample_path = dataset.classes, dataset.sample_path

@@ -21,19 +21,8 @@ __all__ = ['ADE20K', 'Cityscapes', 'MaskFolder', 'VocSegmentation']
 
 IGNORED = 255
 CITYSCAPES = (
-    *(
-        'road',
-        'sidewalk',
-        'building',
-        'wall',
-        'fence',
-        'pole',
-        'traffic light',
-        'traffic sign',
-        'vegetation',
-        'terrain',
-    ),
-    *('sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
+    *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign', 'vegetation'),
+    *('terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
 )
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # of those names
 
@@ -66,18 +55,17 @@ class MaskFolder(Dataset):
     """
 
     splits: tuple[str, ...] = ('train', 'val')
+    one_size = False  # all images have the same size
 
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str],
         split: str,
         transform: Callable[..., Any] | None = None,
         seed: int = 0,
         classes: Sequence[str] | None = None,
     ) -> None:
-        if root is None:
-            raise bad_argument('root', 'the folder of the data set', root)
         self.transform = transform
         self.classes = list(classes or self._classes(Path(root)))
         if len(self.classes) > IGNORED:
@@ -174,6 +162,7 @@ class Cityscapes(MaskFolder):
     """
 
     splits = ('train', 'val', 'test')
+    one_size = True
 
     def _layout(self, root: Path, split: str) -> Layout:
         masks = Path(root, 'gtFine', split)

@@ -95,7 +95,7 @@ class MovingDigits(Clips):
     Args:
         root: the folder to keep them in; None for ``$XDG_CACHE_HOME/vimamba`` or ``~/.cache/vimamba``.
         split: 'train', 'val' or 'test', each of its own digits.
-        transform: frames -> tensor, as of `Clips`.
+        transform: frames -> tensor, as in `Clips`.
         seed: has no effect: a clip is a function of its split and number, but for the rounding of the encoder, a few
             grey levels, which varies from one writing to the next.
         time: 'forward', 'backward' (each clip reversed, its class the opposite) or 'shuffled' (in an order that is
@@ -105,6 +105,7 @@ class MovingDigits(Clips):
     """
 
     splits = ('train', 'val', 'test')
+    mirrors = False
 
     def __init__(
         self,

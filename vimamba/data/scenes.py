@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vimamba.data.image_datasets import Digits
-from vimamba.errors import bad_argument, check_integers
+from vimamba.errors import bad_argument, check_integers, integer, several
 
 __all__ = ['DigitScenes', 'SemanticDigitScenes']
 
@@ -46,6 +46,7 @@ class DigitScenes(torch.utils.data.Dataset):
     """
 
     splits = ('train', 'val', 'test')
+    one_size = True  # all images have the same size
     background: tuple[str, ...] = ()  # classes before the digits
 
     def __init__(
@@ -64,8 +65,7 @@ class DigitScenes(torch.utils.data.Dataset):
         check_integers(8, size=size)
         check_integers(1, scenes=_SCENES[split] if scenes is None else scenes)
         for name, pair, least, most in (('digits', digits, 1, 50), ('scale', scale, 8, size)):
-            integers = isinstance(pair, tuple | list) and len(pair) == 2 and all(type(side) is int for side in pair)
-            if not integers or not least <= pair[0] <= pair[1] <= most:
+            if not several(integer(least, most), 2).fits(pair) or pair[0] > pair[1]:
                 raise bad_argument(name, f'two integers (low, high) in {least}..{most}', repr(pair))
         source = Digits(root=root, split=split)
         self.images, self.targets = source.images, source.targets

@@ -24,7 +24,20 @@ from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 
 from vimamba.data.image import to_channels
-from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.errors import (
+    Rule,
+    UsageError,
+    bad_argument,
+    check_options,
+    integer,
+    number,
+    one_of,
+    one_or_several,
+    or_none,
+    several,
+    unknown_name,
+    within,
+)
 
 __all__ = ['AUGMENT', 'create_transform']
 
@@ -33,8 +46,8 @@ _COMMON = {
     'color_jitter': 0.0,  # brightness, contrast, saturation; as in timm, left out beside auto_augment
     'auto_augment': None,  # timm's strings: 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3', 'original', ...
     're_prob': 0.0,  # random erasing: probability,
-    're_mode': 'pixel',  # what is put there: 'const' (0), 'rand' (one colour), 'pixel' (noise),
-    're_count': 1,  # and in how many rectangles at most
+    're_mode': 'pixel',  # fill: 'const' (0), 'rand' (one colour), 'pixel' (noise),
+    're_count': 1,  # and most rectangles
     'albumentations': None,  # a list such as [dict(type='MotionBlur', p=0.3), ...]
 }
 AUGMENT: dict[str, dict[str, Any]] = {
@@ -43,8 +56,39 @@ AUGMENT: dict[str, dict[str, Any]] = {
     # The whole image, resized, then a random affine map: small images, characters.
     'small': {**_COMMON, 'degrees': 0.0, 'translate': 0.0, 'scale': (1.0, 1.0), 'shear': 0.0, 'fill': 0},
 }
-IGNORED = 255  # in a semantic map: of no class
 RAND_AUGMENT = r'rand(-(m|n|p|mstd|mmax|inc)\d[\d.]*|-t\w+)*'
+ALBUMENTATIONS = or_none(
+    Rule(
+        "a list such as [dict(type='MotionBlur', p=0.3)]",
+        lambda value: isinstance(value, (list, tuple)) and all(isinstance(v, dict) and 'type' in v for v in value),
+    )
+)
+INTERVAL = Rule(
+    'two positive numbers (low, high)',
+    lambda value: several(number(above=0), 2).fits(value) and value[0] <= value[1],
+)
+_RULES = {
+    'hflip': number(0, 1),
+    'vflip': number(0, 1),
+    'color_jitter': or_none(one_or_several(number(0), 3, 4)),
+    'auto_augment': or_none(
+        Rule(
+            "timm's form, such as 'rand-m9-mstd0.5-inc1'",
+            lambda v: isinstance(v, str) and (not v.startswith('rand') or re.fullmatch(RAND_AUGMENT, v) is not None),
+        )
+    ),
+    're_prob': number(0, 1),
+    're_mode': one_of('const', 'rand', 'pixel'),
+    're_count': integer(1),
+    'albumentations': ALBUMENTATIONS,
+    'scale': INTERVAL,
+    'ratio': INTERVAL,
+    'degrees': one_or_several(number(0), 2),
+    'translate': or_none(one_or_several(number(0, 1), 2)),
+    'shear': or_none(one_or_several(number(), 2, 4)),
+    'fill': one_or_several(number(0, 255)),
+}
+IGNORED = 255  # in a semantic map: of no class
 INTERPOLATION = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 
 
@@ -88,29 +132,40 @@ def create_transform(
     for name, value in (('mean', mean), ('std', std)):
         if len(value) != channels:
             raise bad_argument(name, f'{channels} numbers, one per channel', list(value))
-    if interpolation not in INTERPOLATION:
-        raise unknown_name('interpolation', interpolation, INTERPOLATION)
-    if crop_mode not in (modes := ('center', 'squash', 'border')):
-        raise unknown_name('crop_mode', crop_mode, modes)
-    if not 0 < crop_pct <= 1:
-        raise bad_argument('crop_pct', 'a number in (0, 1]', crop_pct)
-    shared: dict[str, Any] = {'input_size': input_size, 'interpolation': interpolation}
+    one_of(*INTERPOLATION)(interpolation, 'interpolation')
+    one_of('center', 'squash', 'border')(crop_mode, 'crop_mode')
+    number(above=0, high=1)(crop_pct, 'crop_pct')
     if augment is None:
         evaluation = timm.data.create_transform(
-            **shared, mean=tuple(mean), std=tuple(std), crop_pct=crop_pct, crop_mode=crop_mode
+            input_size,
+            interpolation=interpolation,
+            mean=tuple(mean),
+            std=tuple(std),
+            crop_pct=crop_pct,
+            crop_mode=crop_mode,
         )
         return v2.Compose([partial(to_channels, channels=channels), evaluation])
     if not training:
         raise bad_argument('augment', 'None in evaluation', augment)
+    if not isinstance(augment, dict):
+        raise bad_argument('augment', 'a dict of options or None', augment)
 
+    with within('augment'):
+        return _augmenting(input_size, mean, std, interpolation, augment)
+
+
+def _augmenting(input_size: Any, mean: Any, std: Any, interpolation: str, augment: dict[str, Any]) -> v2.Compose:
+    channels, *size = input_size
     style, a = _checked(augment)
     recolour = a['auto_augment'] or a['color_jitter']
     if recolour and channels == 4:
-        raise bad_argument('augment', 'no auto_augment or color_jitter with 4 channels', recolour)
+        name = 'auto_augment' if a['auto_augment'] else 'color_jitter'
+        raise bad_argument(name, 'no auto_augment or color_jitter with 4 channels', recolour)
     work = 3 if recolour else channels  # timm's colour operations want RGB
     try:
         crop, colour, _ = timm.data.create_transform(
-            **shared,
+            input_size,
+            interpolation=interpolation,
             mean=tuple(mean) * (work // channels),
             is_training=True,
             separate=True,
@@ -121,11 +176,11 @@ def create_transform(
             color_jitter=a['color_jitter'] or None,  # type: ignore[arg-type]
             auto_augment=a['auto_augment'],
         )
-        _keep_a_bit(colour)
-        geometry = crop if style == 'imagenet' else _affine(size, interpolation, a)
-        erase = RandomErasing(a['re_prob'], mode=a['re_mode'], max_count=a['re_count'], device='cpu')
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f'augment: {" ".join(str(error).split()) or "a value out of range"} (in {augment})') from error
+    except (AssertionError, KeyError, TypeError, ValueError) as error:  # the rules leave it the one to judge
+        raise UsageError(f'{one_line(error)}, got {a["auto_augment"]!r}', key='auto_augment') from error
+    _keep_a_bit(colour)
+    geometry = crop if style == 'imagenet' else _affine(size, interpolation, a)
+    erase = RandomErasing(a['re_prob'], mode=a['re_mode'], max_count=a['re_count'], device='cpu')
     return v2.Compose(
         [
             partial(to_channels, channels=work),
@@ -142,27 +197,11 @@ def create_transform(
 
 
 def _checked(augment: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The style and all its options, defaults filled in; refuses what timm and torchvision would let pass."""
-    if not isinstance(augment, dict):
-        raise bad_argument('augment', 'a dict of options or None', augment)
+    """The style and all its options, with defaults."""
     options = dict(augment)
-    style = options.pop('style', 'imagenet')
-    if style not in AUGMENT:
-        raise unknown_name('augment style', style, AUGMENT)
-    for key in options:
-        if key not in AUGMENT[style]:
-            raise unknown_name(f'{style!r} augment option', key, [*AUGMENT[style], 'style'])
-    for key, value in options.items():
-        numbers = value if isinstance(value, (list, tuple)) else [value]
-        real = all(isinstance(v, (int, float)) for v in numbers)
-        if key in ('hflip', 'vflip', 're_prob') and not (real and len(numbers) == 1 and 0 <= value <= 1):
-            raise bad_argument(f'augment.{key}', 'a probability', repr(value))
-        if key in ('scale', 'ratio') and not (real and len(numbers) == 2 and 0 < value[0] <= value[1]):
-            raise bad_argument(f'augment.{key}', 'two positive numbers (low, high)', repr(value))
-        if key == 're_mode' and value not in ('const', 'rand', 'pixel'):
-            raise unknown_name('augment.re_mode', str(value), ('const', 'rand', 'pixel'))
-        if key == 'auto_augment' and str(value).startswith('rand') and not re.fullmatch(RAND_AUGMENT, value):
-            raise bad_argument('augment.auto_augment', "timm's form, such as 'rand-m9-mstd0.5-inc1'", repr(value))
+    style = one_of(*AUGMENT)(options.pop('style', 'imagenet'), 'style')
+    rules = {name: _RULES[name] for name in AUGMENT[style]}
+    check_options(options, rules, f'{style!r} augment option')
     return style, {**AUGMENT[style], **options}
 
 
@@ -209,7 +248,7 @@ class _Albumentations:
             try:
                 self._check(transform(image=np.zeros(self.shape, np.uint8), force_apply=True)['image'])
             except Exception as error:
-                raise UsageError(f'augment.albumentations: {spec["type"]}: {one_line(error)}') from error
+                raise UsageError(f'{spec["type"]}: {one_line(error)}', key='albumentations') from error
 
     def __call__(self, image: Image.Image) -> Image.Image:
         seed_albumentations(self.pipeline)
@@ -247,17 +286,16 @@ def seed_albumentations(pipeline: Any) -> None:
 
 def build_albumentations(specs: Any, library: dict[str, type]) -> list[Any]:
     """The transforms that ``[dict(type='MotionBlur', p=0.3), ...]`` describes."""
-    if not isinstance(specs, (list, tuple)) or not all(isinstance(s, dict) and 'type' in s for s in specs):
-        raise bad_argument('augment.albumentations', "a list such as [dict(type='MotionBlur', p=0.3)]", specs)
+    ALBUMENTATIONS(specs, 'albumentations')
     built = []
     for spec in specs:
         options = {key: value for key, value in spec.items() if key != 'type'}
         if (name := spec['type']) not in library:
-            raise unknown_name('albumentations transform', name, library)
+            raise unknown_name('transform', name, library, 'albumentations')
         valid = inspect.signature(library[name]).parameters
         for key in options:
             if key not in valid:
-                raise unknown_name(f'{name} option', key, valid)
+                raise unknown_name(f'{name} option', key, valid, 'albumentations')
         if 'fill_mask' in valid and valid['fill_mask'].default == 0:  # there is nothing beyond the image, not class 0
             options.setdefault('fill_mask', IGNORED)
         if 'transforms' in options:  # OneOf, SomeOf, Sequential, ...
@@ -265,7 +303,7 @@ def build_albumentations(specs: Any, library: dict[str, type]) -> list[Any]:
         try:
             built.append(library[name](**options))
         except (TypeError, ValueError) as error:
-            raise UsageError(f'augment.albumentations: {name}: {one_line(error)}') from error
+            raise UsageError(f'{name}: {one_line(error)}', key='albumentations') from error
     return built
 
 

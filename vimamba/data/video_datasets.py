@@ -24,12 +24,10 @@ from torch.utils.data import Dataset
 
 from vimamba.data.image import files_below, subfolders
 from vimamba.data.video_decode import VIDEO_EXTENSIONS, read_clip, sample_dense, sample_uniform
-from vimamba.errors import UsageError, bad_argument, check_integers, unknown_name
+from vimamba.errors import UsageError, check_integers, one_of
 
 __all__ = ['Clips', 'Layout', 'SomethingSomething', 'VideoFolder', 'VideoList', 'VideoSplits']
 
-SAMPLING = ('uniform', 'dense')
-TIMES = ('forward', 'backward', 'shuffled')
 _Found = tuple[list[str], list[int], list[str]]  # paths, the class of each, the names of the classes
 
 
@@ -53,6 +51,7 @@ class Clips(Dataset):
     """
 
     what = 'videos'  # for messages
+    mirrors = True  # a mirrored clip is of the same class
 
     def __init__(
         self,
@@ -70,9 +69,8 @@ class Clips(Dataset):
         time: str = 'forward',
         repeats: int = 1,
     ):
-        for name, value, known in (('sampling', sampling, SAMPLING), ('time', time, TIMES)):
-            if value not in known:
-                raise unknown_name(name, value, known)
+        one_of('uniform', 'dense')(sampling, 'sampling')
+        one_of('forward', 'backward', 'shuffled')(time, 'time')
         check_integers(1, num_frames=num_frames, frame_interval=frame_interval, num_clips=num_clips, repeats=repeats)
         self.paths = np.array([os.fsencode(path) for path in paths])  # one array: a list would be copied by workers
         self.targets, self.classes = np.array(targets), list(classes)
@@ -125,7 +123,7 @@ class Layout(Clips):
     Args:
         root: the folder of the data set.
         split: one of ``splits``.
-        transform: frames -> tensor, as of `Clips`.
+        transform: frames -> tensor, as in `Clips`.
         seed: has no effect.
         options: those of ``find``, and further arguments of `Clips`.
     """
@@ -136,14 +134,12 @@ class Layout(Clips):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str],
         split: str,
         transform: Callable[..., Any] | None = None,
         seed: int = 0,
         **options: Any,
     ):
-        if root is None:
-            raise bad_argument('root', 'the folder of the data set', root)
         own = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
         paths, targets, classes = self.find(Path(root), split, **own)
         unseen = [name for i, name in enumerate(classes) if i not in set(targets)] if split == 'train' else []
@@ -242,6 +238,8 @@ class SomethingSomething(Layout):
     The class of a record is its template without brackets.
     """
 
+    mirrors = False
+
     @staticmethod
     def find(root: Path, split: str, videos: str = '20bn-something-something-v2') -> _Found:
         stem = f'{root}/something-something-v2-'
@@ -278,8 +276,7 @@ class VideoSplits(Layout):
 
     @staticmethod
     def find(root: Path, split: str, fold: int = 1) -> _Found:
-        if fold not in (1, 2, 3):
-            raise bad_argument('fold', '1, 2 or 3', fold)
+        one_of(1, 2, 3)(fold, 'fold')
         videos, lists = (root / name for name in ('videos', 'splits'))
         for folder in (videos, lists):
             if not folder.is_dir():

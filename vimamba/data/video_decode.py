@@ -64,7 +64,7 @@ def stream_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     """The frames of a video file one after another, each (H, W, 3) uint8: memory does not grow with their number.
 
     Raises:
-        BrokenVideo: as of `read_clip`, once it is found; a truncated file gives the frames that it has first.
+        BrokenVideo: as in `read_clip`, when the fault is reached; a truncated file first gives the frames that it has.
     """
     return (frame for _, frame in timed_frames(path))
 
@@ -215,7 +215,7 @@ def _boxes_length(file: BinaryIO) -> int:
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
-    """The size of an element (RFC 8794, Sec. 6), 0 where it is unknown, as of a live recording; and where it begins."""
+    """The size of an element (RFC 8794, Sec. 6), 0 if unknown, as in a live recording; and where the content begins."""
     width = 9 - data[at].bit_length()
     unknown = (1 << 7 * width) - 1
     size = int.from_bytes(data[at : at + width], 'big') & unknown

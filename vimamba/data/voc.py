@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from vimamba.data.box_datasets import ObjectDataset, checked_box, inside
-from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.errors import UsageError, unknown_name
 
 __all__ = ['VOC_CLASSES', 'VocDataset', 'listed_names']
 
@@ -44,14 +44,12 @@ class VocDataset(ObjectDataset):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str],
         split: str,
         transform: Callable[..., Any] | None = None,
         seed: int = 0,
         classes: Sequence[str] = VOC_CLASSES,
     ) -> None:
-        if root is None:
-            raise bad_argument('root', 'the folder of ImageSets, Annotations and JPEGImages', root)
         super().__init__(classes, transform, masks=False)
         listed = Path(root, 'ImageSets', 'Main', f'{split}.txt')
         for number, (line, name) in enumerate(listed_names(listed).items()):
@@ -79,7 +77,7 @@ class VocDataset(ObjectDataset):
             where = f'{file}: object {position}'
             name = (node.findtext('name') or '').strip()
             if name not in self.classes:
-                raise unknown_name('class', name, self.classes, f'{where}: ')
+                raise UsageError(f'{where}: {unknown_name("class", name, self.classes)}')
             left, top, right, bottom = (
                 _number(node, f'bndbox/{edge}', where) for edge in ('xmin', 'ymin', 'xmax', 'ymax')
             )

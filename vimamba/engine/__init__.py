@@ -1,8 +1,7 @@
-"""Training and evaluation on mmengine's Runner: the only package that imports mmengine.
+"""Training and evaluation on mmengine's Runner; no other package imports mmengine.
 
-config      files as data           schema   what a configuration may say
-train       builds and runs         mm       mmengine with its faults mended
-loop        epochs, evaluation      hooks    learning rate, average, log, checkpoints
-optim       from a loss to an update         state   what a checkpoint holds
-evaluation  a checkpoint on a split          distributed   one process or several
+train          builds and runs                runner        mmengine's Runner with replacements
+loop           epochs, evaluation             hooks         learning rate, average, log, checkpoints
+optim          from a loss to an update       state         the contents of a checkpoint
+evaluation     a checkpoint on a split        distributed   one process or several
 """

@@ -1,4 +1,4 @@
-"""One process or several: what the rest of the engine asks, with the same answers in both cases."""
+"""One process or several: the same functions for both."""
 
 from __future__ import annotations
 
@@ -13,53 +13,51 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vimamba.data import end_workers, lost_worker
 from vimamba.errors import UsageError
 
-__all__ = [
-    'all_sum',
-    'gather',
-    'initialized',
-    'is_main',
-    'largest',
-    'local_device',
-    'rank',
-    'sync_buffers',
-    'world_size',
-]
+__all__ = ['all_sum', 'gather', 'initialized', 'is_main', 'largest', 'rank', 'sync_buffers', 'world_size', 'wrap']
 
 
-def local_device(name: str) -> torch.device:
-    """The device of this process: ``name``, or for 'auto' a GPU where there is one; under torchrun its own GPU."""
+def _local_device(name: str) -> torch.device:
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     if name == 'cuda':
         local = int(os.environ.get('LOCAL_RANK', 0))
         if local >= torch.cuda.device_count():
             raise UsageError(
-                f'run.device: this process needs GPU {local}, and {torch.cuda.device_count()} are visible: '
-                'start fewer processes (--nproc-per-node), or run.device=cpu'
+                f'this process needs GPU {local}, and {torch.cuda.device_count()} are visible: '
+                'start fewer processes (--nproc-per-node), or run.device=cpu',
+                key='run.device',
             )
         torch.cuda.set_device(local)
         return torch.device('cuda', local)
     if name == 'mps' and not torch.backends.mps.is_available():
-        raise UsageError('run.device: this machine has no mps: run.device=auto')
+        raise UsageError('this machine has no mps: run.device=auto', key='run.device')
     return torch.device(name)
 
 
 @contextmanager
-def initialized(device: torch.device) -> Iterator[None]:
-    """The process group of torchrun, nccl between GPUs and gloo between CPUs; none where there is one process.
+def initialized(name: str) -> Iterator[torch.device]:
+    """Starts the process group of torchrun, nccl between GPUs and gloo between CPUs, if there are several processes.
 
-    Done here because mmengine's own start always calls ``torch.cuda.set_device``.
+    mmengine's own start always calls ``torch.cuda.set_device``.
+
+    Args:
+        name: of the device; 'auto' is a GPU if there is one. Under torchrun, 'cuda' is the GPU of this process.
+
+    Yields:
+        The device.
 
     Raises:
-        UsageError: a data worker or another process was lost, wherever torch told of it.
+        UsageError: there is no such device; or a data worker or another process was lost.
     """
+    device = _local_device(name)
     with _process_group(device):
         try:
-            yield
+            yield device
         except RuntimeError as error:
             if lost := lost_worker(error) or _lost_peer(error):
                 end_workers()
@@ -98,7 +96,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes files and speaks."""
+    """Whether this process writes files and messages."""
     return rank() == 0
 
 
@@ -121,7 +119,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def largest(number: int, device: torch.device) -> int:
-    """The largest of one integer of each process."""
+    """The largest integer over processes."""
     if not dist.is_initialized():
         return number
     tensor = torch.tensor(number, device=device)
@@ -130,13 +128,21 @@ def largest(number: int, device: torch.device) -> int:
 
 
 def _lost_peer(error: RuntimeError) -> UsageError | None:
-    """One line where an error says that another process of the run is gone; None for any other error."""
+    """The UsageError for an error of torch that reports a lost process; None for any other error."""
     if not dist.is_initialized() or not (isinstance(error, dist.DistError) or 'gloo' in str(error)):
         return None
     return UsageError(
         f'rank {rank()}: another process of this run ended, and its own message says why; the command with --resume '
         'goes on, and torchrun --max-restarts does so by itself'
     )
+
+
+def wrap(task: nn.Module, device: torch.device) -> nn.Module:
+    """A task on its device, data-parallel if there are several processes."""
+    task = task.to(device)
+    if not dist.is_initialized():
+        return task
+    return DistributedDataParallel(task, device_ids=[device.index] if device.type == 'cuda' else None)
 
 
 def sync_buffers(*modules: nn.Module) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
-from vimamba.config import schema
-from vimamba.config.reading import read_config
 from vimamba.data import BrokenImage
 from vimamba.engine import distributed
 from vimamba.errors import UsageError
 from vimamba.outputs import check_output, whole_file, write_text
+from vimamba.tasks import load_task
+from vimamba.visualize.plots import plot_confusion
 
 from .loop import Sample, evaluate
-from .train import create_loaders
+from .train import open_loader
 
 __all__ = ['evaluate_checkpoint']
 
@@ -26,46 +25,37 @@ _SHOWN = 25  # images in the picture of predictions
 def evaluate_checkpoint(
     path: str | Path,
     checkpoint: str | Path,
-    tasks: Mapping[str, Any],
     *,
     options: Sequence[str] = (),
     split: str = 'val',
     json_file: str | None = None,
     out_dir: str | None = None,
-    plots: Any = None,
-    draw: Any = None,
 ) -> int:
-    """Evaluates a checkpoint on a split of the configured data, prints the table and writes what is asked for.
+    """Evaluates a checkpoint on a split of the configured data, prints the table and writes the requested files.
 
     Args:
         path: the configuration.
-        checkpoint: of our training (the averaged weights where it has them), or any file of weights that fit.
-        tasks: as in `train`.
+        checkpoint: of our training (the averaged weights if it has them), or any file of weights that fit.
         options: ``key.subkey=value``, over the configuration.
         split: of the data set.
         json_file: for all numbers, the confusion matrix among them.
-        out_dir: for ``predictions.png`` and, where the metric has one, ``confusion.png``.
-        plots: a module with ``plot_confusion``.
-        draw: `vimamba.visualize.samples.picture`.
+        out_dir: for ``predictions.png`` and, if the metric has one, ``confusion.png``.
 
     Returns:
         The exit code, 0.
 
     Raises:
-        UsageError: anything that the user can mend.
+        UsageError: a mistake of the user.
     """
-    config = schema.check(read_config(path, options))
-    task_type = tasks[config.task.name]
-    task_type.check(config)
+    config, task_type = load_task(path, options)
     if json_file is not None:
         check_output('--json', json_file)
     if out_dir is not None:
         check_output('--out-dir', out_dir, folder=True)
     state = load_checkpoint(checkpoint)
-    device = distributed.local_device(config.run.device)
-    with distributed.initialized(device):
-        [loader] = create_loaders(config, task_type, [split], training=False)
-        classes = list(loader.dataset.classes)
+    with config.located(), distributed.initialized(config.run.device) as device:
+        dataset = task_type.dataset(config, split, training=False)
+        classes = list(dataset.classes)
         if state.get('classes', classes) != classes:
             raise UsageError(
                 f'{checkpoint}: trained on {len(state["classes"])} classes ({", ".join(state["classes"][:3])}, ..), '
@@ -73,7 +63,7 @@ def evaluate_checkpoint(
             )
         task = task_type.build(config, classes, with_weights=False)
         load_weights(task.model, model_weights(state, checkpoint), checkpoint, config.model.name, written_by(state))
-        sample = Sample(_SHOWN)
+        loader, sample = open_loader(task, dataset, config, training=False), Sample(_SHOWN)
         try:
             metric = evaluate(task.to(device), loader, device, config.run.amp, sample if out_dir else None)
         except BrokenImage as error:
@@ -96,8 +86,8 @@ def evaluate_checkpoint(
         folder = Path(out_dir)
         if 'confusion' in metric.state:
             with whole_file(folder / 'confusion.png') as part:
-                plots.plot_confusion(metric.state['confusion'], classes, part)
-        picture = sample.picture(draw, task_type, config, classes)
+                plot_confusion(metric.state['confusion'], classes, part)
+        picture = sample.picture(task)
         with whole_file(folder / 'predictions.png') as part:
             picture.save(part)
         print(f'pictures in {folder}')

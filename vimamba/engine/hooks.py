@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import signal
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,13 @@ from mmengine.hooks import Hook
 from timm.scheduler.scheduler import Scheduler
 
 from vimamba.errors import UsageError
+from vimamba.memory import peak_memory
 from vimamba.outputs import naming, write_text
 
 from . import distributed
 from .state import TrainingState
 
-__all__ = ['CheckpointHook', 'EmaHook', 'Interrupted', 'LogHook', 'ScheduleHook', 'peak_memory', 'read_log']
+__all__ = ['CheckpointHook', 'EmaHook', 'Interrupted', 'LogHook', 'ScheduleHook', 'clock', 'read_log']
 
 logger = logging.getLogger('vimamba')
 
@@ -60,23 +58,18 @@ class LogHook(Hook):
     Args:
         state: of the run.
         folder: of the run.
-        draw: makes the picture of a few validation images that TensorBoard shows.
-        what: the samples are, 'images' or 'videos'.
     """
 
-    def __init__(
-        self, state: TrainingState, folder: Path, draw: Callable[..., Any] | None = None, what: str = 'images'
-    ) -> None:
-        self.state, self.folder, self.draw, self.what = state, folder, draw, what
+    def __init__(self, state: TrainingState, folder: Path) -> None:
+        self.state, self.folder = state, folder
         self.writer: Any = None
         self.tensorboard: Any = None  # makes it when the run begins
         if distributed.is_main() and state.config.run.tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise UsageError(
-                    f'run.tensorboard needs tensorboard ({error}): pip install vimamba[train], or run.tensorboard=False'
-                ) from None
+                hint = 'pip install vimamba[train], or run.tensorboard=False'
+                raise UsageError(f'needs tensorboard ({error}): {hint}', key='run.tensorboard') from None
             self.tensorboard = SummaryWriter
 
     def before_train(self, runner: Any) -> None:
@@ -121,14 +114,14 @@ class LogHook(Hook):
             **means,
             'lr': rate,
             'grad_norm': state.update.grad_norm,
-            f'{self.what}_per_second': round(speed, 1),
-            'memory_mib': peak_memory(state.device),
+            f'{state.task.what}_per_second': round(speed, 1),
+            'memory_mib': round(peak_memory(state.device)),
         }
         losses = '  '.join(f'{name} {value:.4f}' for name, value in means.items())
         logger.info(
             f'epoch {state.epoch + 1:>{len(str(runner.max_epochs))}}/{runner.max_epochs}'
             f'  step {state.position:>{len(str(state.steps_per_epoch))}}/{state.steps_per_epoch}'
-            f'  {losses}  lr {rate:.2e}  {speed:.0f} {self.what}/s  {record["memory_mib"]} MiB  eta {clock(left)}'
+            f'  {losses}  lr {rate:.2e}  {speed:.0f} {state.task.what}/s  {record["memory_mib"]} MiB  eta {clock(left)}'
         )
         self._write(record)
 
@@ -144,8 +137,8 @@ class LogHook(Hook):
         flag = '  (best)' if state.best['epoch'] == state.epoch else ''
         logger.info(f'epoch {state.epoch}/{runner.max_epochs}  validation  {shown}{flag}')
         self._write({'kind': 'val', 'epoch': state.epoch, 'step': state.step, **metrics})
-        if self.writer and self.draw and state.sample:
-            picture = state.sample.picture(self.draw, state.task, state.config, state.classes)
+        if self.writer and state.sample:
+            picture = state.sample.picture(state.task)
             with naming(self.folder / 'tensorboard'):
                 self.writer.add_image('val/predictions', np.asarray(picture), state.step, dataformats='HWC')
                 self.writer.flush()
@@ -245,14 +238,6 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak memory so far in MiB: of tensors on a GPU, else of the process."""
-    if device.type == 'cuda':
-        return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    unit = 1 if sys.platform == 'darwin' else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
 
 
 def clock(seconds: float) -> str:

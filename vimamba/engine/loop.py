@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,12 @@ from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vimamba.config.schema import Config
 from vimamba.data import BrokenImage
 from vimamba.errors import UsageError
+from vimamba.memory import peak_memory
+from vimamba.visualize.samples import picture
 
 from . import distributed
-from .hooks import peak_memory
 from .optim import NonFinite, autocast
 from .state import TrainingState
 
@@ -25,7 +25,7 @@ _SHOWN = 8  # validation images that TensorBoard shows
 
 
 class TrainLoop(BaseLoop):
-    """Epochs of `TrainingState.steps_per_epoch` batches, from wherever the state stands.
+    """Epochs of `TrainingState.steps_per_epoch` batches, from the position of the state.
 
     Hooks are called as mmengine calls them, and ``after_epoch`` when an epoch has been trained and evaluated.
     """
@@ -52,10 +52,13 @@ class TrainLoop(BaseLoop):
 
     def run(self) -> nn.Module:
         state = self.state
+        state.update.initialize_count_status(self.runner.model, self.iter, self.max_iters)
         self.runner.call_hook('before_train')
         while state.epoch < self.max_epochs or state.unevaluated:
             if not state.unevaluated:
-                self.run_epoch()
+                for batch in self.batches():
+                    self.step(batch)
+                self.end_epoch()
             metrics = {}
             if state.unevaluated:
                 metrics = self.runner.val_loop.run()
@@ -64,31 +67,39 @@ class TrainLoop(BaseLoop):
         self.runner.call_hook('after_train')
         return self.runner.model
 
-    def run_epoch(self) -> None:
+    def batches(self) -> Iterator[list[Any]]:
+        """The batches of the current epoch that are left."""
         state = self.state
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         self.dataloader.sampler.set_epoch(state.epoch, start=state.position * state.config.data.batch_size)  # type: ignore[union-attr]
         batches = iter(self.dataloader)
         state.restore_rng()
-        for batch in batches:
-            self.run_iter(batch)
-        assert state.position == state.steps_per_epoch, 'the loader gave another number of batches than its length'
-        state.epoch, state.position = state.epoch + 1, 0
-        state.unevaluated = state.epoch % state.config.run.val_interval == 0 or state.epoch == self.max_epochs
-        self.runner.call_hook('after_train_epoch')
+        yield from batches
 
-    def run_iter(self, batch: list[Any]) -> None:
-        state, index = self.state, self.state.position
+    def step(self, batch: list[Any]) -> None:
+        """Forward, backward, and at the end of a window the update."""
+        state, index, model = self.state, self.state.position, self.runner.model
         self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=batch)
         try:
-            outputs = self.runner.model.train_step(batch, optim_wrapper=state.update)
+            with state.update.optim_context(model):
+                losses = model(*each_tensor(batch, lambda part: part.to(state.device)), mode='loss')
+            total = sum(losses.values())
+            state.update.update_params(total)
         except NonFinite as error:
             raise UsageError(self._diagnosis(error, batch)) from error
         except torch.OutOfMemoryError as error:
             raise UsageError(self._out_of_memory(batch)) from error
         state.position += 1
+        outputs = {'loss': total, **losses}
         self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=batch, outputs=outputs)
+
+    def end_epoch(self) -> None:
+        state = self.state
+        assert state.position == state.steps_per_epoch, 'the loader gave another number of batches than its length'
+        state.epoch, state.position = state.epoch + 1, 0
+        state.unevaluated = state.epoch % state.config.run.val_interval == 0 or state.epoch == self.max_epochs
+        self.runner.call_hook('after_train_epoch')
 
     def _diagnosis(self, error: NonFinite, batch: list[Any]) -> str:
         state = self.state
@@ -202,7 +213,7 @@ def evaluate(
 class Sample:
     """A few images with their targets, outputs and paths; mistakes first.
 
-    Of each it keeps a copy of what a picture shows, not the batch that it is part of.
+    Copies of what pictures show are kept, not whole batches.
 
     Args:
         size: how many.
@@ -216,14 +227,14 @@ class Sample:
         for image, target, output, path in zip(images, targets, outputs, paths):
             kept = self.kept[task.mistaken(output, target)]
             if len(kept) < self.size:
-                own = each_tensor([task.shown(image), target, output], Tensor.clone)
-                kept.append((*own, path))
+                copies = each_tensor([task.shown(image), target, output], Tensor.clone)
+                kept.append((*copies, path))
 
-    def picture(self, draw: Callable[..., Any], task_type: Any, config: Config, classes: list[str]) -> Any:
-        """What ``draw`` makes of them."""
+    def picture(self, task: Any) -> Any:
+        """All of them as one picture."""
         chosen = (self.kept[True] + self.kept[False])[: self.size]
         images, targets, outputs, paths = ([row[i] for row in chosen] for i in range(4))
-        return draw(config.task.name, task_type.pixels(config, images), targets, outputs, classes, paths)
+        return picture(task.name, task.pixels(images), targets, outputs, task.classes, paths)
 
 
 def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -15,7 +15,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from vimamba.config.schema import Config
+from vimamba.config import Config
 from vimamba.errors import UsageError
 
 __all__ = ['NonFinite', 'Update', 'autocast', 'create_optimizer', 'create_schedule']
@@ -48,11 +48,11 @@ def create_optimizer(model: nn.Module, config: Config, total_batch: int) -> torc
         total_batch: images per update over all processes; ``optim.lr_batch`` scales with it.
     """
     optim = config.optim
-    own = {key: value for key in ('betas', 'eps') if (value := getattr(optim, key)) is not None}
+    given = {key: value for key in ('betas', 'eps') if (value := getattr(optim, key)) is not None}
     has = timm.optim.get_optimizer_info(optim.name)
-    for key in own:
-        if not getattr(has, f'has_{key}'):  # timm would leave it out without a word
-            raise UsageError(f'{config.at(f"optim.{key}")}optim.{key}: {optim.name!r} has none: leave it out')
+    for key in given:
+        if not getattr(has, f'has_{key}'):  # timm ignores it silently
+            raise UsageError(f'{optim.name!r} has none: leave it out', key=f'optim.{key}')
     try:
         return timm.optim.create_optimizer_v2(
             model,
@@ -61,14 +61,14 @@ def create_optimizer(model: nn.Module, config: Config, total_batch: int) -> torc
             weight_decay=optim.weight_decay,
             momentum=optim.momentum,
             layer_decay=optim.layer_decay,
-            **own,
+            **given,
         )
     except (TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f'{config.at("optim")}optim: {optim.name!r} cannot be made: {error}') from error
+        raise UsageError(f'{optim.name!r} cannot be made: {error}', key='optim') from error
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int) -> Scheduler:
-    """timm's schedule, a closed formula of the step, so that there is no state to save.
+    """timm's schedule: a closed formula of the step, without state to save.
 
     With s steps, w of them warm-up: lr(t) = warmup_lr + (lr - warmup_lr) t / w for t < w, then for
     p = (t - w) / (s - w): cosine min_lr + (lr - min_lr) (1 + cos(pi p)) / 2, linear lr + (min_lr - lr) p, step
@@ -107,7 +107,7 @@ class Update(OptimWrapper):
     is averaged over what it has, so that a checkpoint between epochs never holds half a gradient.
 
     Args:
-        optimizer: what steps.
+        optimizer: makes the steps.
         config: ``optim`` and ``run.amp`` are read.
         device: where the model is.
         steps_per_epoch: batches per epoch.

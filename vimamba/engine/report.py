@@ -12,12 +12,13 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
-from vimamba.config.schema import Config
 from vimamba.errors import UsageError
+from vimamba.memory import peak_memory
 from vimamba.outputs import check_output, whole_file, write_text
+from vimamba.visualize.plots import plot_curves
 
 from . import distributed
-from .hooks import clock, peak_memory, read_log
+from .hooks import clock, read_log
 from .state import TrainingState
 
 __all__ = ['logging_to', 'report', 'summary']
@@ -25,11 +26,12 @@ __all__ = ['logging_to', 'report', 'summary']
 logger = logging.getLogger('vimamba')
 
 
-def summary(config: Config, state: TrainingState, train_loader: Any, val_loader: Any, folder: Path) -> str:
+def summary(state: TrainingState, train_loader: Any, val_loader: Any, folder: Path) -> str:
+    config = state.config
     parameters = sum(p.numel() for p in state.task.model.parameters())
     processes = f' x {distributed.world_size()} processes' if distributed.world_size() > 1 else ''
     accumulate = f' x {config.optim.accumulate} accumulated' if config.optim.accumulate > 1 else ''
-    what = train_loader.dataset.what
+    what = state.task.what
     return (
         f'{config.model.name}: {parameters / 1e6:.2f} M parameters, {len(state.classes)} classes, '
         f'on {state.device} in {config.run.amp or "fp32"}\n'
@@ -39,9 +41,7 @@ def summary(config: Config, state: TrainingState, train_loader: Any, val_loader:
     )
 
 
-def report(
-    state: TrainingState, folder: Path, broken: dict[str, str], seconds: float, plot: Callable[[Path, Path], Any] | None
-) -> None:
+def report(state: TrainingState, folder: Path, broken: dict[str, str], seconds: float) -> None:
     """The final table, also in ``summary.txt``, and the curves."""
     every_broken = {path: why for part in distributed.gather(broken) for path, why in part.items()}
     if not distributed.is_main():
@@ -63,13 +63,12 @@ def report(
         mark = '  best' if row['val']['epoch'] == best else ''
         rate, loss = row.get('lr', float('nan')), row.get('loss', float('nan'))
         lines.append(f'{row["val"]["epoch"]:>6} {rate:>9.2e} {loss:>10.4f} {values}{mark}')
-    lines.append(f'{clock(seconds)} in this session, peak memory {peak_memory(state.device)} MiB')
+    lines.append(f'{clock(seconds)} in this session, peak memory {peak_memory(state.device):.0f} MiB')
     lines += [f'left out of training: {path}: {why}' for path, why in sorted(every_broken.items())]
     if rows:
         lines.append(f'best weights in {folder / "best.pth"}')
-    if rows and plot:
         with whole_file(folder / 'curves.png') as part:
-            plot(folder / 'log.jsonl', part)
+            plot_curves(folder / 'log.jsonl', part)
         lines.append(f'curves in {folder / "curves.png"}')
     table = '\n'.join(lines)
     write_text(folder / 'summary.txt', table + '\n')

@@ -1,9 +1,10 @@
-"""mmengine's Runner, as frozen at 0.10.7, with what does not work or is not safe in it replaced.
+"""mmengine's Runner (0.10.7), with the parts replaced that fail or are unsafe.
 
 | mmengine does | here |
 |---|---|
 | checkpoints by unpickling anything, written in place | `state.TrainingState`, through `vimamba.checkpoint` |
-| starts distributed runs with torch.cuda.set_device, wraps with device_ids=[LOCAL_RANK] | `distributed`, `wrap` |
+| initialises weights, loads, and wants a ``train_step`` in ``train`` | `loop.TrainLoop.run` is called instead |
+| starts distributed runs with torch.cuda.set_device, wraps with device_ids=[LOCAL_RANK] | `distributed` |
 | moves the model to whatever device it finds | the model stays where it was put |
 | calls ``init_weights`` of every module before training, over pretrained weights | left out |
 | dumps configuration, environment and hooks into the log; a folder per start | left out |
@@ -12,89 +13,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner as MMRunner
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from . import distributed
-from .optim import Update
+from .loop import EvalLoop, TrainLoop
+from .state import TrainingState
 
-__all__ = ['Runner', 'wrap']
+__all__ = ['Runner']
 
-_runs = count(1)  # mmengine keeps what it logs under the name of a run
-
-
-class _TaskModel(BaseModel):
-    """A task in the shape that mmengine calls: batches to the device, ``train_step`` from `BaseModel`."""
-
-    def __init__(self, task: nn.Module) -> None:
-        super().__init__()
-        self.task = task
-
-    def forward(self, images: Tensor, targets: Tensor, mode: str = 'loss') -> Any:  # type: ignore[override]
-        return self.task(images, targets, mode)
-
-
-def wrap(task: nn.Module, device: torch.device) -> nn.Module:
-    """A task on its device, ready for ``train_step``, data-parallel where there are several processes."""
-    model = _TaskModel(task).to(device)
-    if distributed.world_size() == 1:
-        return model
-    return MMDistributedDataParallel(model, device_ids=[device.index] if device.type == 'cuda' else None)
+_runs = count(1)  # mmengine keeps its loggers by the name of the run
 
 
 class Runner(MMRunner):
     """Runs `loop.TrainLoop` with our hooks.
 
+    Rank r seeds the global generators with ``run.seed`` + r; otherwise all ranks would drop the same paths.
+
     Args:
-        model: from `wrap`.
-        update: makes steps from losses.
-        loops: the training and the evaluation loop, as classes or partials that take the runner.
+        model: of `distributed.wrap`.
+        state: of the run.
+        loaders: of training and of validation.
         hooks: called in this order.
-        work_dir: the folder of the run.
-        seed: of the global generators; rank r starts from seed + r, or all ranks would drop the same paths.
-        deterministic: forbid nondeterministic algorithms.
+        folder: of the run.
     """
 
     def __init__(
-        self,
-        *,
-        model: nn.Module,
-        update: Update,
-        train_loop: Any,
-        val_loop: Any,
-        train_loader: DataLoader,
-        val_loader: DataLoader,
-        hooks: list[Hook],
-        work_dir: str,
-        seed: int,
-        deterministic: bool,
+        self, model: nn.Module, state: TrainingState, loaders: Sequence[DataLoader], hooks: list[Hook], folder: Path
     ) -> None:
+        train_loader, val_loader = loaders
         defaults = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+        run = state.config.run
         super().__init__(
             model,
-            work_dir,
+            str(folder),
             train_dataloader=train_loader,
             train_cfg={},
             val_dataloader=val_loader,
             val_cfg={},
             val_evaluator=[],
-            optim_wrapper=update,
+            optim_wrapper=state.update,
             default_hooks=dict.fromkeys(defaults),
             custom_hooks=hooks,
             launcher='pytorch' if distributed.world_size() > 1 else 'none',
-            randomness={'seed': seed, 'diff_rank_seed': True, 'deterministic': deterministic},
+            randomness={'seed': run.seed, 'diff_rank_seed': True, 'deterministic': run.deterministic},
             experiment_name=f'vimamba {next(_runs)}',
         )
-        self._train_loop, self._val_loop = train_loop(self, train_loader), val_loop(self, val_loader)
+        self._train_loop, self._val_loop = TrainLoop(self, train_loader, state), EvalLoop(self, val_loader, state)
 
     @property
     def timestamp(self) -> str:
@@ -114,9 +88,3 @@ class Runner(MMRunner):
 
     def _log_env(self, env_cfg: Any) -> None:
         """Left out; it also starts compilers to ask for their versions."""
-
-    def _init_model_weights(self) -> None:
-        """Left out."""
-
-    def load_or_resume(self) -> None:
-        """Left out: the state was restored before."""

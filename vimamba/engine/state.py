@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, save_checkpoint, written_by
-from vimamba.config.schema import Config
+from vimamba.config import Config
 from vimamba.errors import UsageError
 from vimamba.outputs import write_text
 
@@ -29,7 +29,7 @@ _FREE_TO_CHANGE = ('run.work_dir', 'run.device', 'run.log_interval', 'run.tensor
 
 
 class TrainingState:
-    """What a checkpoint is made from and restored into.
+    """The state of a run that a checkpoint holds.
 
     Attributes:
         epoch: epochs completed.
@@ -37,7 +37,7 @@ class TrainingState:
         unevaluated: whether the last epoch is due to be evaluated.
         best: the best evaluation so far, ``{'epoch': .., 'top1': .., ..}``, empty before the first.
         window: sums of this process since the last log line.
-        sample: some images of the latest evaluation, with what they were taken for.
+        sample: some images of the latest evaluation, with targets and predictions.
         pending_rng: generators to set once the loader has been started, after a restore.
     """
 
@@ -105,7 +105,7 @@ class TrainingState:
         write_text(folder / 'config.json', json.dumps(self.config.as_written(), indent=1) + '\n')
 
     def restore(self, checkpoint: Mapping[str, Any], path: Path) -> list[str]:
-        """Takes up a checkpoint, or raises and changes nothing; returns the settings that differ from its own.
+        """Restores a checkpoint and returns the settings that differ from the checkpoint's; on errors nothing changes.
 
         Raises:
             UsageError: it is of another model, optimizer, set of classes, or of a middle of an epoch of other batches.
@@ -159,18 +159,18 @@ class TrainingState:
                 f'{path}: its optimizer groups parameters differently ({error}): keep optim.weight_decay and '
                 'optim.layer_decay on or off as they were'
             ) from error
-        for group, own in zip(optimizer.param_groups, settings):
-            group.update(own)  # what the configuration says now
+        for group, current in zip(optimizer.param_groups, settings):
+            group.update(current)  # as configured now
 
     def restore_rng(self) -> None:
-        """Sets the generators of a restored checkpoint; called when the loader has made its own draws."""
+        """Sets the generators of a restored checkpoint; called after the draws of the loader."""
         if self.pending_rng is not None:
             _set_rng_state(self.pending_rng, self.device)
             self.pending_rng = None
 
 
 def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], str] | None:
-    """The newest whole checkpoint of a run with a warning where a newer one is damaged; None where there is none.
+    """The newest whole checkpoint of a run, with a warning if a newer one is damaged; None if there are none.
 
     Raises:
         UsageError: there are checkpoints, and all are damaged.

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import vimamba.models  # noqa: F401  (registers with timm, in each process)
 from vimamba.errors import UsageError
+from vimamba.memory import peak_memory
 from vimamba.profile.benchmark import cells, interleaved, step, with_dense_layers
-from vimamba.profile.memory import peak_memory
 
 __all__ = ['CAUSAL', 'JOINT', 'MODELS', 'TRAINING', 'ClipCost', 'JointViT', 'plan', 'time_clips']
 
@@ -153,7 +153,7 @@ def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: i
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     times = interleaved({cost.name: run(batch)}, device, repeats)[cost.name]
-    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == 'cuda' else peak_memory()
+    memory = peak_memory(device)
     return {'what': 'clip', 'case': cost.case, 'implementation': cost.name,
             'dtype': str(dtype).removeprefix('torch.'), 'batch': batch, 'tokens': _tokens(model, cost),
             'direction': 'forward + backward' if cost.training else 'forward', **cells(times),

@@ -1,13 +1,12 @@
-"""The configured timm model with the weights that the configuration asks for, and its mistakes in one line each."""
+"""The configured timm model: its arguments, its weights and its preprocessing, with errors of one line."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-import re
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -16,15 +15,15 @@ from torch import Tensor, nn
 
 import vimamba  # noqa: F401  (registers its models with timm)
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
-from vimamba.data import create_dataset
-from vimamba.errors import UsageError, unknown_name
+from vimamba.config import Config
+from vimamba.errors import UsageError, first_line, unknown_name, within
 
-__all__ = ['OWN', 'Settings', 'build_model', 'checkpointed', 'configured_dataset', 'create', 'fitted_weights',
-           'located_in_augment', 'located_in_data', 'mean_and_std', 'try_size']  # fmt: skip
+__all__ = ['OWN', 'Preprocessing', 'build_model', 'checkpointed', 'create', 'filtered_weights', 'fit_weights',
+           'mean_and_std', 'preprocessing']  # fmt: skip
 
 logger = logging.getLogger('vimamba')
 
-OWN = 'one of your own is known after --import FILE.py'
+OWN = '--import FILE.py registers your own'
 
 _NOT_OF_THE_MODEL = {  # timm's factory takes these, and some of them load files
     *('cache_dir', 'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict'),
@@ -32,24 +31,45 @@ _NOT_OF_THE_MODEL = {  # timm's factory takes these, and some of them load files
 }
 
 
-class Settings(Protocol):
-    """What is read of a configuration: its sections, and where each key was written."""
+class Preprocessing(NamedTuple):
+    """The inputs of a model: the arguments of `vimamba.data.create_transform`."""
 
-    task: Any
-    model: Any
-    data: Any
-    augment: Any
-    run: Any
-
-    def at(self, path: str) -> str: ...
+    input_size: tuple[int, ...]  # (C, H, W), or (C, T, H, W) of clips
+    mean: tuple[float, ...]  # per channel, for pixels in 0..1
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
 
 
-def build_model(config: Settings, num_classes: int, with_weights: bool = True, **arguments: Any) -> nn.Module:
+def preprocessing(model: nn.Module, config: Config, frames: tuple[int, ...] = ()) -> Preprocessing:
+    """The preprocessing of a built model: as configured, else the model's own; ``frames`` are (T,) of clips."""
+    default, data = resolve_model_data_config(model), config.data
+    size = config.model.img_size or default['input_size'][1:]
+    height, width = (size, size) if isinstance(size, int) else size
+    return Preprocessing(
+        (config.model.in_chans, *frames, height, width),
+        *mean_and_std(model, config),
+        data.interpolation or default['interpolation'],
+        data.crop_pct or default['crop_pct'],
+    )
+
+
+def mean_and_std(model: nn.Module, config: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per channel, for pixels in 0..1: as configured, else the model's own."""
+    default, channels = resolve_model_data_config(model), config.model.in_chans
+    chosen = []
+    for key in ('mean', 'std'):
+        values = getattr(config.data, key) or default[key]
+        if len(values) != channels and getattr(config.data, key) is None:  # a grey model from an RGB configuration
+            values = (sum(values) / len(values),) * channels
+        chosen.append(tuple(values))
+    return chosen[0], chosen[1]
+
+
+def build_model(config: Config, num_classes: int, with_weights: bool = True, **arguments: Any) -> nn.Module:
     """The configured timm model, with the weights that the configuration asks for.
 
-    ``model.checkpoint`` goes through the family's own ``checkpoint_filter_fn`` (official names, other image sizes);
-    a head for another number of classes is left out, and anything else that does not fit is an error. Further
-    ``arguments`` go to `create`.
+    ``model.checkpoint`` is read by `fit_weights`. Further ``arguments`` go to `create`.
     """
     settings = config.model
     file = settings.checkpoint if with_weights else None
@@ -58,124 +78,79 @@ def build_model(config: Settings, num_classes: int, with_weights: bool = True, *
         config, pretrained=settings.pretrained and with_weights and not file, num_classes=num_classes, **arguments
     )
     if file:
-        weights = fitted_weights(model, state, file)
-        own = model.state_dict()
-        heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
-        for head in (heads,) if isinstance(heads, str) else heads:
-            for key in (f'{head}.weight', f'{head}.bias'):
-                if key not in own:  # a backbone
-                    weights.pop(key, None)
-                elif key in weights and own[key].shape != weights[key].shape:
-                    if key.endswith('.weight'):
-                        sizes = f'{len(weights[key])} classes in the file, {len(own[key])} here'
-                        logger.warning(f'warning: {file}: {key} is left out and starts anew ({sizes})')
-                    weights[key] = own[key]
-        load_weights(model, weights, file, settings.name, written_by(state))
+        load_weights(model, fit_weights(state, model, file), file, settings.name, written_by(state))
     return model
 
 
-def fitted_weights(model: nn.Module, state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint under the model's names, at its image size, by the family's own filter."""
-    weights = model_weights(state, path)
+def fit_weights(state: dict[str, Any], model: nn.Module, source: str | Path) -> dict[str, Tensor]:
+    """`filtered_weights`, with the model's own head in place of one for another number of classes."""
+    weights, own = filtered_weights(state, model, source), model.state_dict()
+    heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
+    for head in (heads,) if isinstance(heads, str) else heads:
+        for key in (f'{head}.weight', f'{head}.bias'):
+            if key not in own:  # a backbone
+                weights.pop(key, None)
+            elif key in weights and own[key].shape != weights[key].shape:
+                if key.endswith('.weight'):
+                    sizes = f'{len(weights[key])} classes in the file, {len(own[key])} here'
+                    logger.warning(f'warning: {source}: {key} is left out ({sizes})')
+                weights[key] = own[key]
+    return weights
+
+
+def filtered_weights(state: dict[str, Any], model: nn.Module, source: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint in the model's names and image size, by its family's ``checkpoint_filter_fn``."""
+    weights = model_weights(state, source)
     filter_fn = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
     if filter_fn is None:
         return weights
-    ours = type(model).__module__.startswith('vimamba.')  # these read the image size and the wrapper keys too
+    ours = type(model).__module__.startswith('vimamba.')  # ours also take the wrapper keys and resize to the image size
     return filter_fn(state if ours else weights, model)
 
 
-def configured_dataset(config: Settings, split: str, transform: Any, **options: Any) -> Any:
-    """`create_dataset` of the configured data set, with ``options`` in place of those of ``data``.
-
-    Raises:
-        UsageError: as it says; a mistake in an option with its place.
-    """
-    data = config.data
-    try:
-        return create_dataset(
-            data.name,
-            task=config.task.name,
-            root=data.root,
-            split=split,
-            transform=transform,
-            seed=config.run.seed,
-            **options,
-        )
-    except UsageError as error:
-        raise located_in_data(config, error) or error from error.__cause__
-
-
-def located_in_data(config: Settings, error: Exception) -> UsageError | None:
-    """The error with the place of the key of ``data`` that it begins with; None where it begins with another."""
-    begin = re.match(r"(unknown )?(\w+)(?=:| ')", str(error))
-    if not begin or not (hasattr(config.data, begin[2]) or begin[2] in config.data.options):
-        return None
-    return UsageError(f'{config.at(f"data.{begin[2]}")}{error if begin[1] else f"data.{error}"}')
-
-
-def located_in_augment(config: Settings, error: Exception) -> UsageError:
-    """The error with the place of the key of ``augment`` that it names, or quotes the value of; else of all of it."""
-    options, said = config.augment.options, str(error).partition(' (in {')[0]  # which are the options, once more
-    named = [key for key in options if re.search(rf'\b{key}\b', said)]
-    quoted = [key for key, value in options.items() if isinstance(value, str) and value and value in said]
-    key = '.'.join(['augment', *(named or quoted)[:1]])
-    what = said.removeprefix(f'{key}: ').removeprefix('augment: ')
-    return UsageError(f'{config.at(key)}{what if what.startswith("unknown") else f"{key}: {what}"}')
-
-
-def try_size(model: nn.Module, size: tuple[int, ...], config: Settings) -> None:
-    """A forward pass of a model on the meta device, which computes shapes alone."""
-    try:
-        model.eval()(torch.zeros(1, *size, device='meta'))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        if 'meta' not in str(error).lower():  # some models read values, which this device does not have
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            where = config.at('model.img_size')
-            raise UsageError(f'{where}model {config.model.name!r} does not take {size} images: {line}') from error
-
-
-def create(config: Settings, pretrained: bool = False, sized: bool = True, **arguments: Any) -> Any:
-    """`timm.create_model`, with its errors in one line each; without ``sized``, img_size is not passed.
+def create(config: Config, pretrained: bool = False, sized: bool = True, **arguments: Any) -> Any:
+    """`timm.create_model`, with one-line errors.
 
     Args:
         config: ``model`` is read.
         pretrained: whether to fetch the published weights.
-        sized: see above.
+        sized: whether to pass img_size.
         arguments: besides those of the configuration, such as num_classes.
     """
-    settings, where = config.model, config.at('model.name')
+    settings = config.model
     name = settings.name
     if not timm.is_model(name.split('.')[0]):
-        raise UsageError(f'{unknown_name("model", name, timm.list_models(), where)}; {OWN}')
+        raise UsageError(f'{unknown_name("model", name, timm.list_models())}; {OWN}', key='model.name')
     for argument in _NOT_OF_THE_MODEL & settings.options.keys():
         hint = 'weights come from model.pretrained or model.checkpoint'
-        raise UsageError(f'{config.at(f"model.{argument}")}model.{argument}: not an argument of a model; {hint}')
+        raise UsageError(f'not an argument of a model; {hint}', key=f'model.{argument}')
     given = {'img_size': settings.img_size if sized else None, 'drop_path_rate': settings.drop_path_rate}
     given = {key: value for key, value in given.items() if value is not None} | dict(settings.options)
+    given, fetched = {**arguments, **given}, pretrained and not settings.checkpoint
     try:
-        return timm.create_model(name, pretrained=pretrained, in_chans=settings.in_chans, **{**arguments, **given})
+        with within('model'):
+            return timm.create_model(name, pretrained=pretrained, in_chans=settings.in_chans, **given)
+    except UsageError as error:
+        if error.key == 'model.scan':
+            error.args = (f'{error.args[0]}; {OWN}',)
+        raise
     except TypeError as error:
-        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if not unexpected or unexpected[1] not in given:
-            raise UsageError(f'{where}model {name!r} cannot be built: {error}') from error
+        with torch.device('meta'):
+            known = _arguments(type(timm.create_model(name))) - _NOT_OF_THE_MODEL
+        wrong = [key for key in given if key not in {*known, *arguments}]
+        if 'img_size' in wrong:  # a model for any size: the transforms alone need it
+            return create(config, pretrained, sized=False, **arguments)
+        if wrong:
+            raise unknown_name(f'argument of model {name!r}', wrong[0], known, f'model.{wrong[0]}') from error
+        raise UsageError(f'model {name!r} cannot be built: {first_line(error)}', key='model.name') from error
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError, OSError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        fetched = pretrained and not settings.checkpoint
-        named = [word for word in re.findall(r'\w+', line) if word in given or (fetched and word == 'pretrained')]
-        where = config.at(f'model.{named[0]}') if named else where
         hint = '; check the network, or set model.pretrained=False and model.checkpoint=FILE' if fetched else ''
-        hint = f'; {OWN}' if line.startswith('unknown scan order') else hint
-        raise UsageError(f'{where}model {name!r} cannot be built: {line}{hint}') from error
-    wrong = unexpected[1]
-    if wrong == 'img_size':  # a model for any size: the transforms alone need to know
-        return create(config, pretrained, sized=False, **arguments)
-    with torch.device('meta'):
-        known = _arguments(type(timm.create_model(name))) - _NOT_OF_THE_MODEL
-    raise unknown_name(f'argument of model {name!r}', wrong, known, config.at(f'model.{wrong}'))
+        key = 'model.pretrained' if fetched else 'model.name'
+        raise UsageError(f'model {name!r} cannot be built: {first_line(error)}{hint}', key=key) from error
 
 
 def _arguments(kind: type) -> set[str]:
-    """The names of the arguments of a class, those that it passes on to its bases among them."""
+    """The names of the arguments of a class, with those that it passes on to its bases."""
     names: set[str] = set()
     for base in (base for base in kind.__mro__ if '__init__' in vars(base)):
         parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
@@ -185,25 +160,12 @@ def _arguments(kind: type) -> set[str]:
     return names
 
 
-def checkpointed(model: nn.Module, config: Settings) -> None:
-    """Turns on the recomputing of activations where ``run.grad_checkpointing`` asks for it."""
+def checkpointed(model: nn.Module, config: Config) -> None:
+    """Enables activation checkpointing if ``run.grad_checkpointing`` is set."""
     if config.run.grad_checkpointing:
         try:
             model.set_grad_checkpointing(True)  # type: ignore[operator]
         except (AttributeError, AssertionError, NotImplementedError):
             raise UsageError(
-                f'{config.at("run.grad_checkpointing")}run.grad_checkpointing: {config.model.name!r} cannot '
-                'recompute its activations'
+                f'{config.model.name!r} cannot recompute its activations', key='run.grad_checkpointing'
             ) from None
-
-
-def mean_and_std(model: nn.Module, config: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per channel, for pixels in 0..1: the configured ones, else the model's own."""
-    own, channels = resolve_model_data_config(model), config.model.in_chans
-    chosen = []
-    for key in ('mean', 'std'):
-        values = getattr(config.data, key) or own[key]
-        if len(values) != channels and getattr(config.data, key) is None:  # a grey model from an RGB configuration
-            values = (sum(values) / len(values),) * channels
-        chosen.append(tuple(values))
-    return chosen[0], chosen[1]

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import Mixup, resolve_model_data_config
+from timm.data import Mixup
 from torch import Tensor, nn
 
-from vimamba.data import create_transform
-from vimamba.errors import UsageError, unknown_name
+from vimamba.config import Config
+from vimamba.data import AUGMENT, create_transform
+from vimamba.errors import UsageError, check_options, first_line, within
 
-from .build import (
-    Settings,
-    build_model,
-    checkpointed,
-    configured_dataset,
-    create,
-    located_in_augment,
-    located_in_data,  # fmt: skip
-    mean_and_std,
-    try_size,
-)
+from .base import Task
+from .build import Preprocessing, build_model, checkpointed, preprocessing
 
-__all__ = ['ClassificationMetric', 'ClassificationTask', 'Preprocessing']
+__all__ = ['ClassificationMetric', 'ClassificationTask']
 
 _LISTED = 50  # classes in the table; of more, the worst
-
-
-class Preprocessing(NamedTuple):
-    """How a model wants its images: the arguments of `vimamba.data.create_transform`."""
-
-    input_size: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
 
 
 class ClassificationMetric:
@@ -45,11 +27,11 @@ class ClassificationMetric:
 
     Args:
         classes: their names.
-        what: is classified, for the table.
+        what: the samples in words, for the table.
 
     Attributes:
         state: 'confusion' (classes, classes) int64, rows the true class; 'top5' () int64; 'loss' () float64.
-        records: what processes put together instead of adding it up: nothing.
+        records: values gathered from processes instead of summed; empty.
 
     >>> metric = ClassificationMetric(['cat', 'cow', 'dog'])
     >>> metric.update(torch.eye(3) * 9, torch.tensor([0, 1, 1]))
@@ -108,7 +90,7 @@ class ClassificationMetric:
         return '\n'.join(lines)
 
 
-class ClassificationTask(nn.Module):
+class ClassificationTask(Task):
     """A model with the loss it is trained on.
 
     Args:
@@ -116,11 +98,12 @@ class ClassificationTask(nn.Module):
         classes: their names.
         smoothing: of the labels.
         mixup: mixes images and targets in training; it smooths the labels itself.
+        preprocessing: the inputs of the model, for transforms and pictures.
     """
 
-    lists = False  # batches are tensors
-    what = 'images'  # for the table
-    best = 'top1'  # the metric that decides which checkpoint is the best; higher is better
+    name = 'classification'
+    best = 'top1'
+    styles = AUGMENT
 
     def __init__(
         self,
@@ -128,10 +111,38 @@ class ClassificationTask(nn.Module):
         classes: Sequence[str],
         smoothing: float = 0.0,
         mixup: Mixup | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
-        super().__init__()
-        self.model, self.classes = model, list(classes)
-        self.smoothing, self.mixup = smoothing, mixup
+        super().__init__(model, classes)
+        self.smoothing, self.mixup, self.preprocessing = smoothing, mixup, preprocessing
+
+    @classmethod
+    def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> ClassificationTask:
+        augment, model = config.augment, build_model(config, len(classes), with_weights)
+        checkpointed(model, config)
+        mixup = None
+        if augment.mixup or augment.cutmix:
+            mixup = Mixup(
+                mixup_alpha=augment.mixup,
+                cutmix_alpha=augment.cutmix,
+                prob=augment.mix_prob,
+                switch_prob=augment.mix_switch,
+                label_smoothing=augment.smoothing,
+                num_classes=len(classes),
+            )
+        return cls(model, classes, augment.smoothing, mixup, cls.preprocessing_of(model, config))
+
+    @classmethod
+    def preprocessing_of(cls, model: nn.Module, config: Config) -> Preprocessing:
+        """The inputs of a built model.
+
+        Raises:
+            UsageError: the model takes clips.
+        """
+        if getattr(model, 'num_frames', None) is not None:  # Mamba-ND over images has None
+            takes = f"model {config.model.name!r} takes clips; set task.name='video', or choose one of images"
+            raise UsageError(takes, key='model.name')
+        return preprocessing(model, config)
 
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
         """``{'loss': ()}`` in mode 'loss', logits (B, classes) in mode 'predict'.
@@ -149,100 +160,34 @@ class ClassificationTask(nn.Module):
         images, targets = self.mixup(images.clone(), targets)  # it mixes in place
         return {'loss': F.cross_entropy(self.model(images).float(), targets)}
 
-    @staticmethod
-    def shown(image: Tensor) -> Tensor:
-        """What a picture shows of an image: all of it."""
-        return image
-
     @classmethod
-    def pixels(cls, config: Settings, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images (C, H, W) as the loader gives them, in 0..1 again, to be looked at."""
-        wanted = cls.preprocessing(config)
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (wanted.mean, wanted.std))
+    def check(cls, config: Config) -> None:
+        check_options(config.task.options, {}, 'key in task', 'task.')
+        super().check(config)
+
+    def check_together(self, config: Config, transform: Any) -> None:
+        """Runs the model on the meta device, which computes shapes alone."""
+        size = self.preprocessing.input_size
+        try:
+            self.model.eval()(torch.zeros(1, *size, device='meta'))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if 'meta' not in str(error).lower():  # some models read values, which this device does not have
+                fault = f'model {config.model.name!r} does not take {size} images: {first_line(error)}'
+                raise UsageError(fault, key='model.img_size') from error
+
+    def transform(self, config: Config, training: bool) -> Any:
+        augment = config.augment
+        style = {'style': augment.style, **augment.options} if training and augment.style else None
+        with within('data', 'augment'):
+            return create_transform(training=training, **self.preprocessing._asdict(), augment=style)
+
+    def pixels(self, images: Sequence[Tensor]) -> list[Tensor]:
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.preprocessing.mean, self.preprocessing.std))
         return [(image * std + mean).clamp(0, 1) for image in images]
 
     @staticmethod
     def mistaken(output: Tensor, target: Tensor) -> bool:
-        """Whether one prediction is wrong; pictures show those first."""
         return int(output.argmax()) != int(target)
 
     def metric(self) -> ClassificationMetric:
         return ClassificationMetric(self.classes, self.what)
-
-    @classmethod
-    def check(cls, config: Settings) -> None:
-        """Tries the configuration's model and augmentation, without memory, weights or data.
-
-        Raises:
-            UsageError: an unknown name or a value that cannot be, with ``file:line`` and the nearest name.
-        """
-        for option in config.task.options:
-            raise unknown_name('key in task', option, ('name',), config.at(f'task.{option}'))
-        cls._transform(config, training=True)
-
-    @classmethod
-    def dataset(cls, config: Settings, split: str, training: bool) -> Any:
-        """The images of a split, augmented in training."""
-        options = config.data.options.items()
-        options = {key: value for key, value in options if split == 'train' or key != 'fraction'}
-        return configured_dataset(config, split, cls._transform(config, training), **options)
-
-    @classmethod
-    def _transform(cls, config: Settings, training: bool) -> Any:
-        augment = config.augment
-        style = {'style': augment.style, **augment.options} if training and augment.style else None
-        preprocessing = cls.preprocessing(config)
-        try:
-            return create_transform(training=training, **preprocessing._asdict(), augment=style)
-        except UsageError as error:
-            raise located_in_data(config, error) or located_in_augment(config, error) from error
-
-    @classmethod
-    def preprocessing(cls, config: Settings) -> Preprocessing:
-        """How the configured model wants its images; also tries to build the model, without memory or weights.
-
-        Raises:
-            UsageError: unknown model or argument, with ``file:line`` and the nearest name.
-        """
-        with torch.device('meta'):
-            model = create(config, num_classes=2)
-        own, data = resolve_model_data_config(model), config.data
-        size = config.model.img_size or own['input_size'][1:]
-        height, width = (size, size) if isinstance(size, int) else size
-        channels = config.model.in_chans
-        shape = (channels, *cls.frames(model, config), height, width)
-        try_size(model, shape, config)
-        mean, std = mean_and_std(model, config)
-        wanted = {key: getattr(data, key) or own[key] for key in ('interpolation', 'crop_pct')}
-        return Preprocessing(shape, mean, std, **wanted)
-
-    @classmethod
-    def frames(cls, model: nn.Module, config: Settings) -> tuple[int, ...]:
-        """What stands in front of the height and width of an input: nothing, of images."""
-        if getattr(model, 'num_frames', None) is not None:  # Mamba-ND over images has None
-            where, name = config.at('model.name'), config.model.name
-            raise UsageError(f"{where}model {name!r} takes clips; set task.name='video', or choose one of images")
-        return ()
-
-    @classmethod
-    def build(cls, config: Settings, classes: Sequence[str], with_weights: bool = True) -> ClassificationTask:
-        """The task of a configuration.
-
-        Args:
-            config: ``model``, ``augment`` and ``run.grad_checkpointing`` are read.
-            classes: their names.
-            with_weights: whether to load ``model.pretrained`` or ``model.checkpoint``; not when a run resumes.
-        """
-        augment, model = config.augment, build_model(config, len(classes), with_weights)
-        checkpointed(model, config)
-        mixup = None
-        if augment.mixup or augment.cutmix:
-            mixup = Mixup(
-                mixup_alpha=augment.mixup,
-                cutmix_alpha=augment.cutmix,
-                prob=augment.mix_prob,
-                switch_prob=augment.mix_switch,
-                label_smoothing=augment.smoothing,
-                num_classes=len(classes),
-            )
-        return cls(model, classes, augment.smoothing, mixup)

@@ -22,14 +22,12 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.poolers import LevelMapper
 
-from vimamba.data.dense_transforms import DenseTransform
-from vimamba.errors import bad_argument
+from vimamba.config import Config
+from vimamba.errors import Rule, bad_argument, integer, number, one_of, one_or_several, or_none, several
 
-from .build import Settings
 from .coco_metric import CocoMetric
 from .dense import DenseTask
 from .feature_pyramid import DenseModel, Features, create_features
-from .options import Rule, integer, number, one_of, one_or_several, or_none, several
 
 __all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']
 
@@ -104,7 +102,7 @@ class RoIAlign(MultiScaleRoIAlign):
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
         maps = [x[name] for name in self.featmap_names]
         levels = self.map_levels(boxes)
-        rois = torch.cat([F.pad(own, (1, 0), value=i) for i, own in enumerate(boxes)])  # the image in front
+        rois = torch.cat([F.pad(of_image, (1, 0), value=i) for i, of_image in enumerate(boxes)])  # its number in front
         regions = maps[0].new_empty(len(rois), maps[0].shape[1], *self.output_size)
         for level, (features, scale) in enumerate(zip(maps, self.scales)):
             here = torch.nonzero(levels == level)[:, 0]
@@ -147,7 +145,7 @@ class Resize(GeneralizedRCNNTransform):
         if self.padded_size is None:
             return super().batch_images(images, size_divisible)
         batch = super().batch_images(images, 1)
-        height, width = (own - there for own, there in zip(self.padded_size, batch.shape[2:]))
+        height, width = (wanted - side for wanted, side in zip(self.padded_size, batch.shape[2:]))
         if height < 0 or width < 0:
             raise bad_argument(
                 'images', f'at most {self.padded_size} for this backbone', tuple(batch.shape[2:]), 'set model.img_size'
@@ -265,7 +263,7 @@ def retinanet(
     nms_threshold: float = 0.5,
     detections: int = 100,
 ) -> nn.Module:
-    """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as of `faster_rcnn`."""
+    """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as in `faster_rcnn`."""
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
     sides = [[anchor_scale * stride * 2 ** (octave / 3) for octave in range(3)] for stride in strides]
     return RetinaNet(
@@ -287,7 +285,7 @@ def fcos(
     nms_threshold: float = 0.6,
     detections: int = 100,
 ) -> nn.Module:
-    """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as of `faster_rcnn`."""
+    """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as in `faster_rcnn`."""
     if channels % 32 or channels < 64:  # 32 groups, which may not be of one number each
         raise bad_argument('task.channels', 'a multiple of 32 from 64 on, for the group norms of FCOS', channels)
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
@@ -355,7 +353,8 @@ class Detector(DenseModel):
 class DetectionTask(DenseTask):
     """Boxes, and with Mask R-CNN masks, of the objects in an image."""
 
-    best = 'AP'  # the metric that decides which checkpoint is the best; higher is better
+    name = 'detection'
+    best = 'AP'
     heads = DETECTORS
     rules: ClassVar[dict[str, Rule]] = {
         'min_size': one_or_several(integer(1)),
@@ -363,8 +362,8 @@ class DetectionTask(DenseTask):
         'norm': one_of('batch', 'frozen', 'sync'),
         'out_indices': or_none(several(integer(0))),
         'channels': integer(1),
-        'anchor_scale': number(0, open_=True),
-        'anchor_ratios': several(number(0, open_=True)),
+        'anchor_scale': number(above=0),
+        'anchor_ratios': several(number(above=0)),
         'hidden': integer(1),
         'proposals': integer(1),
         'samples': integer(4),  # of which a quarter may be objects
@@ -381,7 +380,7 @@ class DetectionTask(DenseTask):
     @classmethod
     def build_model(
         cls,
-        config: Settings,
+        config: Config,
         num_classes: int,
         with_weights: bool = True,
         *,
@@ -413,20 +412,20 @@ class DetectionTask(DenseTask):
         return Detector(DETECTORS[head](features, num_classes, channels=channels, **options), resize)
 
     @staticmethod
-    def data_options(options: dict[str, Any]) -> dict[str, Any]:
+    def targets(options: dict[str, Any]) -> dict[str, Any]:
         return {} if options.get('mask_channels') is None else {'masks': True}
 
-    @classmethod
-    def check_together(cls, config: Settings, options: Any, transform: DenseTransform, model: Any) -> None:
+    def check_together(self, config: Config, transform: Any) -> None:
+        options = self.options(config)
         sides, most = options['min_size'], options['max_size']
         shortest = max([sides] if isinstance(sides, int) else sides)
-        where = f'{config.at("task.max_size")}task.max_size'
         if most < shortest:
-            raise bad_argument(where, f'at least task.min_size, {shortest}', most)
-        fixed = model.network.backbone.features.fixed_size
+            raise bad_argument('task.max_size', f'at least task.min_size, {shortest}', most)
+        fixed = self.model.network.backbone.features.fixed_size
         if fixed and (most > max(fixed) or shortest > min(fixed)):
             only, given = f'at most {max(fixed)}, and task.min_size {min(fixed)}', f'{most} and {shortest}'
-            raise bad_argument(where, only, given, f'{config.model.name!r} takes {fixed} alone: set model.img_size')
+            hint = f'{config.model.name!r} takes {fixed} alone: set model.img_size'
+            raise bad_argument('task.max_size', only, given, hint)
 
     def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
         """Losses in mode 'loss', detections in mode 'predict'; see `Detector`."""

@@ -12,10 +12,11 @@ from timm.layers import LayerNorm2d, freeze_batch_norm_2d
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.config import Config
+from vimamba.errors import UsageError, bad_argument
 from vimamba.models._builder import FeatureGetter
 
-from .build import Settings, build_model, checkpointed, create, mean_and_std
+from .build import build_model, checkpointed, create, mean_and_std
 
 __all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid', 'create_features']
 
@@ -140,7 +141,7 @@ class DenseModel(nn.Module):
 
 
 def create_features(
-    config: Settings,
+    config: Config,
     strides: Sequence[int],
     *,
     out_indices: Sequence[int] | None = None,
@@ -163,7 +164,7 @@ def create_features(
     Raises:
         UsageError: unknown model or argument, a backbone without these strides, or weights that do not fit.
     """
-    settings, where = config.model, config.at('model.name')
+    settings = config.model
     with torch.device('meta'):
         plain = create(config, num_classes=0)
         arguments = {key: on for key, on in _ANY_SIZE.items() if key in inspect.signature(type(plain)).parameters}
@@ -172,19 +173,21 @@ def create_features(
         except UsageError:  # a scan order of one size
             arguments = {}
         if getattr(plain, 'num_frames', None):
-            raise UsageError(f'{where}model {settings.name!r} takes clips; choose one of images')
+            raise UsageError(f'model {settings.name!r} takes clips; choose one of images', key='model.name')
         fixed_size = None
         if not _takes_any_size(plain, settings.in_chans):
             fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
             if fixed_size is None:
-                raise UsageError(f'{where}model {settings.name!r} does not take images of 64 x 96 and 128 x 64 pixels')
+                fault = f'model {settings.name!r} does not take images of 64 x 96 and 128 x 64 pixels'
+                raise UsageError(fault, key='model.name')
     if not hasattr(plain, 'forward_intermediates'):
-        raise UsageError(f'{where}model {settings.name!r} gives no feature maps: it has no forward_intermediates')
-    layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices, config)
+        fault = f'model {settings.name!r} gives no feature maps: it has no forward_intermediates'
+        raise UsageError(fault, key='model.name')
+    layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices)
     if not pyramid:
         strides, wanted = [plain.feature_info[i]['reduction'] for i in layers], strides
         if strides == list(wanted):
-            raise bad_argument(f'{config.at("task.pyramid")}task.pyramid', 'True for maps of these strides', False)
+            raise bad_argument('task.pyramid', 'True for maps of these strides', False)
     indices = sorted(set(layers))
     if type(plain).__module__.startswith('vimamba.'):
         overlay = {'pretrained_cfg_overlay': {'file': settings.checkpoint}} if settings.checkpoint else {}
@@ -197,8 +200,6 @@ def create_features(
     checkpointed(backbone, config)
     if norm == 'frozen':
         backbone = freeze_batch_norm_2d(backbone)
-    elif norm not in ('batch', 'sync'):
-        raise unknown_name('task.norm', norm, ('batch', 'frozen', 'sync'), config.at('task.norm'))
     mean, std = mean_and_std(plain, config)
     overlap = _overlap(plain)
     if fixed_size is not None:
@@ -214,18 +215,17 @@ def _overlap(model: nn.Module) -> int:
     return max(0, patches.kernel_size[0] - patches.stride[0] - 2 * patches.padding[0])
 
 
-def _layers(
-    reductions: Sequence[int], strides: Sequence[int], chosen: Sequence[int] | None, config: Settings
-) -> list[int]:
+def _layers(reductions: Sequence[int], strides: Sequence[int], chosen: Sequence[int] | None) -> list[int]:
     """For each stride a layer of the backbone: the last that has it, or else is finer, or else is the finest."""
     if chosen is None:
         sources = [max((r for r in reductions if r <= stride), default=min(reductions)) for stride in strides]
         return [len(reductions) - 1 - list(reversed(reductions)).index(source) for source in sources]
-    where = f'{config.at("task.out_indices")}task.out_indices'
     if set(strides) <= set(reductions):
-        raise bad_argument(where, 'None for a pyramid', chosen)
+        raise bad_argument('task.out_indices', 'None for a pyramid', chosen)
     if len(chosen) not in (1, len(strides)) or not all(0 <= i < len(reductions) for i in chosen):
-        raise bad_argument(where, f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}', chosen)
+        raise bad_argument(
+            'task.out_indices', f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}', chosen
+        )
     return list(chosen) * (len(strides) // len(chosen))
 
 

@@ -12,19 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimamba.data.dense_transforms import DenseTransform
-from vimamba.errors import UsageError, bad_argument
+from vimamba.config import Config
+from vimamba.data import DATASETS
+from vimamba.errors import Rule, UsageError, bad_argument, flag, integer, number, one_of, or_none, several
 
-from .build import Settings
 from .dense import DenseTask
 from .feature_pyramid import DenseModel, Features, create_features
-from .options import Rule, flag, integer, number, one_of, or_none, several
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
 
 _IGNORED = 255
 _STRIDES = (4, 8, 16, 32)
-_ONE_SIZE = ('cityscapes', 'digit_scenes')  # data sets whose images are all of one size
 
 
 def _decoder(kind: str, name: str, features: Features, out_channels: int, **options: Any) -> nn.Module:
@@ -115,7 +113,7 @@ class SegmentationMetric:
 
     Attributes:
         state: 'confusion' (classes, classes) int64, rows the true class of a pixel; 'images' () int64.
-        records: what processes put together instead of adding it up: nothing.
+        records: values gathered from processes instead of summed; empty.
 
     >>> metric = SegmentationMetric(['sky', 'sea'])
     >>> metric.update([torch.tensor([[0, 1, 1, 1]])], [{'mask': torch.tensor([[0, 0, 1, 255]])}])
@@ -186,6 +184,7 @@ class SegmentationTask(DenseTask):
             cross-entropy, for thin or rare things.
     """
 
+    name = 'segmentation'
     best = 'mIoU'
     heads = DECODERS
     rules: ClassVar[dict[str, Rule]] = {
@@ -199,7 +198,7 @@ class SegmentationTask(DenseTask):
         'resize': or_none(several(integer(1), 2)),
         'window': or_none(several(integer(1), 2)),
         'stride': or_none(several(integer(1), 2)),
-        'scales': several(number(0, open_=True)),
+        'scales': several(number(above=0)),
         'flip': flag(),
         'dice': number(0),
     }
@@ -228,7 +227,7 @@ class SegmentationTask(DenseTask):
     @classmethod
     def build_model(
         cls,
-        config: Settings,
+        config: Config,
         num_classes: int,
         with_weights: bool = True,
         *,
@@ -257,36 +256,31 @@ class SegmentationTask(DenseTask):
         decoder = DECODERS[head](features, **options)
         return Segmenter(features, decoder, num_classes, auxiliary, auxiliary_level, dropout)
 
-    @classmethod
-    def check_together(cls, config: Settings, options: Any, transform: DenseTransform, model: Any) -> None:
-        def where(name: str) -> str:
-            return f'{config.at(name)}{name}'
-
+    def check_together(self, config: Config, transform: Any) -> None:
+        options = self.options(config)
         batch, window, resize = config.data.batch_size, options['window'], options['resize']
         if options['head'] == 'upernet' and _normalises_one_image(config):
             expected = 'at least 2 for UPerNet, which normalises pooled maps of one pixel'
-            raise bad_argument(where('data.batch_size'), expected, batch)
+            raise bad_argument('data.batch_size', expected, batch)
         if options['head'] == 'fpn' and not options['pyramid']:
-            raise bad_argument(
-                where('task.pyramid'), "True with head 'fpn', which doubles the size at each level", False
-            )
+            raise bad_argument('task.pyramid', "True with head 'fpn', which doubles the size at each level", False)
         augment = transform.options or {}
         low, high = augment.get('scale', (1, 1))
-        if batch > 1 and not augment.get('crop') and (low < high or config.data.name not in _ONE_SIZE):
+        if batch > 1 and not augment.get('crop') and (low < high or not DATASETS[self.name][config.data.name].one_size):
             expected, hint = '1 without augment.crop, for images of different sizes', 'set augment.crop=(HEIGHT, WIDTH)'
-            raise bad_argument(where('data.batch_size'), expected, batch, hint)
+            raise bad_argument('data.batch_size', expected, batch, hint)
         if options['auxiliary_level'] != 2 and not options['auxiliary']:
-            raise bad_argument(where('task.auxiliary_level'), '2 without task.auxiliary', options['auxiliary_level'])
-        if fixed := model.features.fixed_size:
+            raise bad_argument('task.auxiliary_level', '2 without task.auxiliary', options['auxiliary_level'])
+        if fixed := self.model.features.fixed_size:
             hint = f'{config.model.name!r} takes {fixed} alone: set model.img_size'
             for name, size in (('task.window', window), ('augment.crop', augment.get('crop'))):
-                if size and any(side > own for side, own in zip(size, fixed)):
-                    raise bad_argument(where(name), f'at most {fixed}', tuple(size), hint)
+                if size and any(side > limit for side, limit in zip(size, fixed)):
+                    raise bad_argument(name, f'at most {fixed}', tuple(size), hint)
             largest = [side * max(options['scales']) for side in resize or ()]
             if resize and not window and (largest[0] > min(fixed) or largest[1] > max(fixed)):
                 times = f' times {max(options["scales"])}, of task.scales' * (max(options['scales']) != 1)
                 raise bad_argument(
-                    where('task.resize'), f'at most {fixed}', f'{tuple(resize)}{times}', f'{hint} or task.window'
+                    'task.resize', f'at most {fixed}', f'{tuple(resize)}{times}', f'{hint} or task.window'
                 )
 
     def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
@@ -373,7 +367,7 @@ class SegmentationTask(DenseTask):
         return SegmentationMetric(self.classes)
 
 
-def _normalises_one_image(config: Settings) -> bool:
+def _normalises_one_image(config: Config) -> bool:
     """Whether a batch norm of the training sees one image: alone in its process, and not put together with others."""
     together = config.task.options.get('norm') == 'sync' and torch.cuda.is_available()  # which only GPUs do
     return config.data.batch_size * (int(os.environ.get('WORLD_SIZE', 1)) if together else 1) < 2

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vimamba.data.clip_transforms import ClipTransform
+from vimamba.config import Config
+from vimamba.data import DATASETS
+from vimamba.data.clip_transforms import AUGMENT_CLIP, ClipTransform
 from vimamba.data.video_decode import sample_uniform
-from vimamba.errors import UsageError, bad_argument
+from vimamba.errors import UsageError, bad_argument, within
 
-from .build import Settings, configured_dataset, create, located_in_augment, located_in_data
+from .build import Preprocessing, preprocessing
 from .classification import ClassificationTask
 
 __all__ = ['VideoTask']
 
 _SHOWN = 8  # frames of a clip, in pictures
-_SIDED = ('moving_digits', 'something_v2')  # data sets in whose classes left and right differ
 
 
 class VideoTask(ClassificationTask):
@@ -28,12 +29,15 @@ class VideoTask(ClassificationTask):
     Views (B, V, 3, T, H, W) are those of `vimamba.data.video_datasets.Clips` and `ClipTransform`: in time and in space.
     """
 
+    name = 'video'
     what = 'videos'
+    styles: ClassVar[Mapping[str, Mapping[str, Any]]] = {'clip': AUGMENT_CLIP}
+    transform_options: ClassVar[Mapping[str, Any]] = {'num_crops': 1}
 
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
-        """As of `ClassificationTask`; of several views the logarithm of their mean probabilities (B, classes).
+        """Like `ClassificationTask`. For several views, the logarithm of their mean probabilities (B, classes).
 
-        In training, each of several views is a clip of the batch.
+        In training, each view is a clip of the batch.
         """
         several = images.ndim == 6
         if mode == 'predict' and several:
@@ -53,29 +57,28 @@ class VideoTask(ClassificationTask):
 
     @staticmethod
     def shown(image: Tensor) -> Tensor:
-        """What a picture shows of a clip, or of views of one: up to 8 frames of the first, evenly spaced."""
+        """Up to 8 evenly spaced frames of a clip, or of the first of its views."""
         clip = image if image.ndim == 4 else image[0]
         return clip[:, sample_uniform(clip.shape[1], min(clip.shape[1], _SHOWN))[0]]
 
-    @classmethod
-    def pixels(cls, config: Settings, images: Sequence[Tensor]) -> list[Tensor]:
-        """What is `shown` of clips, in 0..1 again: frames (T, 3, H, W)."""
-        return super().pixels(config, [cls.shown(clip).transpose(0, 1) for clip in images])
+    def pixels(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """The frames (T, 3, H, W) that are `shown` of clips, with values in 0..1."""
+        return super().pixels([self.shown(clip).transpose(0, 1) for clip in images])
 
     @classmethod
-    def dataset(cls, config: Settings, split: str, training: bool) -> Any:
-        """The clips of a split, augmented in training; in evaluation with the views that are configured."""
-        options = {key: value for key, value in config.data.options.items() if key != 'num_crops'}
-        options |= {'training': training, 'num_frames': cls._frames(config)}
-        return configured_dataset(config, split, cls._transform(config, training), **options)
+    def dataset_options(cls, config: Config, training: bool) -> dict[str, Any]:
+        return {'training': training}
 
-    @classmethod
-    def _transform(cls, config: Settings, training: bool) -> ClipTransform:
+    def prepare(self, dataset: Any, config: Config, training: bool) -> Any:
+        dataset.num_frames = self.preprocessing.input_size[1]
+        return super().prepare(dataset, config, training)
+
+    def transform(self, config: Config, training: bool) -> ClipTransform:
         if (channels := config.model.in_chans) != 3:
-            raise bad_argument(f'{config.at("model.in_chans")}model.in_chans', '3: videos are RGB', channels)
-        wanted, augment = cls.preprocessing(config), config.augment
-        mirrored = {'hflip': 0.0} if config.data.name in _SIDED else {}
-        try:
+            raise bad_argument('model.in_chans', '3: videos are RGB', channels)
+        wanted, augment = self.preprocessing, config.augment
+        mirrored = {} if DATASETS['video'][config.data.name].mirrors else {'hflip': 0.0}
+        with within('data', 'augment'):
             return ClipTransform(
                 wanted.input_size[-2:],
                 wanted.mean,
@@ -86,18 +89,15 @@ class VideoTask(ClassificationTask):
                 config.data.options.get('num_crops', 1),
                 {**mirrored, **augment.options} if augment.style else None,
             )
-        except (UsageError, ValueError, TypeError) as error:
-            raise located_in_data(config, error) or located_in_augment(config, error) from error
 
     @classmethod
-    def _frames(cls, config: Settings) -> int:
-        with torch.device('meta'):
-            return cls.frames(create(config, num_classes=2), config)[0]
+    def preprocessing_of(cls, model: nn.Module, config: Config) -> Preprocessing:
+        """The inputs of a built model.
 
-    @classmethod
-    def frames(cls, model: nn.Module, config: Settings) -> tuple[int, ...]:
-        """Of the clips that a model takes, in front of its height and width."""
+        Raises:
+            UsageError: the model takes images.
+        """
         frames = getattr(model, 'num_frames', None)
         if frames is None:
-            raise UsageError(f'{config.at("model.name")}model {config.model.name!r} takes images; choose one of clips')
-        return (frames,)
+            raise UsageError(f'model {config.model.name!r} takes images; choose one of clips', key='model.name')
+        return preprocessing(model, config, (frames,))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import timm
@@ -14,17 +13,17 @@ from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weights, written_by
+from vimamba.config import Config
 from vimamba.data import BrokenImage, create_transform, read_image
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.video_datasets import Clips
 from vimamba.data.video_decode import VIDEO_EXTENSIONS
-from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.errors import UsageError, bad_argument, check_integers, first_line, unknown_name
 from vimamba.models import input_shape
-from vimamba.tasks.build import OWN, build_model, fitted_weights
-from vimamba.tasks.classification import ClassificationTask
-from vimamba.tasks.video import VideoTask
+from vimamba.tasks import TASKS, VideoTask
+from vimamba.tasks.build import build_model, filtered_weights
 
-from .dense import task_of
+from .dense import built_from, task_of
 
 __all__ = ['Classifier', 'Prediction', 'load_classifier', 'predict', 'table']
 
@@ -142,8 +141,7 @@ def predict(
     Raises:
         UsageError: the model's output is not finite.
     """
-    if topk < 1 or batch_size < 1:
-        raise bad_argument('topk, batch_size', 'positive integers', (topk, batch_size))
+    check_integers(1, topk=topk, batch_size=batch_size)
     model = classifier.model.to(device)
     if classifier.views is not None:
         model = VideoTask(model, classifier.classes)  # it averages
@@ -184,8 +182,8 @@ def _classifier(
 
 
 def _clips(data: dict[str, Any], crops: int) -> ClipTransform:
-    size, own = data['input_size'][-2:], {key: data[key] for key in ('mean', 'std', 'interpolation', 'crop_pct')}
-    return ClipTransform(size, training=False, crops=crops, **own)
+    size, options = data['input_size'][-2:], {key: data[key] for key in ('mean', 'std', 'interpolation', 'crop_pct')}
+    return ClipTransform(size, training=False, crops=crops, **options)
 
 
 def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) -> Classifier:
@@ -194,19 +192,12 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
         raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
     if (trained := task_of(state)) not in ('classification', 'video'):
         raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier')
-    config, classes = state['config'], list(state['classes'])
-    settings = SimpleNamespace(
-        model=SimpleNamespace(**config['model']), data=SimpleNamespace(**config['data']), at=lambda key: ''
-    )
-    task = VideoTask if trained == 'video' else ClassificationTask
-    try:
-        model = build_model(settings, len(classes), with_weights=False)
-        data = task.preprocessing(settings)._asdict()
-        classifier = _classifier(author, model, classes, data, config['data'].get('options', {}))
-    except (AttributeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = '' if OWN in reason else '; use another copy'
-        raise UsageError(f'{path}: its model cannot be built as the file says ({reason}){hint}') from error
+    classes = list(state['classes'])
+    with built_from(path):
+        config = Config.from_dict(state['config'])
+        model = build_model(config, len(classes), with_weights=False)
+        data = TASKS[trained].preprocessing_of(model, config)._asdict()
+        classifier = _classifier(author, model, classes, data, config.data.options)
     load_weights(model, model_weights(state, path), path, author, author)
     return classifier
 
@@ -214,7 +205,7 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
 def _with_weights_of(name: str, state: dict[str, Any], path: str | Path) -> nn.Module:
     """The model with the weights of an official file, and as many classes as that has."""
     model = timm.create_model(name)
-    weights = fitted_weights(model, state, path)
+    weights = filtered_weights(state, model, path)
     head = model.pretrained_cfg.get('classifier')
     own = model.state_dict()
     for key in (f'{head}.weight', f'{head}.bias'):
@@ -234,7 +225,7 @@ def _published(name: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # whatever the network, a proxy or the hub answers
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise UsageError(
             f'{name}: its published weights cannot be loaded ({reason}): check the network, or give --checkpoint FILE'
         ) from error

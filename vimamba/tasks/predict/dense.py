@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,18 +12,15 @@ import torch
 from torch import Tensor
 
 from vimamba.checkpoint import FORMAT, load_weights, model_weights, written_by
+from vimamba.config import Config
 from vimamba.data import BrokenImage, DenseTransform, read_image
 from vimamba.data.box_datasets import MAX_ASPECT
-from vimamba.errors import UsageError, bad_argument
+from vimamba.errors import UsageError, first_line, number
+from vimamba.tasks import TASKS
 from vimamba.tasks.build import OWN
 from vimamba.tasks.coco_metric import run_lengths
-from vimamba.tasks.dense import DenseTask
-from vimamba.tasks.detection import DetectionTask
-from vimamba.tasks.segmentation import SegmentationTask
 
-__all__ = ['DensePrediction', 'load_dense', 'predict_dense', 'table', 'task_of']
-
-_TASKS: dict[str, type[DenseTask]] = {'detection': DetectionTask, 'segmentation': SegmentationTask}
+__all__ = ['DensePrediction', 'built_from', 'load_dense', 'predict_dense', 'table', 'task_of']
 
 
 class DensePrediction(NamedTuple):
@@ -55,22 +52,25 @@ def load_dense(state: dict[str, Any], path: str | Path) -> Any:
     Raises:
         UsageError: the file does not say a model that can be built, or its weights do not fit.
     """
-    config = {name: SimpleNamespace(**section) for name, section in state['config'].items()}
-    settings = SimpleNamespace(**config, at=lambda key: '')
-    if task_of(state) not in _TASKS:
-        raise UsageError(
-            f'{path}: a model of the task {task_of(state)!r} reads no images; evaluate it with tools/test.py'
-        )
-    try:
-        task = _TASKS[task_of(state)].build(settings, list(state['classes']), with_weights=False)
-    except (AttributeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = '' if OWN in reason else '; use another copy'
-        raise UsageError(f'{path}: its model cannot be built as the file says ({reason}){hint}') from error
+    if (trained := task_of(state)) not in ('detection', 'segmentation'):
+        raise UsageError(f'{path}: a model of the task {trained!r} reads no images; evaluate it with tools/test.py')
+    with built_from(path):
+        config = Config.from_dict(state['config'])
+        task = TASKS[trained].build(config, list(state['classes']), with_weights=False)
     author = written_by(state)
     load_weights(task.model, model_weights(state, path), path, author, author)
-    task.channels = settings.model.in_chans
+    task.channels = config.model.in_chans
     return task.eval()
+
+
+@contextmanager
+def built_from(path: str | Path) -> Iterator[None]:
+    """Names the checkpoint in errors of building the model that it describes."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError) as error:
+        hint = '' if OWN in str(error) else '; use another copy'
+        raise UsageError(f'{path}: its model cannot be built as the file says ({first_line(error)}){hint}') from error
 
 
 def predict_dense(
@@ -81,10 +81,9 @@ def predict_dense(
     Boxes of a score below ``threshold`` are left out; an image that the model does not take gives its error, too.
 
     Raises:
-        UsageError: a threshold that is no score.
+        UsageError: the threshold is not a score.
     """
-    if not 0 <= threshold <= 1:  # NaN is neither
-        raise bad_argument('--threshold', 'a score in 0..1', threshold)
+    number(0, 1)(threshold, '--threshold')
     task.to(device)
     transform = DenseTransform(task.channels)
     for path in paths:

@@ -1,4 +1,4 @@
-"""What a checkpoint says of files, whatever it was trained to do with them."""
+"""Runs a trained model on files."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def predict_files(
 
     Args:
         files: or folders, which are searched for what the model takes.
-        name, checkpoint: as of `predict.load_classifier`.
-        topk, batch_size: as of `predict.predict`, None for its own.
-        views: (in time, in space) of a video, as of `predict.Classifier.with_views`.
+        name, checkpoint: as in `load_classifier`.
+        topk, batch_size: as in `predict`; None for its default.
+        views: (in time, in space) of a video, as in `Classifier.with_views`.
         threshold: the least score of an object, by default 0.5.
         device: where the model runs.
         maps: a folder for the map of each image, NAME.png with the number of the class in each pixel.
