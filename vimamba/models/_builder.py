@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from timm.models import adapt_input_conv, build_model_with_cfg, register_model
@@ -24,6 +25,7 @@ from vimamba.errors import bad_argument, check_flags, check_numbers
 __all__ = [
     'FeatureGetter',
     'build_model',
+    'filter_weights',
     'fit_channels',
     'fit_weights',
     'imagenet_cfg',
@@ -116,14 +118,12 @@ def build_model(
 
 
 def fit_weights(
-    state_dict: Mapping[str, Any], model: nn.Module, source: str, optional: tuple[str, ...] = ()
+    state_dict: Mapping[str, Any], model: nn.Module, source: str | Path, optional: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
     """Converts a checkpoint to a complete state dict of ``model``, which is a timm model of this package or another.
 
-    The family's filter renames and resizes: the model's attribute ``checkpoint_filter_fn``, else that of timm's module.
-    Ours are given the whole checkpoint, since the family knows which copy of the weights is the published one. A head
-    for another number of classes keeps its initial values, which is logged once. The norms and layers of feature maps
-    (``feature_*``) may be missing.
+    `filter_weights` renames and resizes. A head for another number of classes keeps its initial values, which is logged
+    once. The norms and layers of feature maps (``feature_*``) may be missing.
 
     Args:
         state_dict: a checkpoint as from `load_checkpoint`, with or without wrapper keys.
@@ -135,11 +135,7 @@ def fit_weights(
         UsageError: the checkpoint holds no weights, or other tensors are missing, unexpected or of another shape.
             The first convolution may have the published number of channels, which timm adapts.
     """
-    weights = model_weights(state_dict, source)
-    if filter_fn := getattr(model, 'checkpoint_filter_fn', None):
-        weights = filter_fn(state_dict, model)
-    elif filter_fn := getattr(inspect.getmodule(type(model)), 'checkpoint_filter_fn', None):
-        weights = filter_fn(weights, model)
+    weights = filter_weights(state_dict, model, source)
     expected, cfg = model.state_dict(), getattr(model, 'pretrained_cfg', {})
     heads = cfg.get('classifier') or ()
     for head in (heads,) if isinstance(heads, str) else heads:
@@ -162,6 +158,22 @@ def fit_weights(
     if error := weights_error(shapes, weights, source, cfg.get('architecture', ''), written_by(state_dict)):
         raise error
     return weights
+
+
+def filter_weights(state_dict: Mapping[str, Any], model: nn.Module, source: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint under the names and in the image size of ``model``.
+
+    The filter is the model's attribute ``checkpoint_filter_fn``, else that of timm's module. Ours receive the whole
+    checkpoint, since the family knows which copy of the weights is the published one.
+
+    Raises:
+        UsageError: the checkpoint holds no weights.
+    """
+    weights = model_weights(state_dict, source)
+    if filter_fn := getattr(model, 'checkpoint_filter_fn', None):
+        return filter_fn(state_dict, model)
+    filter_fn = getattr(inspect.getmodule(type(model)), 'checkpoint_filter_fn', None)
+    return filter_fn(weights, model) if filter_fn else weights
 
 
 def _check_options(cls: type[nn.Module], options: Mapping[str, Any]) -> None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import inspect
 import logging
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from torch import Tensor, nn
+from torch import nn
 
-import vimamba  # noqa: F401  (registers its models with timm)
-from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
+from vimamba.checkpoint import load_checkpoint, load_weights, written_by
 from vimamba.config import Config
 from vimamba.errors import UsageError, first_line, unknown_name, within
+from vimamba.models import fit_weights
 
-__all__ = ['OWN', 'Preprocessing', 'build_model', 'checkpointed', 'create', 'filtered_weights', 'fit_weights',
-           'mean_and_std', 'preprocessing']  # fmt: skip
+__all__ = ['OWN', 'Preprocessing', 'build_model', 'checkpointed', 'create', 'mean_and_std', 'preprocessing']  # fmt: skip
 
 logger = logging.getLogger('vimamba')
 
@@ -69,7 +66,7 @@ def mean_and_std(model: nn.Module, config: Config) -> tuple[tuple[float, ...], t
 def build_model(config: Config, num_classes: int, with_weights: bool = True, **arguments: Any) -> nn.Module:
     """The configured timm model, with the weights that the configuration asks for.
 
-    ``model.checkpoint`` is read by `fit_weights`. Further ``arguments`` go to `create`.
+    ``model.checkpoint`` is converted by `vimamba.models.fit_weights`. Further ``arguments`` go to `create`.
     """
     settings = config.model
     file = settings.checkpoint if with_weights else None
@@ -80,32 +77,6 @@ def build_model(config: Config, num_classes: int, with_weights: bool = True, **a
     if file:
         load_weights(model, fit_weights(state, model, file), file, settings.name, written_by(state))
     return model
-
-
-def fit_weights(state: dict[str, Any], model: nn.Module, source: str | Path) -> dict[str, Tensor]:
-    """`filtered_weights`, with the model's own head in place of one for another number of classes."""
-    weights, own = filtered_weights(state, model, source), model.state_dict()
-    heads = getattr(model, 'pretrained_cfg', {}).get('classifier') or ()
-    for head in (heads,) if isinstance(heads, str) else heads:
-        for key in (f'{head}.weight', f'{head}.bias'):
-            if key not in own:  # a backbone
-                weights.pop(key, None)
-            elif key in weights and own[key].shape != weights[key].shape:
-                if key.endswith('.weight'):
-                    sizes = f'{len(weights[key])} classes in the file, {len(own[key])} here'
-                    logger.warning(f'warning: {source}: {key} is left out ({sizes})')
-                weights[key] = own[key]
-    return weights
-
-
-def filtered_weights(state: dict[str, Any], model: nn.Module, source: str | Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint in the model's names and image size, by its family's ``checkpoint_filter_fn``."""
-    weights = model_weights(state, source)
-    filter_fn = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
-    if filter_fn is None:
-        return weights
-    ours = type(model).__module__.startswith('vimamba.')  # ours also take the wrapper keys and resize to the image size
-    return filter_fn(state if ours else weights, model)
 
 
 def create(config: Config, pretrained: bool = False, sized: bool = True, **arguments: Any) -> Any:

@@ -19,9 +19,9 @@ from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.video_datasets import Clips
 from vimamba.data.video_decode import VIDEO_EXTENSIONS
 from vimamba.errors import UsageError, bad_argument, check_integers, first_line, unknown_name
-from vimamba.models import input_shape
+from vimamba.models import filter_weights, input_shape
 from vimamba.tasks import TASKS, VideoTask
-from vimamba.tasks.build import build_model, filtered_weights
+from vimamba.tasks.build import build_model
 
 from .dense import built_from, task_of
 
@@ -205,7 +205,7 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
 def _with_weights_of(name: str, state: dict[str, Any], path: str | Path) -> nn.Module:
     """The model with the weights of an official file, and as many classes as that has."""
     model = timm.create_model(name)
-    weights = filtered_weights(state, model, path)
+    weights = filter_weights(state, model, path)
     head = model.pretrained_cfg.get('classifier')
     own = model.state_dict()
     for key in (f'{head}.weight', f'{head}.bias'):
