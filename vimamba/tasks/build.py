@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from typing import Any, NamedTuple
 
 import timm
@@ -16,9 +15,8 @@ from vimamba.config import Config
 from vimamba.errors import UsageError, first_line, unknown_name, within
 from vimamba.models import fit_weights
 
-__all__ = ['OWN', 'Preprocessing', 'build_model', 'checkpointed', 'create', 'mean_and_std', 'preprocessing']  # fmt: skip
+__all__ = ['OWN', 'Preprocessing', 'build_model', 'checkpointed', 'create', 'mean_and_std', 'preprocessing']
 
-logger = logging.getLogger('vimamba')
 
 OWN = '--import FILE.py registers your own'
 
