@@ -19,8 +19,8 @@ __all__ = ['main']
 def main(argv: Sequence[str] | None = None) -> int:
     parser = create_parser('export', __doc__)
     parser.add_argument('out', metavar='FILE', help='ends in .onnx, or in .pt2 for torch.export.load')
-    model = 'a model of timm or vimamba; a checkpoint of ours knows its own'
-    parser.add_argument('--model', metavar='NAME', help=model)
+    text = 'a model of timm or vimamba; a checkpoint of ours knows its own'
+    parser.add_argument('--model', metavar='NAME', help=text)
     parser.add_argument('--checkpoint', metavar='FILE', help='weights; without it, those published for the model')
     parser.add_argument('--img-size', nargs=2, type=int, metavar=('H', 'W'), help='instead of the size of training')
     parser.add_argument('--batch', type=int, metavar='N', help='fix the batch size, instead of any number')

@@ -250,7 +250,7 @@ def with_dense_layers(model: torch.nn.Module) -> torch.nn.Module:
     """Gives a baseline the dense layers of vimamba, from which it gains too."""
     for module in model.modules():
         if type(module) is torch.nn.Linear:
-            module.forward = partial(linear, weight=module.weight, bias=module.bias)
+            module.forward = partial(linear, weight=module.weight, bias=module.bias)  # type: ignore[method-assign]
     return model
 
 

@@ -148,8 +148,8 @@ def _draw_route(panel: Axes, order: ScanOrder, route: int, points: float) -> Non
     panel.add_collection(LineCollection(lines.tolist(), colors=shade[1:], linewidths=widths.tolist(), capstyle='round'))
     corners = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
     cells = (path[:, None] + corners).tolist()  # (l, 4, 2)
-    edges = dict(edgecolors='white', linewidths=min(0.8, points / 20))
-    panel.add_collection(PolyCollection(cells, facecolors=0.75 + 0.25 * shade, **edges))
+    edge = min(0.8, points / 20)
+    panel.add_collection(PolyCollection(cells, facecolors=0.75 + 0.25 * shade, edgecolors='white', linewidths=edge))
     apart = math.ceil(len(path) / 100)  # about a hundred arrows show the way
     for t in range(apart // 2, len(move), apart):
         (x, y), (dx, dy) = (path[t] + 0.55 * move[t]).tolist(), move[t].tolist()
