@@ -73,14 +73,14 @@ def gated_delta(
     _check(q, k, v, g, beta, initial_state)
     wide = torch.promote_types(v.dtype, torch.float32)
     with without_autocast(v.device.type):
-        tensors = [t.to(wide) for t in (q, k, v, g, beta)]
+        q_, k_, v_, g_, beta_ = (t.to(wide) for t in (q, k, v, g, beta))
         start = None if initial_state is None else initial_state.to(wide)
         scale = k.shape[-1] ** -0.5 if scale is None else scale
         if backend == 'reference':
-            out, last = gated_delta_reference(*tensors, scale, start)
+            out, last = gated_delta_reference(q_, k_, v_, g_, beta_, scale, start)
         else:
             steps = min(chunk_size, max(v.shape[1], 1))
-            out, last = gated_delta_chunked(*tensors, scale, start, 1 << (steps - 1).bit_length())
+            out, last = gated_delta_chunked(q_, k_, v_, g_, beta_, scale, start, 1 << (steps - 1).bit_length())
     return (out.to(v.dtype), last) if return_last_state else out.to(v.dtype)
 
 

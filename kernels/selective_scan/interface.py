@@ -405,7 +405,7 @@ def _differentiate(ctx, grad_out, grad_last, *_):
     *tensors, saved, y = ctx.saved_tensors
     options = (ctx.steps, ctx.softplus, ctx.each)
     if grad_out is None:
-        grad_out = empty_output(Scan(*tensors, *options), tensors[0].dtype).zero_()
+        grad_out = empty_output(Scan._make((*tensors, *options)), tensors[0].dtype).zero_()
     grads = iter(_scan_backward(grad_out, grad_last, *tensors, saved, y, *options, ctx.backend))
     return (*(None if t is None else next(grads) for t in tensors[:-1]), *(None,) * 6)
 
