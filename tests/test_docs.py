@@ -7,6 +7,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -14,7 +16,6 @@ ROOT = Path(__file__).parent.parent
 
 
 PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md'))]
-COMMANDS = {'train': 'tools/train.py', 'test': 'tools/test.py', 'predict': 'tools/predict.py'}
 
 
 def python_of(text):
@@ -63,25 +64,37 @@ def test_every_link_leads_to_a_file():
 
 
 @pytest.mark.slow
-def test_a_new_order_is_trained_tested_and_predicted_with_as_the_page_says(tmp_path):
-    page = (ROOT / 'docs' / 'compose.md').read_text()
-    [order] = [block for block in re.findall(r'```python\n(.*?)```', page, flags=re.DOTALL) if 'def spiral' in block]
-    (tmp_path / 'spiral.py').write_text(order)
+@pytest.mark.parametrize(
+    ('page', 'file', 'changed', 'unknown'),
+    [
+        ('compose', 'spiral.py', 'model.scan=spiral', "unknown scan order 'spiral'"),
+        ('add_a_family', 'meander.py', 'model.name=meander_nano_patch4_32', "unknown model 'meander_nano_patch4_32'"),
+    ],
+)
+def test_the_commands_of_a_page_work_as_it_says(tmp_path, page, file, changed, unknown):
+    """With the page's file for --import, and without it one line that says what is missing."""
+    text, name = (ROOT / f'docs/{page}.md').read_text(), Path(file).stem
+    code = next(block for block in re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL) if 'register_' in block)
+    (tmp_path / file).write_text(code)
     Image.effect_noise((16, 16), 90).save(tmp_path / 'image.png')
-    (block,) = re.findall(r'```bash\n(.*?)```', page, flags=re.DOTALL)
-    for name, place in (('runs/spiral', 'run'), ('spiral.py', 'spiral.py'), ('IMAGES', 'image.png')):
-        block = block.replace(name, str(tmp_path / place))
-    short = 'model.scan=spiral schedule.epochs=1 schedule.warmup_epochs=0 data.fraction=0.1'
-    assert block.count('model.scan=spiral') == 1
-    lines = [line.split() for line in block.replace('model.scan=spiral', short).splitlines()]
-    commands = [[sys.executable, COMMANDS[name], *arguments] for _, name, *arguments in lines]
+    (block,) = re.findall(r'```bash\n(.*?)```', text, flags=re.DOTALL)
+    for place in (f'runs/{name}', file):
+        block = block.replace(place, str(tmp_path / Path(place).name))
+    block = block.replace('IMAGES', str(tmp_path / 'image.png'))
+    short = f'{changed} schedule.epochs=1 schedule.warmup_epochs=0 data.fraction=0.1'
+    assert block.count(changed) == 1
+    commands = [[sys.executable, '-m', *line.split()] for line in block.replace(changed, short).splitlines()]
     for command in commands:
         at = command.index('--import')
         done = run(command[:at] + command[at + 2 :])
         assert (done.returncode, done.stderr.count('\n')) == (2, 1), done.stderr
-        assert "unknown scan order 'spiral'" in done.stderr
-        assert 'one of your own is known after --import FILE.py' in done.stderr
-        assert 'another copy' not in done.stderr
+        assert unknown in done.stderr
+        assert '--import FILE.py' in done.stderr
         done = run(command)
         assert done.returncode == 0, done.stderr[-2000:]
-    assert 'spiral' in (tmp_path / 'run' / 'config.json').read_text()
+    assert name in (tmp_path / name / 'config.json').read_text()
+    if (model := tmp_path / name / 'model.onnx').exists():
+        session = onnxruntime.InferenceSession(model)
+        (logits,) = session.run(None, {'images': np.zeros((3, 1, 16, 16), np.float32)})
+        assert logits.shape == (3, 10)
+        assert np.isfinite(logits).all()
