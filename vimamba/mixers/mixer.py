@@ -128,7 +128,7 @@ def find_mixer(name: str) -> type[Core]:
         UsageError: an unknown name.
     """
     if name not in _MIXERS:
-        raise unknown_name('mixer', str(name), _MIXERS)
+        raise unknown_name('mixer', str(name), _MIXERS, 'mixer')
     return _MIXERS[name]
 
 

@@ -304,11 +304,11 @@ def create_order(scan: str | Sequence[str], grid: Iterable[int]) -> ScanOrder:
     return _derive(ORDERS[name], size, suffixes, order.grid) if suffixes else order
 
 
-def split_name(scan: str, others: Iterable[str] = ()) -> tuple[str, tuple[int, ...], tuple[str, ...]]:
+def split_name(scan: str, others: Iterable[str] = (), key: str = '') -> tuple[str, tuple[int, ...], tuple[str, ...]]:
     """Splits a name into the registered order, the size of its parts, if given, and its suffixes.
 
     Raises:
-        UsageError: no such order; the message lists the orders and ``others``.
+        UsageError: no such order; the message lists the orders and ``others``, for the argument ``key``.
 
     >>> split_name('windows7_bidirectional_reversed')
     ('windows', (7,), ('bidirectional', 'reversed'))
@@ -320,7 +320,7 @@ def split_name(scan: str, others: Iterable[str] = ()) -> tuple[str, tuple[int, .
     base = name if name in ORDERS else name.rstrip('0123456789')
     if base not in ORDERS or (base != name and len(signature(ORDERS[base]).parameters) == 1):
         unknown = unknown_name('scan order', name, [*ORDERS, *others])
-        raise UsageError(f'{unknown}; an order takes the suffixes _bidirectional and _reversed')
+        raise UsageError(f'{unknown}; an order takes the suffixes _bidirectional and _reversed', key=key)
     return base, (int(name[len(base) :]),) if base != name else (), tuple(suffixes)
 
 

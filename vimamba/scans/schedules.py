@@ -88,5 +88,5 @@ def schedule(scan: Schedule, depth: int) -> list[Scan]:
     layers = [layer if isinstance(layer, str) else tuple(layer) for layer in layers]
     for layer in layers:
         for name in [layer] if isinstance(layer, str) else layer:
-            split_name(name, SCHEDULES)
+            split_name(name, SCHEDULES, 'scan')
     return [layers[i % len(layers)] for i in range(depth)]

@@ -100,7 +100,7 @@ def create(config: Config, pretrained: bool = False, sized: bool = True, **argum
         with within('model'):
             return timm.create_model(name, pretrained=pretrained, in_chans=settings.in_chans, **given)
     except UsageError as error:
-        if error.key == 'model.scan':
+        if error.key in ('model.scan', 'model.mixer'):
             error.args = (f'{error.args[0]}; {OWN}',)
         raise
     except TypeError as error:
