@@ -184,15 +184,11 @@ class Mamba1(SequenceMixer):
     Shape: (b, l, d_model) or (b, *grid, d_model), kept; tokens in memory order.
 
     Args:
-        d_model: width of the tokens.
-        scan: where the mixer reads: a scan order, or an adapter.
+        d_model, scan, d_conv, expand, merge: as in `CoreMixer`.
         d_state: states per channel (N).
-        d_conv: width of the causal convolution.
-        expand: d_inner = expand * d_model.
         dt_rank: rank of the projection of delta; ceil(d_model / 16) if None.
         share_routes: one convolution, in memory order, and one set of projections for all routes; each route keeps its
             own A (Vim's "bimamba v1").
-        merge: 'mean' or 'sum' over the routes, or their sum behind channel 'attention' of each.
     """
 
     def __init__(

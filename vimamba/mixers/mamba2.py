@@ -147,13 +147,9 @@ class Mamba2(SequenceMixer):
     Shape: (b, l, d_model) or (b, *grid, d_model), kept; tokens in memory order.
 
     Args:
-        d_model: width of the tokens.
-        scan: where the mixer reads: a scan order, or an adapter.
+        d_model, scan, d_conv, expand, merge: as in `CoreMixer`.
         d_state: states per channel (N).
-        d_conv: width of the causal convolution.
-        expand: d_inner = expand * d_model.
         headdim: channels per head.
-        merge: 'mean' or 'sum' over the routes, or their sum behind channel 'attention' of each.
 
     Raises:
         UsageError: ``headdim`` does not divide d_inner.
