@@ -166,15 +166,13 @@ def layouts(at: Setting, name: str) -> Iterator[dict]:
 def scan_set(case: ScanCase, device: torch.device, seed: int) -> tuple[Any, ...]:
     """Arguments of the kernels, the states they save, and a gradient."""
     from vimamba.kernels.selective_scan.triton_fwd import route_scan_fwd
-    from vimamba.kernels.selective_scan.triton_scan import routes_of
 
     inputs, order = case.inputs(device, BF16, seed)
     tensors = {name: None if t is None else t.detach() for name, t in inputs.items()}
     tensors |= {name: tensors[name].unsqueeze(2) for name in ('B', 'C')}  # one group of channels
     scan = Scan(**tensors, initial_state=None, rows=None, steps=walk_of(order.index)[1], softplus=True)
-    args = (*scan[:9], True, routes_of(scan))
-    out, _, states = route_scan_fwd(*args, save_states=True)
-    return args, torch.randn_like(out), states
+    out, _, states = route_scan_fwd(scan, save_states=True)
+    return scan, torch.randn_like(out), states
 
 
 def scan_calls(sets: list, how: Any = None) -> dict[str, Callable[[], object]]:
@@ -182,10 +180,10 @@ def scan_calls(sets: list, how: Any = None) -> dict[str, Callable[[], object]]:
     from vimamba.kernels.selective_scan.triton_fwd import route_scan_fwd
 
     calls: dict[str, Callable[[Any], object]] = {
-        'forward': lambda s: route_scan_fwd(*s[0], how=how),
-        'forward saving states': lambda s: route_scan_fwd(*s[0], save_states=True, how=how),
-        'backward': lambda s: route_scan_bwd(s[1], None, *s[0], s[2], how=how),
-        'backward computing states': lambda s: route_scan_bwd(s[1], None, *s[0], how=how),
+        'forward': lambda s: route_scan_fwd(s[0], how=how),
+        'forward saving states': lambda s: route_scan_fwd(s[0], save_states=True, how=how),
+        'backward': lambda s: route_scan_bwd(s[1], None, s[0], s[2], how=how),
+        'backward computing states': lambda s: route_scan_bwd(s[1], None, s[0], how=how),
     }
     return {direction: rotating(call, sets) for direction, call in calls.items()}
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.library import Library, infer_schema, register_fake
+from torch.library import Library, register_fake
 
 from vimamba.errors import UsageError
 
@@ -21,17 +21,18 @@ __all__ = ['define', 'differentiate', 'without_autocast']
 _library = Library('vimamba', 'FRAGMENT')
 
 
-def define(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
-    """Defines ``torch.ops.vimamba.<name>`` for every device. The annotations of ``kernel`` give its schema.
+def define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> torch._ops.OpOverload:
+    """Defines ``torch.ops.vimamba.<name>`` for every device.
 
     Args:
         name: name of the operator.
+        schema: its arguments and results, such as '(Tensor x, Tensor? bias) -> Tensor'.
         kernel: the implementation. It must not return an argument or a view of one.
         fake: returns empty results of the same shapes, dtypes and strides, for tracing.
     """
     if hasattr(torch.ops.vimamba, name):  # defined by a copy of the module: doctest imports kernels/ under another name
         return getattr(torch.ops.vimamba, name).default
-    _library.define(name + infer_schema(kernel, mutates_args=()), tags=(torch.Tag.pt2_compliant_tag,))
+    _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, torch.compiler.disable(kernel), 'CompositeExplicitAutograd')
     register_fake(f'vimamba::{name}', fake, lib=_library)
     return getattr(torch.ops.vimamba, name).default

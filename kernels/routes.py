@@ -12,7 +12,7 @@ from vimamba.errors import bad_argument
 
 from .operator import define
 
-__all__ = ['Order', 'find_steps', 'read', 'route_rows', 'unread', 'walk_along', 'walk_of']
+__all__ = ['Order', 'find_steps', 'read', 'route_rows', 'swap', 'unread', 'walk_along', 'walk_of']
 
 
 class Order(Protocol):
@@ -110,7 +110,9 @@ def _look_up(index: Tensor) -> Tensor:
     return index.to(torch.int32, copy=True)
 
 
-_table = define('route_table', _look_up, lambda index: index.new_empty(index.shape, dtype=torch.int32))
+_table = define(
+    'route_table', '(Tensor index) -> Tensor', _look_up, lambda index: index.new_empty(index.shape, dtype=torch.int32)
+)
 
 
 def _walk(x: Tensor, rows: Tensor | None, steps: list[int], back: bool) -> Tensor:
@@ -136,3 +138,8 @@ def read(x: Tensor, rows: Tensor | None, steps: list[int]) -> Tensor:
 def unread(x: Tensor, rows: Tensor | None, steps: list[int]) -> Tensor:
     """Inverse of `read`: (b, k, ..., l) in route order -> in token order."""
     return _walk(x, rows, steps, back=True)
+
+
+def swap(t: Tensor) -> Tensor:
+    """The view (b, k, d, l) of (k, b, l, d), or (b, d, l) of (b, l, d), and vice versa: outputs are channels-last."""
+    return t.permute(1, 0, 3, 2) if t.ndim == 4 else t.transpose(1, 2)

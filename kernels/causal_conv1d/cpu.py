@@ -7,9 +7,10 @@ from array import array
 from torch import Tensor
 
 from ..cpu.library import flat, library, pack, pointer, sum_parts, threads, token_rows
+from ..routes import swap
 
 MAX_WIDTH = 4
-_STEP_COST = 1.5e-9  # about: seconds for a (batch, channel, step), which decides the number of threads
+_STEP_COST = 1.5e-9  # approximate seconds for a (batch, channel, step); sets the number of threads
 
 
 def _describe(x: Tensor, weight: Tensor, bias: Tensor | None, rows, steps: list[int], silu: bool):
@@ -29,7 +30,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows, steps: list[in
     out = keep[0].new_empty(k, b, l, d)  # float32 on the CPU, independent of torch's defaults
     library().vimamba_conv_forward(pack([*values, out.data_ptr()]), count)
     del keep
-    return out.to(x.dtype).permute(1, 0, 3, 2)
+    return swap(out.to(x.dtype))
 
 
 def backward(
@@ -48,4 +49,4 @@ def backward(
     dweight = sum_parts(dweight, count).transpose(1, 2).to(weight.dtype).contiguous()
     if bias is not None and dbias is not None:
         dbias = sum_parts(dbias, count).to(bias.dtype)
-    return dx.transpose(1, 2).to(x.dtype), dweight, dbias
+    return swap(dx).to(x.dtype), dweight, dbias

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from vimamba.errors import bad_argument, check_flags
 
-from ..cpu.library import is_built
+from ..backends import choose
+from ..checks import check_rank, check_tensors, check_walk
 from ..flops import conv_flops, register
-from ..gpu import triton_runs, triton_wanted
 from ..operator import define, differentiate, without_autocast
-from ..routes import Order, walk_along
+from ..routes import Order, swap, walk_along
 from . import cpu, portable
 
 MAX_TRITON_WIDTH = 8  # taps, each in registers
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def route_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, order: Order, silu: bool = True) -> Tensor:
@@ -41,80 +40,52 @@ def route_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, order
     Raises:
         UsageError (a ValueError): names the argument, what was expected and what came.
     """
-    for name, t in (('x', x), ('weight', weight), *([] if bias is None else [('bias', bias)])):
-        if not isinstance(t, Tensor):
-            raise bad_argument(name, 'a tensor', type(t).__name__)
-    _check_tokens(x)
+    check_rank('x', x, '(b, d, l)', 3)
+    check_rank('weight', weight, '(k, d, w)', 3)
+    if bias is not None:
+        check_rank('bias', bias, '(k, d)', 2)
     check_flags(silu=silu)
     return torch.ops.vimamba.route_conv1d(x, weight, bias, *walk_along(order, 'x', x), silu)
 
 
-def _check_tokens(x: Tensor) -> None:
-    if x.ndim != 3 or x.dtype not in _FLOATS:
-        raise bad_argument('x', 'shape (b, d, l), floating-point', f'shape {tuple(x.shape)}, {x.dtype}')
-
-
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, steps: list[int]) -> None:
-    _check_tokens(x)
-    k, d = len(steps), x.shape[1]
-    if k < 1:
-        raise bad_argument('steps', 'one for each route, of one or more', '0')
-    if weight.ndim != 3 or weight.shape[:2] != (k, d) or weight.shape[2] < 1:
-        raise bad_argument('weight', f'shape ({k}, {d}, w)', f'shape {tuple(weight.shape)}')
-    if bias is not None and bias.shape != (k, d):
-        raise bad_argument('bias', f'shape ({k}, {d})', f'shape {tuple(bias.shape)}')
-    for name, t in (('weight', weight), ('bias', bias)):
-        if t is not None and t.dtype not in _FLOATS:
-            raise bad_argument(name, 'a floating-point dtype', t.dtype)
-        if t is not None and t.device != x.device:
-            raise bad_argument(name, f'device {x.device} (that of x)', f'device {t.device}')
-    if rows is not None and (rows.shape != (k, x.shape[2]) or rows.dtype != torch.int32):
-        raise bad_argument('rows', f'({k}, {x.shape[2]}) int32', f'{tuple(rows.shape)} {rows.dtype}')
-    if rows is not None and rows.device != x.device and not x.is_meta:  # the table of a meta model has values
-        raise bad_argument('rows', f'device {x.device} (that of x)', f'device {rows.device}')
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, steps: list[int], silu: bool) -> None:
+    check_rank('x', x, '(b, d, l)', 3)
+    check_rank('weight', weight, '(k, d, w)', 3)
+    k, d, w = len(steps), x.shape[1], weight.shape[2]
+    if w < 1:
+        raise bad_argument('weight', f'shape ({k}, {d}, w) with w >= 1', 'w = 0')
+    shapes = {'x': (x, x.shape), 'weight': (weight, (k, d, w)), 'bias': (bias, (k, d))}
+    check_tensors(shapes, optional=('bias',))
+    check_walk(rows, steps, k, x, 'x')
 
 
 def _module(x: Tensor, weight: Tensor) -> ModuleType:
-    taps = weight.shape[2]
-    if x.dtype == torch.float64:
-        return portable
-    if triton_wanted() and triton_runs(x.device.type) and taps <= MAX_TRITON_WIDTH:
-        return import_module('.triton_conv', __package__)
-    return cpu if x.device.type == 'cpu' and taps <= cpu.MAX_WIDTH and is_built() else portable
+    narrow, taps = x.dtype != torch.float64, weight.shape[2]
+    name = choose('auto', x.device.type, narrow and taps <= MAX_TRITON_WIDTH, narrow and taps <= cpu.MAX_WIDTH)
+    return {'cpu': cpu, 'portable': portable}.get(name) or import_module('.triton_conv', __package__)
 
 
-def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, steps: list[int], silu: bool
-) -> Tensor:
-    _check(x, weight, bias, rows, steps)
+def _forward(x, weight, *others):
+    _check(x, weight, *others)
     with without_autocast(x.device.type):
-        return _module(x, weight).forward(x, weight, bias, rows, steps, silu)
+        return _module(x, weight).forward(x, weight, *others)
 
 
 def _fake_forward(x, weight, bias, rows, steps, silu):
-    _check(x, weight, bias, rows, steps)
+    _check(x, weight, bias, rows, steps, silu)
     b, d, l = x.shape
-    return x.new_empty(len(steps), b, l, d).permute(1, 0, 3, 2)
+    return swap(x.new_empty(len(steps), b, l, d))
 
 
-def _backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    rows: Tensor | None,
-    steps: list[int],
-    silu: bool,
-) -> list[Tensor]:
+def _backward(grad, x, weight, *others):
     """Gradients of the tensor arguments that are not None, in order."""
     with without_autocast(x.device.type):
-        grads = _module(x, weight).backward(grad, x, weight, bias, rows, steps, silu)
+        grads = _module(x, weight).backward(grad, x, weight, *others)
     return [grad for grad in grads if grad is not None]
 
 
-def _fake_backward(grad, x, weight, bias, rows, steps, silu):
-    b, d, l = x.shape
-    grads = [x.new_empty(b, l, d).transpose(1, 2), weight.new_empty(weight.shape)]
+def _fake_backward(grad, x, weight, bias, *_):
+    grads = [x.new_empty(x.mT.shape).mT, weight.new_empty(weight.shape)]
     return grads if bias is None else [*grads, bias.new_empty(bias.shape)]
 
 
@@ -128,7 +99,8 @@ def _differentiate(ctx, grad):
     return (*grads, *(None,) * (6 - len(grads)))
 
 
-_conv = define('route_conv1d', _forward, _fake_forward)
-_conv_backward = define('route_conv1d_backward', _backward, _fake_backward)
+_ARGUMENTS = 'Tensor x, Tensor weight, Tensor? bias, Tensor? rows, SymInt[] steps, bool silu'
+_conv = define('route_conv1d', f'({_ARGUMENTS}) -> Tensor', _forward, _fake_forward)
+_conv_backward = define('route_conv1d_backward', f'(Tensor grad, {_ARGUMENTS}) -> Tensor[]', _backward, _fake_backward)
 differentiate(_conv, _setup, _differentiate)
 register('route_conv1d', conv_flops, gradients=1)

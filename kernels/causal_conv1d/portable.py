@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..routes import read, unread
+from ..routes import read, swap, unread
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, rows, steps) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,7 +20,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, rows, steps) -> tu
 def _tokens(t: Tensor, rows, steps: list[int], dtype: torch.dtype) -> Tensor:
     """(b, k d, l) in scan order -> (b, k, d, l) in token order, as (k, b, l, d) in memory."""
     t = unread(t.unflatten(1, (len(steps), -1)), rows, steps)
-    return t.to(dtype).permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2)
+    return swap(swap(t.to(dtype)).contiguous())
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows, steps: list[int], silu: bool) -> Tensor:
@@ -41,8 +41,4 @@ def backward(
     )
     dx = unread(dx[..., weight.shape[-1] - 1 :].unflatten(1, (len(steps), -1)), rows, steps).sum(1)
     dbias = None if bias is None else grad.sum((0, 2)).view(bias.shape).to(bias.dtype)
-    return (
-        dx.transpose(1, 2).to(x.dtype).contiguous().transpose(1, 2),
-        dweight.view(weight.shape).to(weight.dtype),
-        dbias,
-    )
+    return swap(swap(dx).to(x.dtype).contiguous()), dweight.view(weight.shape).to(weight.dtype), dbias

@@ -1,8 +1,8 @@
-"""The causal convolution and its SiLU on the GPU: a warp walks a chunk of a route, the last w tokens in registers.
+"""The causal convolution and its SiLU on the GPU: a warp walks a chunk of a route with the last w tokens in registers.
 
-Every token is read once by a route, besides w - 1 in front of a chunk, and its result written once, in token order;
-backward, what SiLU's slope and the gradients need is made again. The gradients of the taps are summed by chunk and
-these sums afterwards in a fixed order: no atomics.
+A route reads every token once, and w - 1 tokens before each chunk again, and writes every result once, in token order.
+The backward pass recomputes what the slope of SiLU needs. It sums the gradients of the taps per chunk, and these sums
+in a fixed order, without atomics.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from vimamba.kernels.selective_scan.triton_common import (
     LOG2E,
     OPTIONS,
     WARPS,
-    Routes,
     falling,
     sigmoid,
     token_at,
+    walks_of,
 )
 
 __all__ = ['backward', 'forward']
 
 PLAIN_INTS = ['batch', 'routes', 'length', 'back', 'columns', 'width', 'inverse']
-BITS = 31  # routes that an int32 tells apart; more are read by a table
+BITS = 31  # routes with a bit in an int32; more are read by a table
 UNROLL = 8  # steps whose tokens are loaded before the first is used
 LAYOUTS = ((128, 64), (64, 64), (64, 32), (32, 16))  # channels and steps of a program, for fewer and fewer tokens
 
@@ -48,9 +48,9 @@ def place(batch, routes, channels: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def tokens_from(start, rows, k, length, back, columns, width, inverse, ORDER: tl.constexpr, N: tl.constexpr):
-    """N tokens of a route from a position on, by a table or a formula; outside of the route, any.
+    """N tokens of a route from a position, by a table or a formula; arbitrary outside of the route.
 
-    The bits of ``back`` and ``columns`` are the routes that walk back, and down the columns of a grid.
+    ``back`` and ``columns`` have a bit for each route that walks backwards, and down the columns of a grid.
     """
     tokens = ()
     for t in tl.static_range(N):
@@ -68,7 +68,7 @@ def tokens_from(start, rows, k, length, back, columns, width, inverse, ORDER: tl
 
 @triton.jit
 def load_taps(weight, bias, k, c, live, unit: tl.constexpr, channels: tl.constexpr, W: tl.constexpr):
-    """Taps and bias in a unit: log2(e) in front of SiLU, whose exponent to base 2 is then the value itself."""
+    """Taps and bias times ``unit``: log2(e) before SiLU, so that its exponent in base 2 is the value itself."""
     taps = ()
     for j in tl.static_range(W):
         taps += (tl.load(weight + (k * channels + c) * W + j, mask=live, other=0.0).to(tl.float32) * unit,)
@@ -80,14 +80,14 @@ def load_taps(weight, bias, k, c, live, unit: tl.constexpr, channels: tl.constex
 
 @triton.jit
 def silu(value):
-    """SiLU of a value in that unit: ln(2) value times the square of an inverse root, as in `sigmoid`."""
+    """SiLU of a value in that unit: ln(2) times the value, times the square of an inverse root, as in `sigmoid`."""
     root = tl.rsqrt(tl.exp2(-value) * LOG2E + LOG2E)
     return value * (root * root)
 
 
 @triton.jit
 def load_tokens(ptr, tokens, start, live, length, stride, N: tl.constexpr):
-    """N rows of a route from a position on, zero before its start and behind its end."""
+    """Loads N rows of a route from a position, zero before its start and after its end."""
     values = ()
     for t in tl.static_range(N):
         own = live & (start + t >= 0) & (start + t < length)
@@ -161,7 +161,7 @@ def backward_kernel(
     sg_l: tl.constexpr, sx_l: tl.constexpr, channels: tl.constexpr, W: tl.constexpr, SILU: tl.constexpr,
     ORDER: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a token is whole w - 1 steps later: so far a chunk walks into the next, for its own tokens."""
+    """The gradient of a token is complete w - 1 steps later, so a chunk walks that far into the next one."""
     OWN: tl.constexpr = STEPS - (W - 1)
     c, k, b, j = place(batch, routes, channels, BLOCK)
     live = c < channels
@@ -173,8 +173,8 @@ def backward_kernel(
     first = j * OWN
     before = tokens_from(first - (W - 1), rows, k, length, back, columns, width, inverse, ORDER, W - 1)
     past = load_tokens(x, before, first - (W - 1), live, length, sx_l, W - 1)
-    totals = zeros(W + 1, BLOCK)  # of the gradients of the taps and of the bias
-    parts = zeros(W - 1, BLOCK)  # of the last tokens' gradients, to which steps are still to come
+    totals = zeros(W + 1, BLOCK)  # gradients of the taps and of the bias
+    parts = zeros(W - 1, BLOCK)  # gradients of the last tokens, not yet complete
     for i in range(0, tl.minimum(STEPS, length - first + W - 1), UNROLL):
         tokens = tokens_from(first + i, rows, k, length, back, columns, width, inverse, ORDER, UNROLL)
         window = past + load_tokens(x, tokens, first + i, live, length, sx_l, UNROLL)
@@ -185,7 +185,7 @@ def backward_kernel(
             if SILU:
                 value = convolve(window, taps, shift, t, W)
                 gate = sigmoid(value)
-                slope *= gate * (value * (gate * (-LN2 * LN2) + LN2 * LN2) + LN2)  # over the unit of the taps
+                slope *= gate * (value * (gate * (-LN2 * LN2) + LN2 * LN2) + LN2)  # per unit of the taps
             totals = add(totals, tl.where(i + t < OWN, slope, 0.0), window, t, W)
             parts = spread(parts, slope, taps, W)
             keep = live & (i + t >= W - 1) & (first + i + t - (W - 1) < length)
@@ -199,7 +199,7 @@ def backward_kernel(
 
 
 class Layout(NamedTuple):
-    """What both kernels are called with, from the sizes alone: a result never depends on what ran before."""
+    """Launch arguments of both kernels, from the sizes alone: a result does not depend on earlier calls."""
 
     programs: int
     chunks: int
@@ -208,7 +208,7 @@ class Layout(NamedTuple):
 
 
 def arrange(x: Tensor, weight: Tensor, rows: Tensor | None, steps: list[int], silu: bool, shared: int) -> Layout:
-    """``shared``: steps of a chunk that are the next one's, too."""
+    """The layout, where ``shared`` steps of a chunk also belong to the next one."""
     (b, d, l), (k, _, w) = x.shape, weight.shape
     programs = {
         (block, walk): b * k * triton.cdiv(d, block) * triton.cdiv(l, walk - shared)
@@ -216,7 +216,7 @@ def arrange(x: Tensor, weight: Tensor, rows: Tensor | None, steps: list[int], si
         if d % block == 0 or (block, walk) == LAYOUTS[-1]
     }
     block, walk = next((own for own, count in programs.items() if count >= WARPS), LAYOUTS[-1])
-    walks = [] if rows is not None or k > BITS else Routes(tuple(steps)).walks(l, x.device)
+    walks = [] if rows is not None or k > BITS else walks_of(steps, None, l, x.device)
     grids = {(own.width, own.inverse) for own in walks if own.order == 'columns'}
     looked_up = not walks or len(grids) > 1 or any(own.order == 'table' for own in walks)
     order = 'table' if looked_up else 'columns' if grids else 'rows'
@@ -252,7 +252,7 @@ def forward(
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, steps: list[int], silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of x, weight and bias; of x as (b, l, d) in memory, each route's in its dtype before they are added."""
+    """Gradients of x, in memory as (b, l, d) and rounded to its dtype for each route, of weight and of bias."""
     (b, d, l), (k, _, w) = x.shape, weight.shape
     how = arrange(x, weight, rows, steps, silu, w - 1)
     dx = x.new_empty(k, b, l, d)

@@ -23,12 +23,15 @@ __all__ = ['describe', 'flat', 'is_built', 'library', 'pack', 'pointer', 'sum_pa
 
 LEVELS = ('avx512', 'avx2', 'generic')  # values of VIMAMBA_CPU: the highest level that isa.h may choose
 _P, _N = ctypes.c_void_p, ctypes.c_int64
-_FUNCTIONS = {
-    'scan_forward': [_P, _N],
-    'scan_backward': [_P, _P, _N],
-    'conv_forward': [_P, _N],
-    'conv_backward': [_P, _P, _N],
-    'sum_parts': [_P, _P, _N, _N, _N],
+_FUNCTIONS = {  # name -> types of the result and of the arguments
+    'scan_forward': (None, _P, _N),
+    'scan_backward': (None, _P, _P, _N),
+    'scan_parts': (_N, _P, _N),
+    'conv_forward': (None, _P, _N),
+    'conv_backward': (None, _P, _P, _N),
+    'sum_parts': (None, _P, _P, _N, _N, _N),
+    'sources': (_N,),
+    'cpu': (ctypes.c_char_p,),
 }
 _WORTH = 100e-6  # seconds of work that justify one more thread
 
@@ -81,14 +84,11 @@ def library() -> ctypes.CDLL:
         raise UsageError("backend 'cpu' was not built: install a C++ compiler and run pip install again")
     try:
         loaded = ctypes.CDLL(str(path))
-        loaded.vimamba_cpu.restype = ctypes.c_char_p
-        for name, arguments in _FUNCTIONS.items():
+        for name, (result, *arguments) in _FUNCTIONS.items():
             function = getattr(loaded, f'vimamba_{name}')
-            function.restype, function.argtypes = None, arguments
-        loaded.vimamba_sources.restype = _N
+            function.restype, function.argtypes = result, arguments
         if loaded.vimamba_sources() != (_sources() or loaded.vimamba_sources()):
             raise OSError('built from other sources')  # its structures may differ from those of cpu.py
-        loaded.vimamba_scan_parts.argtypes, loaded.vimamba_scan_parts.restype = [_P, _N], _N
     except (OSError, AttributeError) as error:
         raise UsageError(f"backend 'cpu': {path} cannot be loaded ({error}): run pip install again") from error
     return loaded

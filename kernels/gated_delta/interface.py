@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vimamba.errors import bad_argument, check_flags, check_integers, unknown_name
 
+from ..checks import check_rank, check_tensors
 from ..operator import without_autocast
 from .portable import gated_delta_chunked
 from .reference import gated_delta_reference
@@ -14,7 +15,6 @@ from .reference import gated_delta_reference
 __all__ = ['BACKENDS', 'gated_delta']
 
 BACKENDS = ('auto', 'portable', 'reference')
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def gated_delta(
@@ -86,9 +86,8 @@ def gated_delta(
 
 def _check(q, k, v, g, beta, initial_state) -> None:
     for name, t, axes in (('k', k, '(b, l, h, n)'), ('v', v, '(b, l, h, p)')):
-        if not isinstance(t, Tensor):
-            raise bad_argument(name, 'a tensor', type(t).__name__)
-        if t.ndim != 4 or 0 in t.shape[2:]:
+        check_rank(name, t, axes, 4)
+        if 0 in t.shape[2:]:
             raise bad_argument(name, f'shape {axes} with no axis of {axes[-5:-1]} empty', f'shape {tuple(t.shape)}')
     (b, l, h, n), p = k.shape, v.shape[-1]
     shapes = {
@@ -99,14 +98,4 @@ def _check(q, k, v, g, beta, initial_state) -> None:
         'beta': (beta, (b, l, h)),
         'initial_state': (initial_state, (b, h, n, p)),
     }
-    for name, (t, shape) in shapes.items():
-        if t is None and name == 'initial_state':
-            continue
-        if not isinstance(t, Tensor):
-            raise bad_argument(name, 'a tensor', type(t).__name__)
-        if tuple(t.shape) != shape:
-            raise bad_argument(name, f'shape {shape}', f'shape {tuple(t.shape)}')
-        if t.dtype not in _FLOATS:
-            raise bad_argument(name, 'a floating-point dtype', t.dtype)
-        if t.device != k.device:
-            raise bad_argument(name, f'device {k.device} (that of k)', f'device {t.device}')
+    check_tensors(shapes, optional=('initial_state',))

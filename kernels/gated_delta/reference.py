@@ -14,16 +14,8 @@ def gated_delta_reference(
     """S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,  y_t = scale S_t^T q_t.
 
     arXiv:2412.06464, Eq. 10, with the state transposed. Any floating-point dtype and any number of derivatives.
-
-    Args:
-        q, k: (b, l, h, n).
-        v: (b, l, h, p).
-        g, beta: (b, l, h).
-        scale: factor of the output.
-        initial_state: (b, h, n, p); zeros if None.
-
-    Returns:
-        y (b, l, h, p) and the last state (b, h, n, p).
+    Shapes: q, k (b, l, h, n); v and the result (b, l, h, p); g, beta (b, l, h); the states (b, h, n, p), at first zeros
+    if None.
     """
     b, _, h, n = k.shape
     state = v.new_zeros(b, h, n, v.shape[-1]) if initial_state is None else initial_state

@@ -7,26 +7,17 @@ from array import array
 from torch import Tensor
 
 from ..cpu.library import describe, flat, is_built, library, pack, pointer, sum_parts, threads, token_rows
+from ..routes import swap
 from .scan import Scan, differentiated
 
-__all__ = ['KEEPS_Y', 'MAX_STATES', 'MEMORY', 'backward', 'describe', 'forward', 'is_built', 'library', 'stored_steps']
+__all__ = ['CHUNK', 'KEEPS_Y', 'MAX_STATES', 'MEMORY', 'backward', 'describe', 'forward', 'is_built', 'library']
 
 KEEPS_Y = True  # keeps y before the gate for the backward pass
-MEMORY = {
-    'u': 'kbld',
-    'delta': 'kbld',
-    'B': 'bkgln',
-    'C': 'bkgln',
-    'z': 'bld',
-}  # layout of the gradients, see `empty_grads`
+# layout of the gradients, see `empty_grads`
+MEMORY = {'u': 'kbld', 'delta': 'kbld', 'B': 'bkgln', 'C': 'bkgln', 'z': 'bld'}
 MAX_STATES = 256
 CHUNK = 16  # steps between two saved states, the same as in cpu.cpp
-_STEP_COST = 12e-9  # about: seconds for a (batch, channel, step) of 16 states, which decides the number of threads
-
-
-def stored_steps(n: int) -> int:
-    """Steps between two saved states, for any number n of states."""
-    return CHUNK
+_STEP_COST = 12e-9  # approximate seconds for a (batch, channel, step) of 16 states; sets the number of threads
 
 
 def _describe(s: Scan) -> tuple[list[int], list, int]:
@@ -62,12 +53,7 @@ def forward(s: Scan, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     kept = (saved, y if y.ndim > 1 else None) if save else (None, None)
     library().vimamba_scan_forward(pack([*values, *map(pointer, (out, last, *kept))]), count)
     del keep
-    return _as(_tokens_last(out, s), s.u), last, saved, _tokens_last(y, s) if y.ndim > 1 else y
-
-
-def _tokens_last(t: Tensor, s: Scan) -> Tensor:
-    """The view (b, k, d, l) of (k, b, l, d), or (b, d, l) of (b, l, d); and the way back."""
-    return t.permute(1, 0, 3, 2) if s.each else t.transpose(1, 2)
+    return _as(swap(out), s.u), last, saved, swap(y) if y.ndim > 1 else y
 
 
 def _as(t: Tensor, like: Tensor) -> Tensor:
@@ -82,7 +68,7 @@ def backward(
     b, k, g, d, l, n = values[:6]
     dout, last, saved = token_rows(grad_out), flat(grad_last), saved.contiguous()
     if y.ndim > 1:
-        y = _tokens_last(y, s).contiguous()
+        y = swap(y).contiguous()
     scan = pack([*values, 0, 0, saved.data_ptr(), y.data_ptr()])
     parts = library().vimamba_scan_parts(scan, count)
     new = keep[0].new_empty
@@ -98,13 +84,13 @@ def backward(
     library().vimamba_scan_backward(scan, pack([*strides, *map(pointer, results)]), count)
     del keep
     grads = (
-        du.transpose(1, 2) if s.u.ndim == 3 else du.permute(1, 0, 3, 2),
-        ddelta.permute(1, 0, 3, 2),
+        swap(du),
+        swap(ddelta),
         sum_parts(dA, count),
         sum_parts(dB, count).transpose(-1, -2),
         sum_parts(dC, count).transpose(-1, -2),
         None if dD is None else sum_parts(dD, count),
-        None if dz is None else dz.transpose(1, 2),
+        None if dz is None else swap(dz),
         None if dbias is None else sum_parts(dbias, count),
         dh,
     )

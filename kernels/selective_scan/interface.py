@@ -18,8 +18,9 @@ from torch import Tensor
 
 from vimamba.errors import UsageError, bad_argument, check_flags, unknown_name
 
+from ..backends import choose
+from ..checks import check_rank, check_tensors, check_walk
 from ..flops import register, scan_flops
-from ..gpu import triton_runs, triton_wanted
 from ..operator import define, differentiate, without_autocast
 from ..routes import Order, read, unread, walk_along
 from . import cpu, portable
@@ -27,7 +28,8 @@ from .reference import selective_scan_reference
 from .scan import Scan, differentiated, empty_grads, empty_output
 
 BACKENDS = ('auto', 'triton', 'cpu', 'portable', 'reference')
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LIMITS = f'float32 and narrower, up to {cpu.MAX_STATES} states on a CPU'
+OPTIONAL = ('D', 'z', 'delta_bias', 'initial_state')
 
 
 def selective_scan(
@@ -86,17 +88,14 @@ def selective_scan(
     >>> selective_scan(u, delta, -torch.ones(4, 3), B, C).shape
     torch.Size([1, 4, 8])
     """
-    if isinstance(B, Tensor) and B.ndim == 3:
-        B = B.unsqueeze(1)
-    if isinstance(C, Tensor) and C.ndim == 3:
-        C = C.unsqueeze(1)
-    _check(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    B, C = (t.unsqueeze(1) if isinstance(t, Tensor) and t.ndim == 3 else t for t in (B, C))
     check_flags(delta_softplus=delta_softplus, return_last_state=return_last_state, reverse=reverse)
+    options = (None, [-1 if reverse else 1], delta_softplus, False)  # of one route
+    _check(Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *options), routes=False)
+    delta, B, C = delta.unsqueeze(1), B.unsqueeze(1), C.unsqueeze(1)
     D, delta_bias = (None if t is None else t.unsqueeze(0) for t in (D, delta_bias))
     start = None if initial_state is None else initial_state.unsqueeze(1)
-    delta, A, B, C = delta.unsqueeze(1), A.unsqueeze(0), B.unsqueeze(1), C.unsqueeze(1)
-    steps = [-1 if reverse else 1]
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, start, None, steps, delta_softplus, False)  # of one route
+    scan = Scan(u, delta, A.unsqueeze(0), B, C, D, z, delta_bias, start, *options)
     out, last_state = _run(scan, backend)
     return (out, last_state[:, 0]) if return_last_state else out
 
@@ -142,11 +141,8 @@ def route_scan(
     Raises:
         UsageError (a ValueError): names the argument, what was expected and what came.
     """
-    if isinstance(B, Tensor) and B.ndim == 4:
-        B = B.unsqueeze(2)
-    if isinstance(C, Tensor) and C.ndim == 4:
-        C = C.unsqueeze(2)
-    _check_tokens(u)
+    B, C = (t.unsqueeze(2) if isinstance(t, Tensor) and t.ndim == 4 else t for t in (B, C))
+    check_rank('u', u, '(b, d, l) or (b, k, d, l)', 3, 4)
     check_flags(delta_softplus=delta_softplus, return_last_state=return_last_state, each=each)
     scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *walk_along(order, 'u', u), delta_softplus, each)
     out, last_state = _run(scan, backend)
@@ -159,7 +155,7 @@ def _run(scan: Scan, backend: str) -> tuple[Tensor, Tensor]:
     if backend not in BACKENDS:
         raise unknown_name('backend', str(backend), BACKENDS)
     if backend == 'reference' or not all(isinstance(t, Tensor) or t is None for t in differentiated(scan)):
-        _check_routes(scan)
+        _check(scan)
     if backend == 'reference':
         return _reference(scan)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiated(scan))
@@ -188,118 +184,43 @@ def _reference(s: Scan) -> tuple[Tensor, Tensor]:
     return out.to(s.u.dtype), torch.stack(last, 1)
 
 
-def _expect(name: str, t: object, like: Tensor, shape: tuple[int, ...]) -> None:
-    if not isinstance(t, Tensor):
-        raise bad_argument(name, 'a tensor', type(t).__name__)
-    if tuple(t.shape) != shape:
-        raise bad_argument(name, f'shape {shape}', f'shape {tuple(t.shape)}')
-    if t.dtype not in _FLOATS:
-        raise bad_argument(name, 'a floating-point dtype', t.dtype, 'complex A (S4D) is not supported here')
-    if t.device != like.device:
-        raise bad_argument(name, f'device {like.device} (that of u)', f'device {t.device}')
-
-
-def _rank(name: str, t: object, shape: str, ndim: int) -> None:
-    if not isinstance(t, Tensor):
-        raise bad_argument(name, 'a tensor', type(t).__name__)
-    if t.ndim != ndim:
-        raise bad_argument(name, f'shape {shape}', f'shape {tuple(t.shape)}')
-
-
-def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
-    """The arguments of `selective_scan`."""
-    _rank('u', u, '(b, d, l)', 3)
-    _rank('A', A, '(d, n)', 2)
-    _rank('B', B, '(b, n, l) or (b, g, n, l)', 4)
-    (b, d, l), n, g = u.shape, A.shape[1], B.shape[1]
-    _check_sizes(u, d, n, g)
-    shapes = {
-        'delta': (delta, (b, d, l)),
-        'A': (A, (d, n)),
-        'B': (B, (b, g, n, l)),
-        'C': (C, (b, g, n, l)),
-        'D': (D, (d,)),
-        'z': (z, (b, d, l)),
-        'delta_bias': (delta_bias, (d,)),
-        'initial_state': (initial_state, (b, d, n)),
-    }
-    for name, (t, shape) in shapes.items():
-        if t is not None or name in ('delta', 'C'):
-            _expect(name, t, u, shape)
-
-
-def _check_sizes(u: Tensor, d: int, n: int, g: int) -> None:
-    if u.dtype not in _FLOATS:
-        raise bad_argument('u', 'a floating-point dtype', u.dtype)
+def _check(s: Scan, routes: bool = True) -> None:
+    """Checks the arguments. Without ``routes`` they are those of `selective_scan`, which have no axis k."""
+    if routes:
+        check_rank('u', s.u, '(b, d, l) or (b, k, d, l)', 3, 4)
+        check_rank('A', s.A, '(k, d, n)', 3)
+        check_rank('B', s.B, '(b, k, n, l) or (b, k, g, n, l)', 5)
+    else:
+        check_rank('u', s.u, '(b, d, l)', 3)
+        check_rank('A', s.A, '(d, n)', 2)
+        check_rank('B', s.B, '(b, n, l) or (b, g, n, l)', 4)
+    (b, *_, d, l), (*k, _, n), g = s.u.shape, s.A.shape, s.B.shape[-3]
     if d < 1 or n < 1:
-        raise bad_argument('A', 'shape (d, n) with d >= 1 and n >= 1', f'd = {d} and n = {n}')
+        raise bad_argument('A', 'at least one channel d and one state n', f'd = {d} and n = {n}')
     if g < 1 or d % g:
         raise bad_argument('B', f'a number of groups that divides the {d} channels of u', f'{g} groups')
-
-
-def _check_tokens(u: object) -> None:
-    _rank('u', u, '(b, d, l) or (b, k, d, l)', 4 if isinstance(u, Tensor) and u.ndim == 4 else 3)
-
-
-def _check_routes(s: Scan) -> None:
-    _check_tokens(s.u)
-    _rank('A', s.A, '(k, d, n)', 3)
-    _rank('B', s.B, '(b, k, n, l) or (b, k, g, n, l)', 5)
-    (k, d, n), b, l, g = s.A.shape, s.u.shape[0], s.u.shape[-1], s.B.shape[2]
-    _check_sizes(s.u, d, n, g)
     shapes = {
-        'u': (s.u, (b, d, l) if s.u.ndim == 3 else (b, k, d, l)),
-        'delta': (s.delta, (b, k, d, l)),
-        'A': (s.A, (k, d, n)),
-        'B': (s.B, (b, k, g, n, l)),
-        'C': (s.C, (b, k, g, n, l)),
-        'D': (s.D, (k, d)),
+        'u': (s.u, (b, d, l) if s.u.ndim == 3 else (b, *k, d, l)),
+        'delta': (s.delta, (b, *k, d, l)),
+        'A': (s.A, (*k, d, n)),
+        'B': (s.B, (b, *k, g, n, l)),
+        'C': (s.C, (b, *k, g, n, l)),
+        'D': (s.D, (*k, d)),
         'z': (s.z, (b, d, l)),
-        'delta_bias': (s.delta_bias, (k, d)),
-        'initial_state': (s.initial_state, (b, k, d, n)),
+        'delta_bias': (s.delta_bias, (*k, d)),
+        'initial_state': (s.initial_state, (b, *k, d, n)),
     }
-    dtypes, device = _FLOATS, s.u.device
-    for name, (t, shape) in shapes.items():
-        if isinstance(t, Tensor) and t.shape == shape and t.dtype in dtypes and t.device == device:
-            continue  # not through `_expect`: eight calls are a tenth of a small scan
-        if t is not None or name in ('delta', 'C'):
-            _expect(name, t, s.u, shape)
-    if s.rows is not None and (s.rows.shape != (k, l) or s.rows.dtype != torch.int32):
-        raise bad_argument('rows', f'({k}, {l}) int32', f'{tuple(s.rows.shape)} {s.rows.dtype}')
-    if s.rows is not None and s.rows.device != s.u.device and not s.u.is_meta:  # the table of a meta model has values
-        raise bad_argument('rows', f'device {s.u.device} (that of u)', f'device {s.rows.device}')
-    if len(s.steps) != k or k < 1:
-        raise bad_argument('steps', f'{k}, one for each route, of one or more', f'{len(s.steps)}')
+    check_tensors(shapes, OPTIONAL)
+    check_walk(s.rows, s.steps, k[0] if routes else 1, s.u, 'u')
 
 
-def _backend(name: str, device_type: str, float64: bool, states: int) -> ModuleType:
+def _module(s: Scan, backend: str) -> ModuleType:
     """Returns the backend module. Logs the choice of 'auto' once per device."""
-    if name == 'auto':
-        wanted = triton_wanted() and _fits('triton', device_type, float64, states)
-        name = (
-            'triton'
-            if wanted
-            else 'cpu'
-            if _fits('cpu', device_type, float64, states) and cpu.is_built()
-            else 'portable'
-        )
-        _say(device_type, name)
-        return _load(name)
-    if not _fits(name, device_type, float64, states):
-        limit = {'triton': 'on a GPU, with Triton', 'cpu': f'on the CPU, up to {cpu.MAX_STATES} states'}[name]
-        raise bad_argument('backend', f"'portable' on {device_type} for these tensors", repr(name),
-                           f'it takes float32 and narrower, {limit}')  # fmt: skip
-    if name == 'cpu':
-        cpu.library()
+    device, narrow = s.u.device.type, s.u.dtype != torch.float64
+    name = choose(backend, device, narrow, narrow and s.A.shape[-1] <= cpu.MAX_STATES, LIMITS)
+    if backend == 'auto':
+        _say(device, name)
     return _load(name)
-
-
-def _fits(name: str, device_type: str, float64: bool, states: int) -> bool:
-    if name == 'cpu':
-        return not float64 and device_type == 'cpu' and states <= cpu.MAX_STATES
-    if name == 'triton':
-        return not float64 and triton_runs(device_type)
-    return True
 
 
 @cache
@@ -313,85 +234,46 @@ def _say(device_type: str, name: str) -> None:
     logging.getLogger('vimamba').info('selective_scan on %s: %s', device_type, what)
 
 
-def _module(s: Scan, backend: str) -> ModuleType:
-    return _backend(backend, s.u.device.type, s.u.dtype == torch.float64, s.A.shape[-1])
-
-
-def _forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    rows: Tensor | None,
-    steps: list[int],
-    delta_softplus: bool,
-    each: bool,
-    save: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward(*args):
     """Returns out, the last state, and what ``save`` keeps for the backward pass, which else computes it again."""
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, each)
-    _check_routes(scan)
-    with without_autocast(u.device.type):
+    *arguments, save, backend = args
+    scan = Scan._make(arguments)
+    _check(scan)
+    with without_autocast(scan.u.device.type):
         return _module(scan, backend).forward(scan, save)
 
 
 def _fake_forward(*args):
     *arguments, save, backend = args
-    scan = Scan(*arguments)
-    _check_routes(scan)
+    scan = Scan._make(arguments)
+    _check(scan)
     module = _module(scan, backend)
     u, (k, d, n) = scan.u, scan.A.shape
     b, l = u.shape[0], u.shape[-1]
     wide = torch.promote_types(u.dtype, torch.float32)
     saved, y = u.new_empty(0, dtype=wide), u.new_empty(0, dtype=wide)
     if save:
-        every = module.stored_steps(n)
-        saved = u.new_empty(b, k, (l + every - 1) // every, n, d, dtype=wide)
+        saved = u.new_empty(b, k, (l + module.CHUNK - 1) // module.CHUNK, n, d, dtype=wide)
         if scan.z is not None and module.KEEPS_Y:
             y = empty_output(scan, wide)
     return empty_output(scan, u.dtype), u.new_empty(b, k, d, n, dtype=wide), saved, y
 
 
-def _backward(
-    grad_out: Tensor,
-    grad_last_state: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    rows: Tensor | None,
-    saved: Tensor,
-    y: Tensor,
-    steps: list[int],
-    delta_softplus: bool,
-    each: bool,
-    backend: str,
-) -> list[Tensor]:
+def _backward(grad_out, grad_last, *args):
     """Gradients of the tensor arguments that are not None, in order."""
-    scan = Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, delta_softplus, each)
+    *tensors, saved, y, steps, softplus, each, backend = args
+    scan = Scan(*tensors, steps, softplus, each)
     module = _module(scan, backend)
-    with without_autocast(u.device.type):
+    with without_autocast(grad_out.device.type):
         if saved.ndim == 1:  # nothing was saved
             _, _, saved, y = module.forward(scan, True)
-        grads = module.backward(grad_out, grad_last_state, scan, saved, y)
+        grads = module.backward(grad_out, grad_last, scan, saved, y)
     return [grad for grad in grads if grad is not None]
 
 
-def _fake_backward(
-    grad_out, grad_last, u, delta, A, B, C, D, z, bias, initial_state, rows, saved, y, steps, softplus, each, backend
-):
-    scan = Scan(u, delta, A, B, C, D, z, bias, initial_state, rows, steps, softplus, each)
+def _fake_backward(grad_out, grad_last, *args):
+    *tensors, _, _, steps, softplus, each, backend = args
+    scan = Scan(*tensors, steps, softplus, each)
     return empty_grads(scan, _module(scan, backend).MEMORY)
 
 
@@ -410,7 +292,14 @@ def _differentiate(ctx, grad_out, grad_last, *_):
     return (*(None if t is None else next(grads) for t in tensors[:-1]), *(None,) * 6)
 
 
-_scan = define('route_scan', _forward, _fake_forward)
-_scan_backward = define('route_scan_backward', _backward, _fake_backward)
+_TENSORS = (
+    'Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, '
+    'Tensor? initial_state, Tensor? rows'
+)
+_OPTIONS = 'SymInt[] steps, bool delta_softplus, bool each'
+_FORWARD = f'({_TENSORS}, {_OPTIONS}, bool save, str backend) -> (Tensor, Tensor, Tensor, Tensor)'
+_BACKWARD = f'(Tensor grad_out, Tensor? grad_last_state, {_TENSORS}, Tensor saved, Tensor y, {_OPTIONS}, str backend)'
+_scan = define('route_scan', _FORWARD, _forward, _fake_forward)
+_scan_backward = define('route_scan_backward', f'{_BACKWARD} -> Tensor[]', _backward, _fake_backward)
 differentiate(_scan, _setup, _differentiate)
 register('route_scan', scan_flops, gradients=2)

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..routes import read, unread
+from ..routes import read, swap, unread
 from .scan import Scan
 
-__all__ = ['KEEPS_Y', 'MEMORY', 'backward', 'describe', 'forward', 'stored_steps']
+__all__ = ['CHUNK', 'KEEPS_Y', 'MEMORY', 'backward', 'describe', 'forward']
 
 CHUNK = 32  # steps between two saved states
 KEEPS_Y = True  # keeps y before the gate for the backward pass
@@ -28,11 +28,6 @@ MEMORY = {'u': 'kbld', 'delta': 'kbld', 'z': 'bld'}  # layout of the gradients, 
 
 def describe() -> str:
     return 'plain PyTorch'
-
-
-def stored_steps(n: int) -> int:
-    """Steps between two saved states, for any number n of states."""
-    return CHUNK
 
 
 class _Steps(NamedTuple):
@@ -64,10 +59,8 @@ def _tokens(t: Tensor, s: Scan) -> Tensor:
 
 
 def _channels_last(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same values in the layout of `empty_output`: (b, d, l) as (b, l, d), (b, k, d, l) as (k, b, l, d)."""
-    if t.ndim == 4:
-        return t.permute(1, 0, 3, 2).to(dtype).contiguous().permute(1, 0, 3, 2)
-    return t.transpose(-1, -2).to(dtype).contiguous().transpose(-1, -2)
+    """The same values in the layout of `empty_output`."""
+    return swap(swap(t).to(dtype).contiguous())
 
 
 def _softplus(x: Tensor) -> Tensor:

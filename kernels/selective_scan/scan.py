@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vimamba.kernels.routes import swap
+
 
 class Scan(NamedTuple):
     """K scans over one copy of the tokens, everything in token order. Tensors (b, .., l) may have any strides.
@@ -27,14 +29,13 @@ class Scan(NamedTuple):
     rows: Tensor | None  # (k, l) int32: the token of each position of a route
     steps: list[int]  # k steps, used if there is no table: see `vimamba.kernels.routes`
     softplus: bool
-    each: bool  # the output is (b, k, d, l), one for each route, instead of their sum (b, d, l)
+    each: bool = False  # the output is (b, k, d, l), one for each route, instead of their sum (b, d, l)
 
 
 def empty_output(s: Scan, dtype: torch.dtype) -> Tensor:
     """The output, not filled: (b, d, l) in memory as (b, l, d), or (b, k, d, l) in memory as (k, b, l, d)."""
     (k, d, _), b, l = s.A.shape, s.u.shape[0], s.u.shape[-1]
-    out = s.u.new_empty((k, b, l, d) if s.each else (b, l, d), dtype=dtype).transpose(-1, -2)
-    return out.transpose(0, 1) if s.each else out
+    return swap(torch.empty((k, b, l, d) if s.each else (b, l, d), dtype=dtype, device=s.u.device))
 
 
 def differentiated(s: Scan) -> tuple[Tensor | None, ...]:

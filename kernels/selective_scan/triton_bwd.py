@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .scan import Scan
 from .triton_chunks import adjoint_kernel, carry, exchange, fold, halve, reduce_kernel
 from .triton_common import (
     LN2,
@@ -17,8 +18,6 @@ from .triton_common import (
     OPTIONS,
     PLAIN_INTS,
     Plan,
-    Routes,
-    Shape,
     argument,
     at_block,
     at_channels,
@@ -32,6 +31,7 @@ from .triton_common import (
     locate,
     pack,
     plan,
+    shape_of,
     sigmoid,
     so_far,
     state_blocks,
@@ -40,6 +40,7 @@ from .triton_common import (
     strides,
     token_at,
     tokens_of,
+    walks_of,
     words,
 )
 from .triton_fwd import route_scan_fwd
@@ -48,7 +49,7 @@ __all__ = ['route_scan_bwd']
 
 
 def registers(block: int, n: int, order: str, size: int) -> int:
-    """Most of a thread: three warps to a scheduler where one 16-bit channel and n > 4 fit them."""
+    """Registers per thread: 168 allow three warps per scheduler and suffice for one 16-bit channel with n > 4."""
     return 168 if block == 32 and n > 4 and order == 'rows' and size == 2 else 255
 
 
@@ -66,10 +67,10 @@ def scan_backward_kernel(
     PACK: tl.constexpr, ORDER: tl.constexpr, SIGN: tl.constexpr, SOFTPLUS: tl.constexpr, SHARED: tl.constexpr,
     WORDS: tl.constexpr, EVEN_D: tl.constexpr, EVEN_L: tl.constexpr,
 ):  # fmt: skip
-    """A program walks one chunk of one batch item back along a route, BLOCK channels, N of its states.
+    """A program walks one chunk of one batch item backwards along a route, for BLOCK channels and N of their states.
 
-    Of every T steps it first recomputes the states, from the one stored before them, HELD of N at a time: what there
-    are registers for. With e_t the gradient of h_t:
+    For every T steps it first recomputes the states from the stored one before them, HELD of N at a time, as many as
+    fit in registers. With e_t the gradient of h_t:
 
         e_t = g_t C_t + a_{t+1} e_{t+1},   g_t = dout_t silu(z_t),   a_t = exp(d_t A)
         du_t = D g_t + d_t <e_t, B_t>,     dd_t = u_t <e_t, B_t> + <e_t a_t h_{t-1}, A>
@@ -78,12 +79,12 @@ def scan_backward_kernel(
     b, j, g, c, pair, live = locate(batch, channels, groups, BLOCK, EVEN_D)
     blocks = groups * ((channels // groups + BLOCK - 1) // BLOCK)
     channel_block = tl.program_id(0).to(tl.int64) % blocks
-    PER: tl.constexpr = 2 if WORDS else 1  # channels at a pointer
-    KEEP_DELTA: tl.constexpr = (32 if N > 4 else 64) >= BLOCK  # where there are registers
+    PER: tl.constexpr = 2 if WORDS else 1  # channels per pointer
+    KEEP_DELTA: tl.constexpr = (32 if N > 4 else 64) >= BLOCK  # if registers suffice
     k = route.to(tl.int64)
-    SUMS: tl.constexpr = (N + HELD - 1) // HELD * HELD  # of dB, and of dC, of a token
+    SUMS: tl.constexpr = (N + HELD - 1) // HELD * HELD  # sums of dB, and of dC, per token
     lane = tl.arange(0, 32)
-    # of a lane among the sums of a block: of dB or dC, then the state, then the step
+    # index of the sum that a lane holds: dB or dC, then the state, then the step
     place = lane // (16 // (HELD * T))
     place_t, place_n, place_c = place % T, place // T % HELD, place // (T * HELD) % 2
     stored = (length + T - 1) // T
@@ -152,7 +153,7 @@ def scan_backward_kernel(
         raw = ()
         dts = ()
         dys = ()
-        slants = ()  # of z: dz = slant <C, h> + ...
+        slants = ()  # for dz = slant <C, h> + ...
         ys = ()
         inners = ()
         slopes = ()
@@ -267,7 +268,7 @@ def scan_backward_kernel(
             ddelta_acc_m = at_block(ddelta_acc + item_k, begin, channels, ORDER, INDEX)
         for t in tl.static_range(T):
             own = True
-            if not EVEN_L:  # asked again, of other numbers: predicates are few, and kept ones are paid for with spills
+            if not EVEN_L:  # computed again from other numbers: keeping the predicate would spill registers
                 own = block * T <= length - T + (t if SIGN > 0 else T - 1 - t)
             keep = live & own
             x = xs[t]
@@ -287,7 +288,7 @@ def scan_backward_kernel(
             grad_d = x * inners[t] + slopes[t] * LN2
             if KEEP_DELTA:
                 arg = raw[t]
-            else:  # no registers to keep it
+            else:  # recomputed: there is no register to keep it
                 arg = argument(
                     load_channels(at_step(d_m, far[t], t, sd_l // PER, ORDER, SIGN, INDEX), live, own, float('-inf')),
                     shift,
@@ -316,29 +317,17 @@ def scan_backward_kernel(
 def route_scan_bwd(
     grad_out: Tensor,
     grad_last_state: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    delta_softplus: bool,
-    routes: Routes,
+    scan: Scan,
     states: Tensor | None = None,
     *,
-    each: bool = False,
     how: Plan | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of `route_scan_fwd` with respect to u, delta, A, B, C, D, z, delta_bias and initial_state, in order.
+    """Gradients of the tensors of the scan, u to initial_state; None for those that are None.
 
-    A gradient is None where the argument was None. states are those the forward saved; without them they are computed
-    again. grad_out is (b, k, d, l) if ``each``, else (b, d, l).
+    ``states`` are those that `route_scan_fwd` saved; without them they are computed again.
     """
-    s = Shape(u.shape[0], A.shape[0], B.shape[2], u.shape[-2], u.shape[-1], A.shape[-1])
-    inputs = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    s, inputs = shape_of(scan), scan[:9]
+    u, delta, A, B, C, D, z, delta_bias, initial_state = inputs
     if s.b * s.l == 0:
         grads = [None if t is None else torch.zeros_like(t) for t in inputs]
         if initial_state is not None and grad_last_state is not None:
@@ -347,7 +336,7 @@ def route_scan_bwd(
     how = how or plan(s, backward=True, pairs=u.element_size() == 2)
     if states is None:
         forward = replace(plan(s, backward=False), steps=how.steps)
-        states = route_scan_fwd(*inputs, delta_softplus, routes, save_states=True, output=False, how=forward)[2]
+        states = route_scan_fwd(scan, save_states=True, output=False, how=forward)[2]
     A = A.float().transpose(1, 2).contiguous()  # channels adjacent
     D, delta_bias = (None if t is None else t.float().contiguous() for t in (D, delta_bias))
     turns = state_blocks(s.n)
@@ -373,15 +362,15 @@ def route_scan_bwd(
     dD, dbias = 0, 0
     common = dict(
         channels=s.d, n_total=s.n, INDEX=index_type(s, u, delta, B, C, z, grad_out), BLOCK=how.block, T=how.steps,
-        SOFTPLUS=delta_softplus, WORDS=words(s, how.block, u, delta, z, grad_out),
+        SOFTPLUS=scan.softplus, WORDS=words(s, how.block, u, delta, z, grad_out),
         EVEN_D=s.d // s.groups % how.block == 0, EVEN_L=s.l % how.steps == 0,
         num_warps=1, **OPTIONS,
     )  # fmt: skip
     tokenwise = dict(u=u, d=delta, B=B, C=C, z=z, g=grad_out)
     steps = {f's{name}_l': 0 if t is None else t.stride(-1) for name, t in tokenwise.items()}
     z_strides = (0, 0) if z is None else z.stride()[:-1]
-    walks = routes.walks(s.l, u.device)
-    gouts = grad_out.unbind(1) if each else [grad_out] * s.k  # of every route
+    walks = walks_of(scan.steps, scan.rows, s.l, u.device)
+    gouts = grad_out.unbind(1) if scan.each else [grad_out] * s.k  # one for each route
     gout_strides = gouts[0].stride()[:-1]
 
     with torch.cuda.device_of(u):

@@ -1,4 +1,4 @@
-"""What ties the chunks of a split scan together, and the sums over channels: fixed orders."""
+"""Combines the chunks of a split scan, and sums over channels in a fixed order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def carry_kernel(
     routes, channels, n_total, chunks, codes,
     FLIP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """State at the start of every chunk from what each adds: h <- exp(A sum of d_t) h + end (decay: sum in base 2)."""
+    """State at the start of every chunk: h <- exp(A sum of d_t) h + end. decay is the sum of d_t, in base 2."""
     blocks = (channels + BLOCK - 1) // BLOCK
     pid = tl.program_id(0).to(tl.int64)
     c = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
@@ -53,9 +53,9 @@ def carry_kernel(
 
 
 def carry(A: Tensor, end: Tensor, decay: Tensor, first: Tensor | None, codes: int, flip: bool) -> tuple[Tensor, Tensor]:
-    """States (b, k, chunks, n, d) at the start of every chunk and (b, k, d, n) at the end of all; flip: walk back.
+    """States (b, k, chunks, n, d) at the start of every chunk, and (b, k, d, n) after the last. A is (k, n, d).
 
-    A is (k, n, d).
+    ``flip`` walks backwards.
     """
     b, k, chunks, n, d = end.shape
     start, last = torch.empty_like(end), end.new_empty(b, k, d, n)
@@ -77,12 +77,12 @@ def adjoint_kernel(
     ORDER: tl.constexpr, SIGN: tl.constexpr, SOFTPLUS: tl.constexpr, WORDS: tl.constexpr,
     EVEN_D: tl.constexpr, EVEN_L: tl.constexpr,
 ):  # fmt: skip
-    """What a chunk alone hands back to the one before it, a_t e_t at its first step, and the sum of its step sizes.
+    """The gradient a_t e_t that a chunk alone passes to the one before it, and the sum of its step sizes.
 
-    It walks by SIGN, which is against its route.
+    SIGN is opposite to the direction of the route.
     """
     b, j, g, c, pair, live = locate(batch, channels, groups, BLOCK, EVEN_D)
-    PER: tl.constexpr = 2 if WORDS else 1  # channels at a pointer
+    PER: tl.constexpr = 2 if WORDS else 1  # channels per pointer
     k = route.to(tl.int64)
     stored = (length + T - 1) // T
     first_block = j * (chunk // T)
@@ -141,14 +141,14 @@ def adjoint_kernel(
 
 @triton.jit
 def exchange(v, w, lane, BIT: tl.constexpr):
-    """Lanes without BIT get v summed over themselves and the lane BIT away; lanes with it get w likewise."""
+    """Lanes without BIT sum v with the lane BIT away; lanes with BIT sum w."""
     upper = (lane & BIT) != 0
     return tl.where(upper, w, v) + tl.gather(tl.where(upper, v, w), lane ^ BIT, 0)
 
 
 @triton.jit
 def fold(v, BLOCK: tl.constexpr):
-    """One value a lane: the sum over the channels of a thread."""
+    """One value per lane: the sum over the channels of a thread."""
     if BLOCK > 64:
         even, odd = tl.split(tl.reshape(v, [BLOCK // 2, 2]))
         v = even + odd
@@ -160,7 +160,7 @@ def fold(v, BLOCK: tl.constexpr):
 
 @triton.jit
 def halve(values, lane, BIT: tl.constexpr, COUNT: tl.constexpr):
-    """COUNT vectors (a power of two) become one, by exchanges over the bits of a lane's number from BIT down.
+    """Reduces COUNT vectors (a power of two) to one, by exchanges over the bits of the lane number from BIT down.
 
     Every exchange halves the number of vectors: 31 shuffles for 32 sums, where 32 reductions take 160.
     """
@@ -178,9 +178,9 @@ def reduce_kernel(
     partial, dB, dC, tokens, groups, blocks, n_total, n0,
     N: tl.constexpr, SUMS: tl.constexpr, HELD: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """dB and dC of a group: the sum over its blocks of channels, block by block.
+    """Sums dB and dC of a group over its blocks of channels, in order.
 
-    partial (tokens, groups, blocks, SUMS / HELD, 2, HELD): of every HELD states those of dB, then those of dC.
+    partial (tokens, groups, blocks, SUMS / HELD, 2, HELD): for every HELD states the sums of dB, then those of dC.
     """
     pid = tl.program_id(0).to(tl.int64)
     g = pid % groups

@@ -1,7 +1,8 @@
-"""What the forward and the backward kernel share: routes, the shape of a launch, softplus, reading B and C."""
+"""Shared by the forward and backward kernels: routes, launch sizes, softplus, loads of B and C."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from vimamba.kernels.routes import route_rows
 
-OPTIONS = {'enable_fp_fusion': True}  # a * h + b as one FMA; said here because Triton 3.10 changes its default
-WARPS = 1536  # about three to each of the 528 schedulers of an H200
-# sizes that differ from call to call: not worth a compilation each
+from .scan import Scan
+
+OPTIONS = {'enable_fp_fusion': True}  # a * h + b as one FMA; explicit because Triton 3.10 changes its default
+WARPS = 1536  # about three for each of the 528 schedulers of an H200
+# not specialised: these sizes differ from call to call
 PLAIN_INTS = ['batch', 'chunks', 'codes', 'groups', 'inverse', 'n0', 'route', 'routes', 'width']
-STEPS = 4  # between two stored states: as many as the backward pass has registers for
-STATES = 16  # of d_state, held in registers at a time; more are done in turn
+STEPS = 4  # between two stored states, limited by the registers of the backward pass
+STATES = 16  # states in registers at a time; a larger d_state takes several launches
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -61,7 +64,7 @@ def sigmoid(x):
 
 @triton.jit
 def at_channels(ptr, offset, c, pair, stride, WORDS: tl.constexpr):
-    """The channels of a row; WORDS: pairs of neighbours, as 32-bit words."""
+    """Pointers to the channels of a row; with WORDS, to pairs of channels as 32-bit words."""
     if WORDS:
         ptr = ptr.to(tl.pointer_type(tl.int32)) + offset // 2 + pair
     else:
@@ -71,7 +74,7 @@ def at_channels(ptr, offset, c, pair, stride, WORDS: tl.constexpr):
 
 @triton.jit
 def load_channels(ptr, live, own, other: tl.constexpr):
-    """A row in float32; other where the step is not own. Words of bfloat16 are taken apart by a shift and a mask."""
+    """Loads a row in float32, ``other`` where not ``own``. A shift and a mask split words of bfloat16."""
     if ptr.dtype.element_ty == tl.int32:
         word = tl.load(ptr, mask=own, other=-8323200 if other < 0 else 0)  # twice -inf
         pair = tl.join((word << 16).to(tl.float32, bitcast=True), (word & -65536).to(tl.float32, bitcast=True))
@@ -83,13 +86,13 @@ def load_channels(ptr, live, own, other: tl.constexpr):
 
 @triton.jit
 def argument(delta, shift):
-    """log2(e) (delta + bias), where shift is log2(e) bias: of softplus and its slope in base 2."""
+    """log2(e) (delta + bias), the argument of softplus in base 2. shift is log2(e) bias."""
     return delta * LOG2E + shift
 
 
 @triton.jit
 def step_size(delta, shift, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr):
-    """log2(e) d_t from delta: 0 from -inf, which is read where a step is not a block's own."""
+    """log2(e) d_t from delta. Steps of other blocks are loaded as -inf, which gives 0."""
     x = argument(delta, shift)
     if SOFTPLUS:
         dt = softplus(x, EXACT)
@@ -100,7 +103,7 @@ def step_size(delta, shift, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def step_slope(argument, SOFTPLUS: tl.constexpr):
-    """Derivative of `step_size`; 0 where that is."""
+    """Derivative of `step_size`; 0 for steps of other blocks."""
     if SOFTPLUS:
         slope = sigmoid(argument)
     else:
@@ -110,9 +113,9 @@ def step_slope(argument, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def block_start(block, length, T: tl.constexpr, SIGN: tl.constexpr):
-    """Position of the first step of a block that is walked forth or (SIGN -1) back.
+    """Position of the first step of a block, walked forwards or (SIGN -1) backwards.
 
-    The last block is moved back onto positions that there are; its steps before block * T are another's and do nothing.
+    The last block is moved back to end at the last position. Its steps before block * T belong to another block.
     """
     position = tl.minimum(block * T, length - T)
     if SIGN < 0:
@@ -124,7 +127,7 @@ def block_start(block, length, T: tl.constexpr, SIGN: tl.constexpr):
 def token_at(position, rows, width, inverse, length, ORDER: tl.constexpr):
     """Token at a position of a route: in memory order, down the columns of a grid, or by a table.
 
-    inverse is 2^32 / height, rounded up, so that position // height is a product (exact: see `Routes`).
+    inverse is 2^32 / height, rounded up, so that position // height is a product (exact: see `_walk`).
     """
     if ORDER == 'columns':
         token = position * width + tl.umulhi(position, inverse) * (1 - length)
@@ -146,7 +149,7 @@ def tokens_of(start, rows, width, inverse, length, ORDER: tl.constexpr, T: tl.co
 
 @triton.jit
 def at_block(ptr, start, stride: tl.constexpr, ORDER: tl.constexpr, INDEX: tl.constexpr):
-    """Where `at_step` counts from: the first token of a block, where the others are at constant distances."""
+    """Base pointer of `at_step`: the first token of a block, if the others lie at constant distances."""
     if ORDER == 'rows':
         ptr += start.to(INDEX) * stride
     return ptr
@@ -156,7 +159,7 @@ def at_block(ptr, start, stride: tl.constexpr, ORDER: tl.constexpr, INDEX: tl.co
 def at_step(
     ptr, token, t: tl.constexpr, stride: tl.constexpr, ORDER: tl.constexpr, SIGN: tl.constexpr, INDEX: tl.constexpr
 ):
-    """Step t of a block: a constant away in a load, or at its token."""
+    """Pointer to step t of a block: at a constant offset, or at its token."""
     if ORDER == 'rows':
         ptr += SIGN * t * stride
     else:
@@ -166,7 +169,7 @@ def at_step(
 
 @triton.jit
 def load_states(ptr, stride_n, N: tl.constexpr, PACK: tl.constexpr):
-    """N scalars of a row of B or C as a tuple, in float32; PACK of them to a 64-bit word where they are adjacent."""
+    """Loads N scalars of a row of B or C as a tuple, in float32; PACK adjacent ones per 64-bit word."""
     values = ()
     if PACK == 1:
         for n in tl.static_range(N):
@@ -212,7 +215,7 @@ def locate(batch, channels, groups, BLOCK: tl.constexpr, EVEN_D: tl.constexpr):
     j = (pid // batch).to(tl.int32)
     live = tl.full([BLOCK], 1, tl.int1)
     pair = (g.to(tl.int32) * blocks + block) * (BLOCK // 2) + tl.arange(0, BLOCK // 2)
-    if EVEN_D:  # the same channel, seen by the compiler to start at a multiple of BLOCK: neighbours in one load
+    if EVEN_D:  # the same channels; the compiler sees a multiple of BLOCK and loads neighbours at once
         c = (g.to(tl.int32) * blocks) * BLOCK + within
     else:
         c = g.to(tl.int32) * per_group + within
@@ -222,9 +225,9 @@ def locate(batch, channels, groups, BLOCK: tl.constexpr, EVEN_D: tl.constexpr):
 
 @triton.jit
 def so_far(acc, live, more: tl.constexpr):
-    """The sum that the launches before (if more) have left: the first addend, so that the others are FMAs.
+    """The sum of the launches before, if there are ``more``: the first addend, so that the others are FMAs.
 
-    A token's channel is always summed by the same thread, route after route: no atomics, one fixed order.
+    The same thread always sums a channel of a token, one route after the other: no atomics, and a fixed order.
     """
     value = 0.0
     if acc is not None and more:
@@ -234,7 +237,7 @@ def so_far(acc, live, more: tl.constexpr):
 
 @triton.jit
 def deliver(out, acc, value, keep, final: tl.constexpr):
-    """Writes a value or, where launches are still to come (not final), the float32 sum in acc."""
+    """Stores a value or, if later launches add to it (not ``final``), the float32 sum in acc."""
     if acc is None or final:
         tl.store(out, value.to(out.dtype.element_ty), mask=keep)
     else:
@@ -242,7 +245,7 @@ def deliver(out, acc, value, keep, final: tl.constexpr):
 
 
 class Walk(NamedTuple):
-    """How one route goes: order ('rows', 'columns' or 'table'), direction (1 or -1), and what `token_at` looks at."""
+    """One route: order ('rows', 'columns' or 'table'), direction (1 or -1), and the arguments of `token_at`."""
 
     order: str
     sign: int
@@ -251,48 +254,34 @@ class Walk(NamedTuple):
     inverse: int = 0
 
 
-@dataclass(frozen=True)
-class Routes:
-    """K routes over the same l tokens, each a launch of its own.
+def walks_of(steps: Sequence[int], table: Tensor | None, length: int, device: torch.device) -> list[Walk]:
+    """The walk of each route, from a table (k, l) or from the steps (see `vimamba.kernels.routes`)."""
+    return [_walk(step, None if table is None else table[k], length, device) for k, step in enumerate(steps)]
 
-    Args:
-        steps: what each route adds to the token, modulo l - 1: 1 goes through memory, the width of a grid down its
-            columns, a negative step the same way back (`vimamba.kernels.routes`).
-        table: int32 (K, l), the token at each position of each route; it takes the place of the steps.
-    """
 
-    steps: tuple[int, ...]
-    table: Tensor | None = None
-
-    def walks(self, length: int, device: torch.device) -> list[Walk]:
-        return [self._walk(k, length, device) for k in range(len(self.steps))]
-
-    def _walk(self, k: int, length: int, device: torch.device) -> Walk:
-        step = self.steps[k]
-        width, sign = abs(step), 1 if step > 0 else -1
-        height = length // width
-        if self.table is None and length >= STEPS:
-            if width == 1:
-                return Walk('rows', sign)
-            if height * width == length and 2 < height < 2**32 / length:  # inverse < 2^31; its error times l < 2^32
-                return Walk('columns', sign, None, width, triton.cdiv(2**32, height))
-        rows = route_rows(step, length, device).int() if self.table is None else self.table[k]
-        before = max(
-            STEPS - length, 0
-        )  # positions that a block longer than l is moved back to: tokens, but not its own
-        return Walk('table', 1, torch.nn.functional.pad(rows, (before, 0))[before:])
+def _walk(step: int, rows: Tensor | None, length: int, device: torch.device) -> Walk:
+    width, sign = abs(step), 1 if step > 0 else -1
+    height = length // width
+    if rows is None and length >= STEPS:
+        if width == 1:
+            return Walk('rows', sign)
+        if height * width == length and 2 < height < 2**32 / length:  # inverse < 2^31; its error times l < 2^32
+            return Walk('columns', sign, None, width, triton.cdiv(2**32, height))
+    rows = route_rows(step, length, device).int() if rows is None else rows.contiguous()
+    before = max(STEPS - length, 0)  # positions that a block longer than l is moved back to: tokens of other blocks
+    return Walk('table', 1, torch.nn.functional.pad(rows, (before, 0))[before:])
 
 
 def falling(walks: list[Walk]) -> int:
-    """Routes that meet the chunks of l in falling order, a bit for each."""
+    """Bit mask of the routes that visit the chunks of l in descending order."""
     return sum((walk.sign < 0) << k for k, walk in enumerate(walks))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a scan is laid out: channels of a program (one warp), steps between two stored states, chunks of l.
+    """Layout of a scan: channels of a program (one warp), steps between two stored states, chunks of l.
 
-    A result depends on the chunks, and the gradients of B and C on the channels of a program: in their last digits.
+    The last digits of a result depend on the chunks; those of the gradients of B and C also on the channels.
     """
 
     block: int
@@ -300,8 +289,7 @@ class Plan:
     chunks: int
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """Sizes of one call: batch, routes, groups, channels, steps, states."""
 
     b: int
@@ -315,16 +303,21 @@ class Shape:
         return self.groups * triton.cdiv(self.d // self.groups, block)
 
 
-def plan(s: Shape, backward: bool, pairs: bool = True) -> Plan:
-    """Layout from the sizes alone, so that a result never depends on the machine or on what ran before.
+def shape_of(s: Scan) -> Shape:
+    (k, d, n), b, l = s.A.shape, s.u.shape[0], s.u.shape[-1]
+    return Shape(b, k, s.B.shape[2], d, l, n)
 
-    Channels of a thread share the loads of B and C and, backward, the sums over channels: two where there are warps
-    enough, four where N is small. If not even half of the warps are to be had with one, l is split into chunks, at the
-    price of one more pass over what the state depends on. Without pairs, as where the backward pass has to look up its
-    walk or reads float32, there are no registers for a second channel beside large N.
+
+def plan(s: Shape, backward: bool, pairs: bool = True) -> Plan:
+    """Chooses a layout from the sizes alone, so that a result depends neither on the machine nor on earlier calls.
+
+    The channels of a thread share the loads of B and C and, in the backward pass, the sums over channels: two if there
+    are enough warps, four for small N. If one channel gives fewer than half of the warps, l is split into chunks, which
+    takes another pass over the operands of the state. Without ``pairs``, as for float32 in the backward pass, registers
+    do not suffice for a second channel with large N.
     """
     group = s.d // s.groups
-    full = backward and s.n > 4  # of registers: two warps to a scheduler
+    full = backward and s.n > 4  # registers for two warps per scheduler only
     widest = 128 if s.n <= 4 else 64 if pairs or not backward else 32
     blocks = [block for block in (128, 64) if block <= widest and group % block == 0] + [32]
     enough = WARPS // 2 if full else WARPS
@@ -348,7 +341,7 @@ def strides(t: Tensor) -> tuple[int, ...]:
 
 
 def pack(n: int, *tensors: Tensor) -> int:
-    """How many neighbouring states of B and of C a 64-bit load brings; 1 where they do not lie so."""
+    """Adjacent states of B and C per 64-bit load; 1 if they are not adjacent or not aligned."""
     size = tensors[0].element_size()
     fits = n * size % 8 == 0 and all(
         t.element_size() == size
@@ -361,7 +354,7 @@ def pack(n: int, *tensors: Tensor) -> int:
 
 
 def words(s: Shape, block: int, *tensors: Tensor | None) -> bool:
-    """Whether two channels of each are a 32-bit word of bfloat16, wherever a program's channels begin."""
+    """Whether two channels of each tensor form an aligned 32-bit word of bfloat16 in every program."""
     return s.d // s.groups % block == 0 and all(
         t.dtype == torch.bfloat16
         and t.stride(-2) == 1

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .scan import Scan, empty_output
 from .triton_chunks import carry
 from .triton_common import (
     LN2,
@@ -14,8 +15,6 @@ from .triton_common import (
     OPTIONS,
     PLAIN_INTS,
     Plan,
-    Routes,
-    Shape,
     at_block,
     at_channels,
     at_step,
@@ -29,18 +28,20 @@ from .triton_common import (
     pack,
     plan,
     scale,
+    shape_of,
     sigmoid,
     so_far,
     state_blocks,
     step_size,
     strides,
     tokens_of,
+    walks_of,
     words,
 )
 
 __all__ = ['route_scan_fwd']
 
-REGISTERS = 168  # a thread: three warps to a scheduler; left to itself the compiler spills, to have four
+REGISTERS = 168  # per thread: three warps per scheduler; by default the compiler spills to fit four
 
 
 @triton.jit(do_not_specialize=PLAIN_INTS)
@@ -55,12 +56,12 @@ def scan_kernel(
     ORDER: tl.constexpr, SIGN: tl.constexpr, SOFTPLUS: tl.constexpr, WORDS: tl.constexpr,
     EVEN_D: tl.constexpr, EVEN_L: tl.constexpr,
 ):  # fmt: skip
-    """A program scans one chunk of one batch item along a route for BLOCK channels, N of its states.
+    """A program scans one chunk of one batch item along a route for BLOCK channels and N of their states.
 
-    Without out it stores states only: those at the end of its chunk and, in decay, the sum of its step sizes.
+    Without out it stores only the states at the end of its chunk and, in decay, the sum of its step sizes.
     """
     b, j, g, c, pair, live = locate(batch, channels, groups, BLOCK, EVEN_D)
-    PER: tl.constexpr = 2 if WORDS else 1  # channels at a pointer
+    PER: tl.constexpr = 2 if WORDS else 1  # channels per pointer
     k = route.to(tl.int64)
     stored = (length + T - 1) // T
     first_block = j * (chunk // T)
@@ -130,7 +131,7 @@ def scan_kernel(
             )
             dx = dt * x
             Bt = load_states(at_step(B_m, row, t, sB_l, ORDER, SIGN, INDEX), sB_n, N, PACK)
-            if N > 4:  # in natural units: of all channels, or of all states, whatever is less
+            if N > 4:  # to natural units: scales the channels or the states, whichever are fewer
                 dx *= LN2
             else:
                 Bt = scale(Bt, LN2)
@@ -164,55 +165,28 @@ def scan_kernel(
 
 
 def route_scan_fwd(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    delta_softplus: bool,
-    routes: Routes,
-    *,
-    each: bool = False,
-    save_states: bool = False,
-    output: bool = True,
-    how: Plan | None = None,
+    scan: Scan, *, save_states: bool = False, output: bool = True, how: Plan | None = None
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """K selective scans over one copy of the tokens, each along its route, their gated outputs summed.
-
-    Every argument is in token order; nothing is copied into scan order. With k routes and g groups of channels:
+    """Computes a scan with one kernel launch for each route. Nothing is copied into scan order.
 
     Args:
-        u: (b, d, l), read by every route, or (b, k, d, l).
-        delta: (b, k, d, l).
-        A: (k, d, n).
-        B, C: (b, k, g, n, l).
-        D, delta_bias: (k, d) or None.
-        z: (b, d, l) or None.
-        initial_state: (b, k, d, n) or None.
-        delta_softplus: apply softplus to delta + delta_bias.
-        routes: the K walks.
-        each: return the output of every route, gated by z, instead of their sum.
+        scan: the arguments.
         save_states: also return the states that `route_scan_bwd` starts from.
         output: False leaves out the output (None), when only states are wanted.
         how: the layout; by default from the sizes alone.
 
     Returns:
-        out (b, d, l) in memory as (b, l, d), or (b, k, d, l) in memory as (k, b, l, d) if ``each``; last state
-        (b, k, d, n), float32; states (b, k, blocks of steps, n, d) or None.
+        out, laid out as `empty_output`; last state (b, k, d, n), float32; states (b, k, blocks of steps, n, d) or None.
     """
-    s = Shape(u.shape[0], A.shape[0], B.shape[2], u.shape[-2], u.shape[-1], A.shape[-1])
+    u, delta, A, B, C, D, z, delta_bias, initial_state = scan[:9]
+    s, each = shape_of(scan), scan.each
     how = how or plan(s, backward=False)
     blocks = triton.cdiv(s.l, how.steps)
 
     def empty(*shape, dtype=torch.float32):
         return torch.empty(shape, dtype=dtype, device=u.device)
 
-    rows = empty(*([s.k] if each else []), s.b, s.l, s.d, dtype=u.dtype) if output else None
-    out = None if rows is None else rows.permute(1, 0, 3, 2) if each else rows.transpose(1, 2)
+    out = empty_output(scan, u.dtype) if output else None
     if s.b * s.l == 0:
         zeros = u.new_zeros(s.b, s.k, s.d, s.n, dtype=torch.float32)
         return (
@@ -230,7 +204,7 @@ def route_scan_fwd(
     acc = empty(s.b, s.l, s.d) if output and several and u.dtype != torch.float32 else None
     states = empty(s.b, s.k, blocks, s.n, s.d) if save_states else None
 
-    walks = routes.walks(s.l, u.device)
+    walks = walks_of(scan.steps, scan.rows, s.l, u.device)
 
     def launch(k, turn, start, end, decay, out, states):
         n0, n = turn
@@ -245,7 +219,7 @@ def route_scan_fwd(
             n0 > 0 or (k > 0 and not each), n0 + n == s.n and (k == s.k - 1 or each),
             u.stride(-1), delta.stride(-1), B.stride(-1), C.stride(-1), 0 if z is None else z.stride(-1), s.d, s.n,
             INDEX=index_type(s, u, delta, B, C, z), N=n, BLOCK=how.block, T=how.steps,
-            PACK=pack(n, B[..., n0:, :], C[..., n0:, :]), ORDER=walk.order, SIGN=walk.sign, SOFTPLUS=delta_softplus,
+            PACK=pack(n, B[..., n0:, :], C[..., n0:, :]), ORDER=walk.order, SIGN=walk.sign, SOFTPLUS=scan.softplus,
             WORDS=words(s, how.block, u, delta, z),
             EVEN_D=s.d // s.groups % how.block == 0, EVEN_L=s.l % how.steps == 0, num_warps=1,
             maxnreg=REGISTERS, **OPTIONS,
@@ -263,5 +237,5 @@ def route_scan_fwd(
             end = None
         if output or save_states or chunks == 1:
             for k, turn in launches:
-                launch(k, turn, start, end, None, rows[k] if each and output else rows, states)
+                launch(k, turn, start, end, None, out[:, k] if each and output else out, states)
     return out, last, states

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from vimamba.errors import UsageError, bad_argument, check_flags, check_integers, unknown_name
 
-from ..gpu import triton_runs, triton_wanted
+from ..backends import choose
+from ..checks import check_rank, check_tensors
 from ..operator import without_autocast
 from .portable import ssd_chunked, ssd_noncausal
 from .reference import ssd_reference
 
 BACKENDS = ('auto', 'triton', 'portable', 'reference')
 MAX_STATES = 128  # of the Triton kernels
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LIMITS = f'float32 and narrower, causal, up to {MAX_STATES} states'
 
 
 def ssd(
@@ -85,7 +86,8 @@ def ssd(
     check_integers(1, chunk_size=chunk_size)
     check_flags(dt_softplus=dt_softplus, return_last_state=return_last_state, reverse=reverse, causal=causal)
     _check(x, dt, A, B, C, D, z, dt_bias, initial_state)
-    backend = _choose(backend, x, B.shape[-1], causal)
+    fits_triton = causal and x.dtype != torch.float64 and B.shape[-1] <= MAX_STATES
+    backend = choose(backend, x.device.type, fits_triton, limits=LIMITS)
     if backend == 'triton' and getattr(torch.autograd.forward_ad, '_current_level', -1) >= 0:
         raise UsageError("ssd: no forward-mode derivative in backend 'triton'; use backend='portable'")
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -116,22 +118,9 @@ def ssd(
     return (out.to(x.dtype), last) if return_last_state else out.to(x.dtype)
 
 
-def _choose(backend: str, x: Tensor, states: int, causal: bool) -> str:
-    if backend not in ('auto', 'triton'):
-        return backend
-    fits = causal and x.dtype != torch.float64 and states <= MAX_STATES and triton_runs(x.device.type)
-    if backend == 'triton' and not fits:
-        limit = f'float32 and narrower, causal, up to {MAX_STATES} states, on a GPU, with Triton'
-        raise bad_argument('backend', f"'portable' on {x.device.type} for these", "'triton'", f'it takes {limit}')
-    return 'triton' if fits and (backend == 'triton' or triton_wanted()) else 'portable'
-
-
 def _check(x, dt, A, B, C, D, z, dt_bias, initial_state) -> None:
-    for name, t, axes in (('x', x, '(b, l, h, p)'), ('B', B, '(b, l, g, n)')):
-        if not isinstance(t, Tensor):
-            raise bad_argument(name, 'a tensor', type(t).__name__)
-        if t.ndim != 4:
-            raise bad_argument(name, f'shape {axes}', f'shape {tuple(t.shape)}')
+    check_rank('x', x, '(b, l, h, p)', 4)
+    check_rank('B', B, '(b, l, g, n)', 4)
     (b, l, h, p), (g, n) = x.shape, B.shape[2:]
     if h < 1 or p < 1:
         raise bad_argument('x', 'shape (b, l, h, p) with h >= 1 and p >= 1', f'h = {h} and p = {p}')
@@ -148,14 +137,4 @@ def _check(x, dt, A, B, C, D, z, dt_bias, initial_state) -> None:
         'dt_bias': (dt_bias, (h,)),
         'initial_state': (initial_state, (b, h, p, n)),
     }
-    for name, (t, shape) in shapes.items():
-        if t is None and name not in ('dt', 'A', 'C'):
-            continue
-        if not isinstance(t, Tensor):
-            raise bad_argument(name, 'a tensor', type(t).__name__)
-        if tuple(t.shape) != shape:
-            raise bad_argument(name, f'shape {shape}', f'shape {tuple(t.shape)}')
-        if t.dtype not in _FLOATS:
-            raise bad_argument(name, 'a floating-point dtype', t.dtype)
-        if t.device != x.device:
-            raise bad_argument(name, f'device {x.device} (that of x)', f'device {t.device}')
+    check_tensors(shapes, optional=('D', 'z', 'dt_bias', 'initial_state'))

@@ -13,17 +13,9 @@ def ssd_reference(
 
     arXiv:2405.21060, Eq. 1 with the discretisation of Sec. 2 and a scalar A for each head. Any floating-point dtype and
     any number of derivatives.
-
-    Args:
-        x: (b, l, h, p).
-        dt: step sizes (b, l, h), after bias and softplus.
-        A: (h,).
-        B, C: (b, l, g, n), head i reading group i // (h / g).
-        initial_state: (b, h, p, n); zeros if None.
-        causal: False for one state of all tokens, the sum of -dt_t A x_t B_t^T.
-
-    Returns:
-        y (b, l, h, p) and the last state (b, h, p, n).
+    Shapes: x and the result (b, l, h, p); dt, after bias and softplus, (b, l, h); A (h,); B, C (b, l, g, n), of which
+    head i reads group i // (h / g); the states (b, h, p, n), at first zeros if None. If not ``causal``, all tokens read
+    one state, the sum of -dt_t A x_t B_t^T.
     """
     b, _, h, p = x.shape
     B, C = (t.repeat_interleave(h // t.shape[2], 2) for t in (B, C))  # (b, l, h, n)

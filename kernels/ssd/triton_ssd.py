@@ -1,8 +1,8 @@
 """SSD on the GPU: one program walks the chunks of a head, its state in registers (README.md has the equations).
 
-A program takes 32 channels of one head of one sequence, 16 on the way back: more spill registers. What programs share,
-B and C of a group and the step sizes of a head, gets a gradient from each, and these are added afterwards in a fixed
-order: no atomics. Offsets are int64.
+A program computes 32 channels of one head of one sequence, or 16 in the backward pass; more would spill registers.
+Each program writes a gradient of what programs share: B and C of a group, and the step sizes of a head. These are added
+in a fixed order, without atomics. Offsets are int64.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from vimamba.kernels.flops import register
 __all__ = ['ssd_triton']
 
 CHUNK = 16  # steps of a masked matrix product; 32 spill registers
-OPTIONS = {'enable_fp_fusion': True, 'num_stages': 1}  # the first said because Triton 3.10 changes its default
+OPTIONS = {'enable_fp_fusion': True, 'num_stages': 1}  # the first is explicit because Triton 3.10 changes its default
 PLAIN_INTS = ['length', 'heads', 'per_group', 'chunks']
 
 
 @triton.jit
 def load_tokens(ptr, t, i, stride_t, stride_i, length, width):
-    """(steps, width) in float32, zero outside."""
+    """Loads (steps, width) in float32, zero outside."""
     rows = ptr + t.to(tl.int64) * stride_t
     keep = (t < length)[:, None] & (i < width)[None, :]
     return tl.load(rows[:, None] + (i.to(tl.int64) * stride_i)[None, :], mask=keep, other=0.0).to(tl.float32)
@@ -31,7 +31,7 @@ def load_tokens(ptr, t, i, stride_t, stride_i, length, width):
 
 @triton.jit
 def decays(a, T: tl.constexpr):
-    """Of steps a (T,): from j to i (T, T), from the start through i, from j to the end, and of the whole chunk."""
+    """Decays of steps a (T,): from j to i (T, T), from the start through i, from j to the end, and over the chunk."""
     i = tl.arange(0, T)
     below = tl.where(i[:, None] > i[None, :], a[:, None], 0.0)
     between = tl.where(i[:, None] >= i[None, :], tl.exp(tl.cumsum(below, 0)), 0.0)
@@ -109,7 +109,7 @@ def backward_kernel(
         g_t = tl.load(dy + at_token, mask=keep, other=0.0)
         C_t = load_tokens(C, t, n, sC_l, sC_n, length, N)
 
-        # through the state before the chunk; of the sums of steps: from the start, to the end, and between two
+        # through the state before the chunk; dsums, to, end: gradients of the sums of steps
         state = tl.load(states + (part * chunks + chunk) * P * N + at_state, mask=in_state, other=0.0)
         end = whole * tl.sum(tl.sum(dstate * state, 1), 0)
         dC_t = tl.dot(g_t, state, input_precision=PRECISION) * from_start[:, None]
@@ -147,9 +147,9 @@ def backward_kernel(
 
 
 def constants(dtype: torch.dtype, p: int, n: int, backward: bool) -> dict:
-    """What a kernel is compiled for: p channels of a head, n states."""
+    """Compile-time constants of a kernel for p channels of a head and n states."""
     block_p = 16 if backward else 32
-    precision = 'ieee' if dtype == torch.float32 else 'tf32'  # 10 bits of mantissa hold what bfloat16 and float16 have
+    precision = 'ieee' if dtype == torch.float32 else 'tf32'  # its 10 bits of mantissa suffice for bfloat16 and float16
     warps = 8 if block_p > 16 or n > 64 else 4
     return dict(P=p, N=n, T=CHUNK, BLOCK_P=block_p, BLOCK_N=max(16, triton.next_power_of_2(n)),
                 PRECISION=precision, num_warps=warps, **OPTIONS)  # fmt: skip
@@ -174,7 +174,7 @@ def ssd_triton(
     """
     (b, l, h, p), n = x.shape, B.shape[-1]
     grid, sizes, compiled = _layout(x, B, C, backward=False)
-    empty = A.new_empty  # float32, whatever the default of torch is
+    empty = A.new_empty  # float32, independent of torch's default
     y, last = empty(b, l, h, p), empty(b, h, p, n)
     states = empty((b, h, triton.cdiv(l, CHUNK), p, n) if save else 0)
     if b:
@@ -238,7 +238,7 @@ ssd_triton.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _flops(x, dt, A, B, C, *_) -> int:
-    """Of the matrix products in chunks."""
+    """FLOPs of the matrix products in chunks."""
     (b, l, h, p), n = x, B[-1]
     return 2 * b * l * h * (CHUNK * (n + p) + 2 * n * p)
 

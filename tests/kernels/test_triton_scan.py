@@ -15,6 +15,7 @@ import importlib
 import sys
 import types
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -24,9 +25,20 @@ triton = pytest.importorskip('triton', reason='Triton is not installed: no GPU b
 import vimamba.kernels.selective_scan as package  # noqa: E402
 from tests import cubins  # noqa: E402
 from vimamba.kernels.routes import route_rows  # noqa: E402
+from vimamba.kernels.selective_scan.scan import Scan  # noqa: E402
 
 ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias', 'initial_state')
 FOLDER = Path(package.__file__).parent
+
+
+class Routes(NamedTuple):
+    """K routes: their steps, or a table (k, l) that takes their place."""
+
+    steps: tuple[int, ...]
+    table: torch.Tensor | None = None
+
+    def scan(self, args, softplus=True):
+        return Scan(*args, self.table, list(self.steps), softplus, False)
 
 
 def gpu(test):
@@ -138,8 +150,8 @@ def assert_scan_matches(scan, args, routes, softplus=True, how=None, keep_states
     )
     want_grads = iter(torch.autograd.grad(outputs, [t for t in leaves if t is not None], grads))
 
-    out, last, states = scan.fwd.route_scan_fwd(*args, softplus, routes, save_states=keep_states, how=how)
-    got = scan.bwd.route_scan_bwd(grad_out, grad_last, *args, softplus, routes, states, how=how)
+    out, last, states = scan.fwd.route_scan_fwd(routes.scan(args, softplus), save_states=keep_states, how=how)
+    got = scan.bwd.route_scan_bwd(grad_out, grad_last, routes.scan(args, softplus), states, how=how)
 
     def close(name, value, wanted):
         bound = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}[value.dtype]
@@ -182,23 +194,23 @@ def test_value_and_gradients(scan, case, step):
     sizes = dict(CASES[case])
     block = sizes.pop('channels_of_a_program', None)
     how = scan.common.Plan(block, scan.common.STEPS, 1) if block else None
-    assert_scan_matches(scan, make_inputs(**sizes), scan.common.Routes((step,)), how=how)
+    assert_scan_matches(scan, make_inputs(**sizes), Routes((step,)), how=how)
 
 
 @pytest.mark.parametrize('step', [1, -1], ids=['forth', 'back'])
 def test_chunks_do_not_show(scan, step):
     args = make_inputs(b=1, d=8, l=19, n=3)
-    assert_scan_matches(scan, args, scan.common.Routes((step,)), how=scan.common.Plan(32, 4, 3))
+    assert_scan_matches(scan, args, Routes((step,)), how=scan.common.Plan(32, 4, 3))
 
 
 def test_states_may_be_computed_again(scan):
-    assert_scan_matches(scan, make_inputs(b=1, d=8, l=9, n=2), scan.common.Routes((1,)), keep_states=False)
+    assert_scan_matches(scan, make_inputs(b=1, d=8, l=9, n=2), Routes((1,)), keep_states=False)
 
 
 def test_last_state_may_be_unused_and_softplus_left_out(scan):
     args = make_inputs(b=1, d=8, l=7, n=2)
     args[1] = args[1].abs() + 2  # step sizes as they are: positive
-    assert_scan_matches(scan, args, scan.common.Routes((1,)), softplus=False, grad_last=False)
+    assert_scan_matches(scan, args, Routes((1,)), softplus=False, grad_last=False)
 
 
 @pytest.mark.parametrize('chunks', [1, 2])
@@ -211,42 +223,42 @@ def test_last_state_may_be_unused_and_softplus_left_out(scan):
     ids=['cross', 'table'],
 )  # fmt: skip
 def test_routes_are_summed_in_token_order(scan, routes, chunks):
-    routes = scan.common.Routes(**routes)
+    routes = Routes(**routes)
     args = make_inputs(b=1, d=8, l=15, n=2, k=len(routes.steps))
     assert_scan_matches(scan, args, routes, how=scan.common.Plan(32, 4, chunks))
 
 
 @pytest.mark.parametrize('width', [1, 6])
 def test_columns_of_a_grid_one_wide_or_one_high(scan, width):
-    routes = scan.common.Routes((width, -width))
+    routes = Routes((width, -width))
     assert_scan_matches(scan, make_inputs(b=1, d=8, l=6, n=2, k=2), routes)
 
 
 def test_routes_may_have_their_own_input(scan):
     args = make_inputs(b=1, d=8, l=5, n=17, k=2, own_u=True, dtype=torch.bfloat16)
-    assert_scan_matches(scan, args, scan.common.Routes((1, -1)))
+    assert_scan_matches(scan, args, Routes((1, -1)))
 
 
 def test_nothing_is_launched_for_nothing(scan):
     for b, l in ((0, 4), (2, 0)):
         args = make_inputs(b=b, d=8, l=l, n=2)
-        routes = scan.common.Routes((1,))
-        out, last, states = scan.fwd.route_scan_fwd(*args, True, routes, save_states=True)
+        routes = Routes((1,))
+        out, last, states = scan.fwd.route_scan_fwd(routes.scan(args), save_states=True)
         assert out.shape == (b, 8, l)
         torch.testing.assert_close(last, args[-1])
-        grads = scan.bwd.route_scan_bwd(out, last, *args, True, routes, states)
+        grads = scan.bwd.route_scan_bwd(out, last, routes.scan(args), states)
         torch.testing.assert_close(grads[-1], last)
         assert not grads[2].any()
 
 
 def test_a_sequence_in_two_calls_is_the_sequence_in_one(scan):
     u, delta, A, B, C, D, z, bias, state = make_inputs(b=1, d=8, l=12, n=3)
-    routes = scan.common.Routes((1,))
-    whole, last, _ = scan.fwd.route_scan_fwd(u, delta, A, B, C, D, z, bias, state, True, routes)
+    routes = Routes((1,))
+    whole, last, _ = scan.fwd.route_scan_fwd(routes.scan((u, delta, A, B, C, D, z, bias, state)))
     parts = []
     for span in (slice(0, 7), slice(7, 12)):
         u_, delta_, B_, C_, z_ = (t[..., span] for t in (u, delta, B, C, z))
-        out, state, _ = scan.fwd.route_scan_fwd(u_, delta_, A, B_, C_, D, z_, bias, state, True, routes)
+        out, state, _ = scan.fwd.route_scan_fwd(routes.scan((u_, delta_, A, B_, C_, D, z_, bias, state)))
         parts.append(out)
     torch.testing.assert_close(torch.cat(parts, -1), whole)
     torch.testing.assert_close(state, last)
@@ -258,7 +270,7 @@ def test_softplus_and_its_slope_keep_their_digits(scan, x, dtype):
     """Step sizes down to e^-18, where 1 + e^x has lost them, and up to where softplus is linear."""
     args = make_inputs(b=1, d=4, l=2, n=1, dtype=dtype, drop=('D', 'z', 'delta_bias'))
     args[1] = torch.full_like(args[1], x)
-    assert_scan_matches(scan, args, scan.common.Routes((1,)))
+    assert_scan_matches(scan, args, Routes((1,)))
 
 
 def test_far_batch_items_are_reached(scan):
@@ -269,7 +281,7 @@ def test_far_batch_items_are_reached(scan):
     u = flat.as_strided((3, 4, 2), (2**30, 1, 4))
     u.copy_(args[0])
     args[0] = u
-    assert_scan_matches(scan, args, scan.common.Routes((1,)))
+    assert_scan_matches(scan, args, Routes((1,)))
 
 
 DATA = {'u', 'delta', 'B', 'C', 'z', 'out', 'gout', 'du', 'ddelta', 'dz'}
@@ -361,14 +373,14 @@ def test_on_the_gpu(l, n, dtype):
     args = make_inputs(b=3, d=96, l=l, n=n, dtype=dtype, g=2, device='cuda')
     for how in (None, scan.common.Plan(32, 4, 3)):
         for step in (1, -1):
-            assert_scan_matches(scan, args, scan.common.Routes((step,)), how=how)
+            assert_scan_matches(scan, args, Routes((step,)), how=how)
 
 
 @gpu
 @pytest.mark.parametrize('chunks', [1, 4])
 def test_routes_on_the_gpu(chunks):
     scan = load(interpret=False)
-    routes = scan.common.Routes((1, 14, -1, -14))
+    routes = Routes((1, 14, -1, -14))
     args = make_inputs(b=2, d=64, l=196, n=1, k=4, dtype=torch.bfloat16, device='cuda')
     assert_scan_matches(scan, args, routes, how=scan.common.Plan(64, 4, chunks))
 
@@ -377,11 +389,11 @@ def test_routes_on_the_gpu(chunks):
 def test_repeats_are_equal_bit_for_bit():
     scan = load(interpret=False)
     args = make_inputs(b=8, d=384, l=197, n=16, dtype=torch.bfloat16, device='cuda')
-    routes = scan.common.Routes((1,))
+    routes = Routes((1,))
 
     def run():
-        out, last, states = scan.fwd.route_scan_fwd(*args, True, routes, save_states=True)
-        return out, last, *scan.bwd.route_scan_bwd(out, last, *args, True, routes, states)
+        out, last, states = scan.fwd.route_scan_fwd(routes.scan(args), save_states=True)
+        return out, last, *scan.bwd.route_scan_bwd(out, last, routes.scan(args), states)
 
     first = run()
     for _ in range(100):
@@ -395,8 +407,8 @@ def test_more_than_two_to_the_31_elements():
     u = torch.randn(b, l, d, device='cuda', dtype=torch.bfloat16).transpose(1, 2)
     A, BC = -torch.ones(1, d, 1, device='cuda'), torch.ones(b, 1, 1, 1, l, device='cuda', dtype=torch.bfloat16)
     args = (u, u.unsqueeze(1), A, BC, BC, None, None, None, None)
-    out, last, _ = scan.fwd.route_scan_fwd(*args, True, scan.common.Routes((1,)))
+    out, last, _ = scan.fwd.route_scan_fwd(Routes((1,)).scan(args))
     tail = tuple(None if t is None else t[-1:, ..., -4096:].contiguous() if t is not A else t for t in args)
-    want, want_last, _ = scan.fwd.route_scan_fwd(*tail, True, scan.common.Routes((1,)))
+    want, want_last, _ = scan.fwd.route_scan_fwd(Routes((1,)).scan(tail))
     torch.testing.assert_close(out[-1:, :, -64:], want[..., -64:])
     torch.testing.assert_close(last[-1:], want_last, rtol=1e-4, atol=1e-4)
