@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from timm.layers import DropPath, SqueezeExcite, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ from vimamba.layers.norm import BatchNorm2d
 from vimamba.mixers import GridMixer, StridedScan
 
 from ._backbone import MapBackbone, Stage
-from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
+from ._builder import build_model, imagenet_cfg, register_variant, rename, reshape_like, unwrap
 from .vmamba import FIRST_NAMES, SS2D_NAMES
 
 __all__ = ['EfficientVMamba', 'checkpoint_filter_fn']
@@ -189,32 +189,10 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> EfficientVMamba:
-    return build_model(
-        EfficientVMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs
-    )
-
-
-@register_model
-def efficient_vmamba_tiny(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
-    """EfficientVMamba-T, 6 M parameters."""
-    return _create('efficient_vmamba_tiny', pretrained, **kwargs)
-
-
-@register_model
-def efficient_vmamba_small(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
-    """EfficientVMamba-S, 11 M parameters."""
-    return _create('efficient_vmamba_small', pretrained, **{'embed_dim': 64, **kwargs})
-
-
-@register_model
-def efficient_vmamba_base(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
-    """EfficientVMamba-B, 34 M parameters."""
-    return _create('efficient_vmamba_base', pretrained, **{'embed_dim': 96, 'depths': (2, 2, 9, 2), **kwargs})
-
-
-@register_model
-def test_efficient_vmamba(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
-    """EfficientVMamba for tests and small images."""
-    args = {'embed_dim': 32, 'depths': (1, 1, 2, 1), 'd_state': 4}
-    return _create('test_efficient_vmamba', pretrained, **{**args, **kwargs})
+_build = partial(build_model, EfficientVMamba, filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2, 3))
+_register = partial(register_variant, __name__, _build)
+_register('efficient_vmamba_tiny', 'EfficientVMamba-T, 6 M parameters.')
+_register('efficient_vmamba_small', 'EfficientVMamba-S, 11 M parameters.', embed_dim=64)
+_register('efficient_vmamba_base', 'EfficientVMamba-B, 34 M parameters.', embed_dim=96, depths=(2, 2, 9, 2))
+_tiny = 'EfficientVMamba for tests and small images.'
+_register('test_efficient_vmamba', _tiny, embed_dim=32, depths=(1, 1, 2, 1), d_state=4)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument, check_integers
@@ -29,7 +29,7 @@ from vimamba.scans import schedule
 from vimamba.scans.schedules import Scan, Schedule
 
 from ._backbone import MapBackbone
-from ._builder import build_model, imagenet_cfg
+from ._builder import build_model, imagenet_cfg, register_variant
 from .mamba_nd_checkpoint import checkpoint_filter_fn, inflate
 
 __all__ = ['MambaND', 'checkpoint_filter_fn', 'inflate']
@@ -237,38 +237,12 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaND:
-    return build_model(MambaND, variant, pretrained, checkpoint_filter_fn, **kwargs)
-
-
-@register_model
-def mamba_nd_2d_small(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba2D-S, patches of 8, 25 M parameters."""
-    return _create('mamba_nd_2d_small', pretrained, **kwargs)
-
-
-@register_model
-def mamba_nd_2d_base(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba2D-B, patches of 8, 94 M parameters."""
-    return _create('mamba_nd_2d_base', pretrained, **{'embed_dim': 768, **kwargs})
-
-
-@register_model
-def test_mamba_nd_2d(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba-ND for tests and small images."""
-    args = {'img_size': 64, 'embed_dim': 32, 'depth': 4, 'merge_at': 2, 'd_state': 4}
-    return _create('test_mamba_nd_2d', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def mamba_nd_3d_small(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba3D-S for clips of 16 frames, patches of 16, 36 M parameters."""
-    args = {'num_frames': 16, 'patch_size': 16, 'depth': 36, 'merge_at': None, 'final_norm': False}
-    return _create('mamba_nd_3d_small', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def test_mamba_nd_3d(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba-ND for tests and small clips."""
-    args = {'img_size': 64, 'num_frames': 4, 'tubelet_size': 2, 'embed_dim': 32, 'depth': 6, 'd_state': 4}
-    return _create('test_mamba_nd_3d', pretrained, **{**args, 'merge_at': None, 'final_norm': False, **kwargs})
+_register = partial(register_variant, __name__, partial(build_model, MambaND, filter_fn=checkpoint_filter_fn))
+_2d_test = {'img_size': 64, 'embed_dim': 32, 'depth': 4, 'merge_at': 2, 'd_state': 4}
+_register('mamba_nd_2d_small', 'Mamba2D-S, patches of 8, 25 M parameters.')
+_register('mamba_nd_2d_base', 'Mamba2D-B, patches of 8, 94 M parameters.', embed_dim=768)
+_register('test_mamba_nd_2d', 'Mamba-ND for tests and small images.', **_2d_test)
+_3d = {'num_frames': 16, 'patch_size': 16, 'depth': 36, 'merge_at': None, 'final_norm': False}
+_3d_test = {**_2d_test, 'num_frames': 4, 'tubelet_size': 2, 'depth': 6, 'merge_at': None, 'final_norm': False}
+_register('mamba_nd_3d_small', 'Mamba3D-S for clips of 16 frames, patches of 16, 36 M parameters.', **_3d)
+_register('test_mamba_nd_3d', 'Mamba-ND for tests and small clips.', **_3d_test)

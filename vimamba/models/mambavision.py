@@ -9,11 +9,12 @@ non-commercial and not part of it.
           -> WindowStage of Block(ConcatMixer or attention) -> BatchNorm -> mean -> head
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from vimamba.checkpoint import model_weights
@@ -28,7 +29,7 @@ from vimamba.mixers import ConcatMixer
 from vimamba.scans import ScanOrder, create_order
 
 from ._backbone import MapBackbone, Stage
-from ._builder import build_model, imagenet_cfg, rename, unwrap
+from ._builder import build_model, imagenet_cfg, register_variant, rename, unwrap
 
 __all__ = ['MambaVision', 'checkpoint_filter_fn']
 
@@ -278,73 +279,22 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-_SMALL = {'stem_dim': 64, 'embed_dim': 96, 'depths': (3, 3, 7, 5)}  # the class's defaults are MambaVision-T
-_BASE = {'stem_dim': 64, 'embed_dim': 128, 'depths': (3, 3, 10, 5), 'layer_scale': 1e-5}
-_LARGE = {**_BASE, 'embed_dim': 196, 'num_heads': (16, 32)}
-_LARGE2 = {**_LARGE, 'depths': (3, 3, 12, 5)}
-_LARGE3 = {**_LARGE, 'embed_dim': 256, 'depths': (3, 3, 20, 10)}
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaVision:
-    return build_model(MambaVision, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs)
-
-
-@register_model
-def test_mambavision(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """A model for tests, 0.75 M parameters; no published weights."""
-    args = {'stem_dim': 8, 'embed_dim': 16, 'depths': (1, 1, 3, 2), 'num_heads': (2, 4), 'window_size': (10, 5)}
-    return _create('test_mambavision', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def mambavision_tiny(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-T, 32 M parameters."""
-    return _create('mambavision_tiny', pretrained, **kwargs)
-
-
-@register_model
-def mambavision_tiny2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-T2, 35 M parameters."""
-    return _create('mambavision_tiny2', pretrained, **{'depths': (1, 3, 11, 4), **kwargs})
-
-
-@register_model
-def mambavision_small(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-S, 50 M parameters."""
-    return _create('mambavision_small', pretrained, **{**_SMALL, **kwargs})
-
-
-@register_model
-def mambavision_base(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-B, 98 M parameters."""
-    return _create('mambavision_base', pretrained, **{**_BASE, **kwargs})
-
-
-@register_model
-def mambavision_large(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L, 228 M parameters."""
-    return _create('mambavision_large', pretrained, **{**_LARGE, **kwargs})
-
-
-@register_model
-def mambavision_large2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L2, 242 M parameters."""
-    return _create('mambavision_large2', pretrained, **{**_LARGE2, **kwargs})
-
-
-@register_model
-def mambavision_large2_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L2 with the windows of 512 pixels."""
-    return _create('mambavision_large2_512', pretrained, **{**_LARGE2, 'window_size': (32, 16), **kwargs})
-
-
-@register_model
-def mambavision_large3(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L3, 740 M parameters, with the windows of 256 pixels."""
-    return _create('mambavision_large3', pretrained, **{**_LARGE3, 'window_size': (16, 8), **kwargs})
-
-
-@register_model
-def mambavision_large3_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L3 with the windows of 512 pixels."""
-    return _create('mambavision_large3_512', pretrained, **{**_LARGE3, 'window_size': (32, 16), **kwargs})
+_build = partial(build_model, MambaVision, filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2, 3))
+_register = partial(register_variant, __name__, _build)
+_register('mambavision_tiny', 'MambaVision-T, 32 M parameters.')
+_register('mambavision_tiny2', 'MambaVision-T2, 35 M parameters.', depths=(1, 3, 11, 4))
+_register('mambavision_small', 'MambaVision-S, 50 M parameters.', stem_dim=64, embed_dim=96, depths=(3, 3, 7, 5))
+_base = {'stem_dim': 64, 'embed_dim': 128, 'depths': (3, 3, 10, 5), 'layer_scale': 1e-5}
+_register('mambavision_base', 'MambaVision-B, 98 M parameters.', **_base)
+_large = {**_base, 'embed_dim': 196, 'num_heads': (16, 32)}
+_register('mambavision_large', 'MambaVision-L, 228 M parameters.', **_large)
+_large2 = {**_large, 'depths': (3, 3, 12, 5)}
+_register('mambavision_large2', 'MambaVision-L2, 242 M parameters.', **_large2)
+_wide = 'with the windows of 512 pixels'
+_register('mambavision_large2_512', f'MambaVision-L2 {_wide}.', **_large2, window_size=(32, 16))
+_large3 = {**_large, 'embed_dim': 256, 'depths': (3, 3, 20, 10)}
+_256 = 'MambaVision-L3, 740 M parameters, with the windows of 256 pixels.'
+_register('mambavision_large3', _256, **_large3, window_size=(16, 8))
+_register('mambavision_large3_512', f'MambaVision-L3 {_wide}.', **_large3, window_size=(32, 16))
+_test = {'stem_dim': 8, 'embed_dim': 16, 'depths': (1, 1, 3, 2), 'num_heads': (2, 4), 'window_size': (10, 5)}
+_register('test_mambavision', 'A model for tests, 0.75 M parameters; no published weights.', **_test)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -289,49 +289,28 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_images(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    return build_model(
-        Vim, variant, pretrained, checkpoint_filter_fn, **{'class_token': 'first', 'merge': 'sum', **kwargs}
-    )
-
-
-def _create_clips(variant: str, pretrained: bool, **kwargs: Any) -> VideoMamba:
-    return build_model(VideoMamba, variant, pretrained, checkpoint_filter_fn, **kwargs)
-
-
 _SIZES: dict[str, tuple[str, str, dict[str, Any]]] = {  # abbreviation, parameters, arguments
     'tiny': ('Ti', '7 M', {'embed_dim': 192, 'depth': 24}),
     'small': ('S', '26 M', {'embed_dim': 384, 'depth': 24}),
     'middle': ('M', '74 M', {'embed_dim': 576, 'depth': 32}),
     'base': ('B', '98 M', {'embed_dim': 768, 'depth': 24}),
 }
+_image_model = partial(
+    register_variant,
+    __name__,
+    partial(build_model, Vim, filter_fn=checkpoint_filter_fn),
+    class_token='first',
+    merge='sum',
+)
+_clip_model = partial(register_variant, __name__, partial(build_model, VideoMamba, filter_fn=checkpoint_filter_fn))
 for _size, (_name, _parameters, _arguments) in _SIZES.items():
-    _variant = f'videomamba_{_size}_patch16_224'
-    register_variant(
-        _create_images, _variant, f'VideoMamba-{_name} for images, {_parameters} parameters.', **_arguments
-    )
+    _doc = f'VideoMamba-{_name} for images, {_parameters} parameters.'
+    _image_model(f'videomamba_{_size}_patch16_224', _doc, **_arguments)
     for _frames in () if _size == 'base' else _FRAMES:
         _doc = f'VideoMamba-{_name} for clips of {_frames} frames.'
-        register_variant(_create_clips, f'{_variant}_f{_frames}', _doc, num_frames=_frames, **_arguments)
-
-
-@register_model
-def videomamba_tiny_causal_patch16_224(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """A causal VideoMamba-Ti for streams of frames; no published weights."""
-    args = {'causal': True, 'num_frames': 16, **_SIZES['tiny'][2]}
-    return _create_clips('videomamba_tiny_causal_patch16_224', pretrained, **{**args, **kwargs})
-
-
-_TEST = {'img_size': 64, 'num_frames': 4, 'patch_size': 8, 'embed_dim': 64, 'depth': 4}
-
-
-@register_model
-def test_videomamba(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """A VideoMamba for tests."""
-    return _create_clips('test_videomamba', pretrained, **{**_TEST, **kwargs})
-
-
-@register_model
-def test_videomamba_causal(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """A causal VideoMamba for tests."""
-    return _create_clips('test_videomamba_causal', pretrained, **{**_TEST, 'causal': True, **kwargs})
+        _clip_model(f'videomamba_{_size}_patch16_224_f{_frames}', _doc, num_frames=_frames, **_arguments)
+_doc = 'A causal VideoMamba-Ti for streams of frames; no published weights.'
+_clip_model('videomamba_tiny_causal_patch16_224', _doc, causal=True, num_frames=16, **_SIZES['tiny'][2])
+_test = {'img_size': 64, 'num_frames': 4, 'patch_size': 8, 'embed_dim': 64, 'depth': 4}
+_clip_model('test_videomamba', 'A VideoMamba for tests.', **_test)
+_clip_model('test_videomamba_causal', 'A causal VideoMamba for tests.', causal=True, **_test)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from timm.layers import calculate_drop_path_rates, get_device_dtype, lecun_normal_, trunc_normal_
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from vimamba.errors import UsageError, bad_argument, check_integers
@@ -26,7 +26,7 @@ from vimamba.scans import ScanOrder, create_order, schedule
 from vimamba.scans.schedules import Scan, Schedule
 
 from ._backbone import Backbone
-from ._builder import build_model, record_input_size, sequence_cfg
+from ._builder import build_model, record_input_size, register_variant, sequence_cfg
 from .vim_checkpoint import checkpoint_filter_fn
 
 __all__ = ['Vim', 'checkpoint_filter_fn']
@@ -349,43 +349,11 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    indices = kwargs.get('feature_pyramid') or (-3, -2, -1)
-    return build_model(Vim, variant, pretrained, checkpoint_filter_fn, indices, **kwargs)
-
-
-@register_model
-def vim_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim for small images, 0.15 M parameters with ten classes; no published weights."""
-    args = {'img_size': 32, 'patch_size': 4, 'embed_dim': 64, 'depth': 4, 'd_state': 8}
-    return _create_vim('vim_nano_patch4_32', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def vim_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-Ti, 7 M parameters."""
-    return _create_vim('vim_tiny_patch16_224', pretrained, **{'embed_dim': 192, **kwargs})
-
-
-@register_model
-def vim_tiny_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-Ti+, patches overlapping by half."""
-    return _create_vim('vim_tiny_patch16_stride8_224', pretrained, **{'embed_dim': 192, 'stride': 8, **kwargs})
-
-
-@register_model
-def vim_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-S, 26 M parameters."""
-    return _create_vim('vim_small_patch16_224', pretrained, **{'embed_dim': 384, **kwargs})
-
-
-@register_model
-def vim_small_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-S+, patches overlapping by half."""
-    return _create_vim('vim_small_patch16_stride8_224', pretrained, **{'embed_dim': 384, 'stride': 8, **kwargs})
-
-
-@register_model
-def vim_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-B, 98 M parameters."""
-    return _create_vim('vim_base_patch16_224', pretrained, **{'embed_dim': 768, **kwargs})
+_register = partial(register_variant, __name__, partial(build_model, Vim, filter_fn=checkpoint_filter_fn))
+_nano = 'Vim for small images, 0.15 M parameters with ten classes; no published weights.'
+_register('vim_nano_patch4_32', _nano, img_size=32, patch_size=4, embed_dim=64, depth=4, d_state=8)
+_register('vim_tiny_patch16_224', 'Vim-Ti, 7 M parameters.', embed_dim=192)
+_register('vim_tiny_patch16_stride8_224', 'Vim-Ti+, patches overlapping by half.', embed_dim=192, stride=8)
+_register('vim_small_patch16_224', 'Vim-S, 26 M parameters.', embed_dim=384)
+_register('vim_small_patch16_stride8_224', 'Vim-S+, patches overlapping by half.', embed_dim=384, stride=8)
+_register('vim_base_patch16_224', 'Vim-B, 98 M parameters.', embed_dim=768)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
@@ -235,10 +235,8 @@ V0 = {
 }
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
-    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs)
-
-
+_build = partial(build_model, VMamba, filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2, 3))
+_register = partial(register_variant, __name__, _build)
 _GRID: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
     # name: (description, arguments, blocks of the third stage of T, S and B, parameters in millions of T, S and B)
     'vmamba_{size}_s1l{depth}': ('d_inner equal to the width', {}, (8, 20, 20), (30, 49, 87)),
@@ -255,10 +253,7 @@ for _name, (_what, _arguments, _depths, _millions) in _GRID.items():
     for _size, _width, _depth, _m in zip(('tiny', 'small', 'base'), (96, 96, 128), _depths, _millions):
         _doc = f'VMamba-{_size[0].upper()}, {_m} M parameters: {_what}.'
         _args = {'embed_dim': _width, 'depths': (2, 2, _depth, 2), **_arguments}
-        register_variant(_create, _name.format(size=_size, depth=_depth), _doc, **_args)
+        _register(_name.format(size=_size, depth=_depth), _doc, **_args)
 
 
-@register_model
-def test_vmamba(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba for tests and small images."""
-    return _create('test_vmamba', pretrained, **{'embed_dim': 32, 'depths': (1, 1, 2, 1), **kwargs})
+_register('test_vmamba', 'VMamba for tests and small images.', embed_dim=32, depths=(1, 1, 2, 1))
