@@ -266,8 +266,12 @@ def rename(
     return renamed
 
 
-def unwrap(weights: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
-    """Keeps the weights under each prefix that occurs, one prefix after another: the backbone of a detector, say."""
+def unwrap(checkpoint: Mapping[str, Any], *prefixes: str) -> dict[str, Tensor]:
+    """The weights of a checkpoint, and of these those under each prefix that occurs: the backbone of a detector, say.
+
+    Prefixes are removed one after another.
+    """
+    weights = model_weights(checkpoint, 'the checkpoint')
     for prefix in prefixes:
         inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         weights = inside or weights

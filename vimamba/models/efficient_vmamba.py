@@ -16,7 +16,6 @@ from timm.models import generate_default_cfgs
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
 from vimamba.errors import check_integers
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.channels_last import Conv2d, ToMap
@@ -167,7 +166,7 @@ _RENAMED = (  # official -> ours, in this order
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Converts an official file, or a state dict of ours, to the state dict of ``model``."""
-    weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'module.', 'backbone.')
+    weights = unwrap(state_dict, 'module.', 'backbone.')
     return weights if 'stem.1.weight' in weights else reshape_like(rename(weights, _RENAMED), model)
 
 

@@ -65,16 +65,7 @@ _ORIGIN: dict[str, Any] = {
     'origin_url': 'https://github.com/hunto/LocalMamba',
     'paper_ids': 'arXiv:2403.09338',
 }
-
-
-def _vim_cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return sequence_cfg(url, **_ORIGIN, **kwargs)
-
-
-def _vmamba_cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return imagenet_cfg(url, **_ORIGIN, **kwargs)
-
-
+_vim_cfg, _vmamba_cfg = (partial(cfg, **_ORIGIN) for cfg in (sequence_cfg, imagenet_cfg))
 _FILES = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
 
 default_cfgs = generate_default_cfgs(

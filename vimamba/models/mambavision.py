@@ -17,8 +17,7 @@ from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
-from vimamba.errors import bad_argument, check_integers
+from vimamba.errors import bad_argument, check_integers, integer, several
 from vimamba.layers import Block
 from vimamba.layers.attention import Attention
 from vimamba.layers.channels_last import BatchNorm, ChannelsLast, Conv2d, ToMap
@@ -26,12 +25,14 @@ from vimamba.layers.mlp import Mlp
 from vimamba.layers.norm import BatchNorm2d
 from vimamba.layers.windows import from_windows, to_windows
 from vimamba.mixers import ConcatMixer
-from vimamba.scans import ScanOrder, create_order
+from vimamba.scans import create_order
 
 from ._backbone import MapBackbone, Stage
 from ._builder import build_model, imagenet_cfg, register_variant, rename, unwrap
 
 __all__ = ['MambaVision', 'checkpoint_filter_fn']
+
+_PAIR = several(integer(1), 2)  # of the last two stages
 
 
 class ConvBlock(nn.Module):
@@ -122,23 +123,23 @@ class MambaVision(MapBackbone):
         **options: Any,
     ):
         check_integers(1, in_chans=in_chans, stem_dim=stem_dim, embed_dim=embed_dim)
-        lengths = _several('depths', depths, 4)
-        heads, windows = _several('num_heads', num_heads, 2), _several('window_size', window_size, 2)
+        depths = several(integer(1), 4)(depths, 'depths')
+        heads, windows = _PAIR(num_heads, 'num_heads'), _PAIR(window_size, 'window_size')
         dd = {'device': device, 'dtype': dtype}
         widths = [embed_dim << i for i in range(4)]
-        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(lengths)))
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         stages: list[Stage] = []
         for i, dim in enumerate(widths):
             down = Conv2d(dim // 2, dim, 3, 2, 1, bias=False, **dd) if i else nn.Identity()
             if i < 2:
-                stages.append(Stage(down, [ConvBlock(dim, next(rates), **dd) for _ in range(lengths[i])]))
+                stages.append(Stage(down, [ConvBlock(dim, next(rates), **dd) for _ in range(depths[i])]))
                 continue
             if dim % heads[i - 2]:
                 raise bad_argument('num_heads', f'a divisor of {dim} in stage {i}', heads[i - 2])
             order = create_order(scan, (windows[i - 2],) * 2)
-            mixers = [
-                _mixer(j < (lengths[i] + 1) // 2, dim, order, d_state, heads[i - 2], dd) for j in range(lengths[i])
-            ]
+            scans = (depths[i] + 1) // 2
+            mixers: list[nn.Module] = [ConcatMixer(dim, order, d_state, **dd) for _ in range(scans)]
+            mixers += [Attention(dim, heads[i - 2], **dd) for _ in range(scans, depths[i])]
             blocks = [
                 Block(
                     nn.LayerNorm(dim, **dd),
@@ -178,7 +179,7 @@ class MambaVision(MapBackbone):
         Dense tasks want windows that cover the maps, ceil(size / 16) and ceil(size / 32). No weight depends on them.
         """
         if window_size is not None:
-            for stage, size in zip(self.layers[2:], _several('window_size', window_size, 2)):
+            for stage, size in zip(self.layers[2:], _PAIR(window_size, 'window_size')):
                 stage.window_size = size
             self.init_non_persistent_buffers()
             arguments['window_size'] = window_size
@@ -200,20 +201,6 @@ def _stem(in_chans: int, stem_dim: int, dim: int, dd: dict[str, Any]) -> nn.Sequ
     return nn.Sequential(ChannelsLast(), *convs, ToMap())
 
 
-def _mixer(scans: bool, dim: int, order: ScanOrder, d_state: int, heads: int, dd: dict[str, Any]) -> nn.Module:
-    """The mixer of a block in a window."""
-    return ConcatMixer(dim, order, d_state, **dd) if scans else Attention(dim, heads, **dd)
-
-
-def _several(name: str, values: Any, length: int) -> list[int]:
-    """Checks that the values are ``length`` positive integers."""
-    if not isinstance(values, (tuple, list)) or len(values) != length:
-        raise bad_argument(name, f'{length} integers', repr(values))
-    for value in values:
-        check_integers(1, **{name: value})
-    return list(values)
-
-
 _RENAMED = (  # official -> ours, in this order
     (r'^patch_embed\.conv_down\.(\d)\.', lambda m: f'stem.{int(m[1]) + 1}.'),
     (r'^levels\.(\d)\.downsample\.reduction\.0\.', lambda m: f'layers.{int(m[1]) + 1}.downsample.'),
@@ -230,7 +217,7 @@ _WRAPPERS = ('module.', 'encoder.', 'backbone.', 'model.')  # prefixes in some f
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Converts an official file, or a state dict of ours, to the state dict of ``model``."""
-    weights = unwrap(model_weights(state_dict, 'the checkpoint'), *_WRAPPERS)
+    weights = unwrap(state_dict, *_WRAPPERS)
     if not any(key.startswith('levels.') for key in weights):
         return weights
     renamed = rename(weights, _RENAMED)
@@ -241,41 +228,33 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return renamed
 
 
-def _cfg(file: str = '', top1: float = 0, top5: float = 0, size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    defaults = {
-        'input_size': (3, size, size),
-        'pool_size': (size // 32, size // 32),
-        'crop_pct': 1.0,
-        'license': 'cc-by-nc-sa-4.0' if file else 'apache-2.0',
-        'origin_url': 'https://github.com/NVlabs/MambaVision',
-        'paper_ids': 'arXiv:2407.08083',
-    }
-    return imagenet_cfg(f'https://huggingface.co/nvidia/{file}' if file else '', top1, top5, **{**defaults, **kwargs})
+def _cfg(repository: str, file: str, top1: float, top5: float, size: int = 224, **kwargs: Any) -> dict[str, Any]:
+    url = f'https://huggingface.co/nvidia/MambaVision-{repository}/resolve/main/mambavision_{file}.pth.tar'
+    return _untrained(size, url=url, top1=top1, top5=top5, **{'license': 'cc-by-nc-sa-4.0', **kwargs})
+
+
+def _untrained(size: int, **kwargs: Any) -> dict[str, Any]:
+    defaults = {'crop_pct': 1.0, 'license': 'apache-2.0', 'input_size': (3, size, size), 'pool_size': (size // 32,) * 2}
+    origin = {'origin_url': 'https://github.com/NVlabs/MambaVision', 'paper_ids': 'arXiv:2407.08083'}
+    return imagenet_cfg(**{**defaults, **origin, **kwargs})
 
 
 _512 = {'size': 512, 'crop_pct': 0.93, 'crop_mode': 'squash'}
-_HUB = 'MambaVision-{}/resolve/main/mambavision_{}.pth.tar'
 
 default_cfgs = generate_default_cfgs(
     {
-        'test_mambavision.untrained': _cfg(size=160),
-        'mambavision_tiny.nvidia_in1k': _cfg(_HUB.format('T-1K', 'tiny_1k'), 82.3, 96.2),
-        'mambavision_tiny2.nvidia_in1k': _cfg(_HUB.format('T2-1K', 'tiny2_1k'), 82.7, 96.3, crop_pct=0.98),
-        'mambavision_small.nvidia_in1k': _cfg(_HUB.format('S-1K', 'small_1k'), 83.3, 96.5, crop_pct=0.93),
-        'mambavision_base.nvidia_in1k': _cfg(_HUB.format('B-1K', 'base_1k'), 84.2, 96.9),
-        'mambavision_base.nvidia_in21k_ft_in1k': _cfg(_HUB.format('B-21K', 'base_21k'), 84.9, 97.5),
-        'mambavision_large.nvidia_in1k': _cfg(_HUB.format('L-1K', 'large_1k'), 85.0, 97.1),
-        'mambavision_large.nvidia_in21k_ft_in1k': _cfg(_HUB.format('L-21K', 'large_21k'), 86.1, 97.9),
-        'mambavision_large2.nvidia_in1k': _cfg(_HUB.format('L2-1K', 'large2_1k'), 85.3, 97.2),
-        'mambavision_large2_512.nvidia_in21k_ft_in1k': _cfg(
-            _HUB.format('L2-512-21K', 'L2_21k_240m_512'), 87.3, 98.4, **_512
-        ),
-        'mambavision_large3.nvidia_in21k_ft_in1k': _cfg(
-            _HUB.format('L3-256-21K', 'L3_21k_740m_256'), 87.3, 98.3, size=256
-        ),
-        'mambavision_large3_512.nvidia_in21k_ft_in1k': _cfg(
-            _HUB.format('L3-512-21K', 'L3_21k_740m_512'), 88.1, 98.6, **_512
-        ),
+        'test_mambavision.untrained': _untrained(160),
+        'mambavision_tiny.nvidia_in1k': _cfg('T-1K', 'tiny_1k', 82.3, 96.2),
+        'mambavision_tiny2.nvidia_in1k': _cfg('T2-1K', 'tiny2_1k', 82.7, 96.3, crop_pct=0.98),
+        'mambavision_small.nvidia_in1k': _cfg('S-1K', 'small_1k', 83.3, 96.5, crop_pct=0.93),
+        'mambavision_base.nvidia_in1k': _cfg('B-1K', 'base_1k', 84.2, 96.9),
+        'mambavision_base.nvidia_in21k_ft_in1k': _cfg('B-21K', 'base_21k', 84.9, 97.5),
+        'mambavision_large.nvidia_in1k': _cfg('L-1K', 'large_1k', 85.0, 97.1),
+        'mambavision_large.nvidia_in21k_ft_in1k': _cfg('L-21K', 'large_21k', 86.1, 97.9),
+        'mambavision_large2.nvidia_in1k': _cfg('L2-1K', 'large2_1k', 85.3, 97.2),
+        'mambavision_large2_512.nvidia_in21k_ft_in1k': _cfg('L2-512-21K', 'L2_21k_240m_512', 87.3, 98.4, **_512),
+        'mambavision_large3.nvidia_in21k_ft_in1k': _cfg('L3-256-21K', 'L3_21k_740m_256', 87.3, 98.3, size=256),
+        'mambavision_large3_512.nvidia_in21k_ft_in1k': _cfg('L3-512-21K', 'L3_21k_740m_512', 88.1, 98.6, **_512),
     }
 )
 

@@ -14,7 +14,6 @@ from timm.layers import calculate_drop_path_rates
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
 from vimamba.errors import check_integers
 from vimamba.layers import Block
 from vimamba.layers.channels_last import ChannelsLast, Conv2d, ToMap, pad_map
@@ -167,7 +166,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     The backbone of a segmentation model has a norm for every map, of which the last is the final one. Buffers
     ``ema_*``, copies that training leaves beside the parameters, are dropped.
     """
-    weights = model_weights(state_dict, 'the checkpoint')
+    weights = unwrap(state_dict)
     head = {key: value for key, value in weights.items() if key.startswith('head.')}  # beside 'backbone.', not in it
     weights = {**unwrap(weights, 'backbone.'), **head}
     if 'stem.1.weight' not in weights:

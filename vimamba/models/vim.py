@@ -326,25 +326,18 @@ class Vim(Backbone):
 
 
 _cfg = partial(
-    sequence_cfg,
-    license='apache-2.0',
-    origin_url='https://github.com/hustvl/Vim',
-    paper_ids='arXiv:2401.09417',
+    sequence_cfg, license='apache-2.0', origin_url='https://github.com/hustvl/Vim', paper_ids='arXiv:2401.09417'
 )
 _HUB = 'https://huggingface.co/hustvl/Vim-{}-midclstok/resolve/main/vim_{}.pth'
 
 default_cfgs = generate_default_cfgs(
     {
         'vim_nano_patch4_32.untrained': _cfg(input_size=(3, 32, 32), crop_pct=1.0),
-        'vim_tiny_patch16_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_76p1acc'), top1=76.1, top5=93.0),
-        'vim_tiny_patch16_stride8_224.hustvl_in1k': _cfg(
-            _HUB.format('tiny', 't_midclstok_ft_78p3acc'), top1=78.3, top5=94.2
-        ),
-        'vim_small_patch16_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_80p5acc'), top1=80.5, top5=95.1),
-        'vim_small_patch16_stride8_224.hustvl_in1k': _cfg(
-            _HUB.format('small', 's_midclstok_ft_81p6acc'), top1=81.6, top5=95.4
-        ),
-        'vim_base_patch16_224.hustvl_in1k': _cfg(_HUB.format('base', 'b_midclstok_81p9acc'), top1=81.9, top5=95.8),
+        'vim_tiny_patch16_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_76p1acc'), 76.1, 93.0),
+        'vim_tiny_patch16_stride8_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_ft_78p3acc'), 78.3, 94.2),
+        'vim_small_patch16_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_80p5acc'), 80.5, 95.1),
+        'vim_small_patch16_stride8_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_ft_81p6acc'), 81.6, 95.4),
+        'vim_base_patch16_224.hustvl_in1k': _cfg(_HUB.format('base', 'b_midclstok_81p9acc'), 81.9, 95.8),
     }
 )
 

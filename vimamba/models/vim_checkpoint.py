@@ -7,7 +7,7 @@ import torch
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
-from vimamba.checkpoint import FORMAT, model_weights
+from vimamba.checkpoint import FORMAT
 from vimamba.layers import resize_pos_embed
 
 from ._builder import rename as rename_keys
@@ -39,7 +39,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 def rename(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Weights of a file under the names of ``model``."""
     prefixes = 'backbone.', 'net.', 'encoder.'  # of mmseg and detectron2
-    state_dict = unwrap(model_weights(state_dict, 'the checkpoint'), *prefixes)
+    state_dict = unwrap(state_dict, *prefixes)
     for table in ('rope.freqs_cos', 'rope.freqs_sin'):  # buffers, here
         state_dict.pop(table, None)
     if 'cls_token_head' in state_dict:

@@ -15,7 +15,6 @@ from timm.models import generate_default_cfgs
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
 from vimamba.layers.channels_last import Conv2d, ToMap
@@ -192,7 +191,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     Layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, LocalVMamba's, and the backbones
     of detection and segmentation (`feature_norm`).
     """
-    weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.')
+    weights = unwrap(state_dict, 'backbone.')
     if 'stem.1.weight' in weights:
         return weights
     one_file = any('.downsample.2.' in key for key in weights)
