@@ -21,8 +21,8 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument, check_integers
-from vimamba.layers.channels_last import ClipToMap, Conv2d, Conv3d, ToMap, pad_map
-from vimamba.layers.patch_embed import check_frames, image_size
+from vimamba.layers.channels_last import Conv2d, Conv3d, ToMap, pad_map
+from vimamba.layers.patch_embed import check_clip, check_frames, check_images, image_size
 from vimamba.layers.pos_embed import PosEmbed
 from vimamba.mixers import MapScan, Mixer, create_mixer, mixer_per_block
 from vimamba.scans import schedule
@@ -140,7 +140,7 @@ class MambaND(MapBackbone):
         else:
             scan, eps, grid = scan or 'axes_3d', 1e-5, (num_frames // tubelet_size, *grid)
             sizes = (tubelet_size, patch_size, patch_size)
-            patches = [ClipToMap(tubelet_size), Conv3d(in_chans, embed_dim, sizes, sizes, **dd)]
+            patches = [ToMap(), Conv3d(in_chans, embed_dim, sizes, sizes, **dd)]
 
         def layer(i: int, scan: Scan, drop_path: float) -> nn.Module:
             routes = MapScan(scan, len(grid))
@@ -166,6 +166,13 @@ class MambaND(MapBackbone):
         if head_norm:  # of the pooled features, which are the classifier's input
             self.head.drop = nn.Sequential(nn.LayerNorm(self.head.num_features, eps=eps, **dd), self.head.drop)
         self.init_weights()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images or clips to a map: (b, in_chans, [T,] H, W) -> (b, [t,] h, w, embed_dim)."""
+        check_images(x, self.in_chans, self.patch_size, self.sides)
+        if self.num_frames is not None:
+            check_clip(x, 0, self.tubelet_size)
+        return self.stem(x)
 
     @property
     def pos_embed(self) -> PosEmbed:

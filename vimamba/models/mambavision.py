@@ -12,18 +12,20 @@ non-commercial and not part of it.
 from functools import partial
 from typing import Any
 
+import timm.layers
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs
+from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument, check_integers, integer, several
 from vimamba.layers import Block
-from vimamba.layers.attention import Attention
-from vimamba.layers.channels_last import BatchNorm, ChannelsLast, Conv2d, ToMap
+from vimamba.layers.channels_last import BatchNorm, ChannelsLast, Conv2d, ToMap, pad_map
+from vimamba.layers.linear import dense
 from vimamba.layers.mlp import Mlp
 from vimamba.layers.norm import BatchNorm2d
-from vimamba.layers.windows import from_windows, to_windows
 from vimamba.mixers import ConcatMixer
 from vimamba.scans import create_order
 
@@ -64,10 +66,19 @@ class WindowStage(Stage):
         self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+        x, sides = self.downsample(x), (self.window_size, self.window_size)
         height, width = x.shape[1], x.shape[2]
-        x = self.run_blocks(to_windows(x, self.window_size))
-        return from_windows(x, self.window_size, height, width)
+        x = pad_map(x, self.window_size)
+        windows = self.run_blocks(window_partition(x, sides).flatten(1, 2)).unflatten(1, sides)
+        return window_reverse(windows, sides, x.shape[1], x.shape[2])[:, :height, :width].contiguous()
+
+
+class Attention(timm.layers.Attention):
+    """timm's multi-head self-attention by the dense layers of this package. Shape: (b, l, dim), kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = dense(self.qkv, x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        return dense(self.proj, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class MambaVision(MapBackbone):
@@ -139,7 +150,7 @@ class MambaVision(MapBackbone):
             order = create_order(scan, (windows[i - 2],) * 2)
             scans = (depths[i] + 1) // 2
             mixers: list[nn.Module] = [ConcatMixer(dim, order, d_state, **dd) for _ in range(scans)]
-            mixers += [Attention(dim, heads[i - 2], **dd) for _ in range(scans, depths[i])]
+            mixers += [Attention(dim, heads[i - 2], qkv_bias=True, **dd) for _ in range(scans, depths[i])]
             blocks = [
                 Block(
                     nn.LayerNorm(dim, **dd),

@@ -91,19 +91,13 @@ class VMamba(MapBackbone):
         depth = sum(depths)
         scans, mixers = iter(schedule(scan, depth)), iter(mixer_per_block(mixer, depth))
         rates = iter(calculate_drop_path_rates(drop_path_rate, depth))
-        options_of_mixer = {
-            'expand': expand,
-            'conv_bias': conv_bias,
-            'gate': gate,
-            'merge': merge,
-            'd_state': d_state,
-        }
+        shell = {'expand': expand, 'conv_bias': conv_bias, 'gate': gate, 'merge': merge, 'd_state': d_state}
         widths = [embed_dim * 2**i for i in range(len(depths))]
 
         def block(dim: int) -> Block:
             return Block(
                 _NORM(dim, **dd),
-                GridMixer(dim, next(scans), find_mixer(next(mixers)), **options_of_mixer, **dd),
+                GridMixer(dim, next(scans), find_mixer(next(mixers)), **shell, **dd),
                 dim,
                 norm2=_NORM(dim, **dd) if mlp_ratio else None,
                 mlp=Mlp(dim, int(dim * mlp_ratio), **dd) if mlp_ratio else None,
