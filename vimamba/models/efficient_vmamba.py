@@ -150,9 +150,7 @@ _RENAMED = (  # official -> ours, in this order
     *FIRST_NAMES,
     *SS2D_NAMES,
     (r'\.conv_branch\.', '.conv.'),
-    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.global_reduce\.', '.attend.reduce.'),
-    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.channel_select\.', '.attend.expand.'),
-    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.norm\.', '.attend.norm.'),
+    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.', '.attend.'),
     # stages of convolutions are flat: a permutation at 0, the blocks, a permutation, the merging
     (r'^layers\.([23])\.(\d+)\.(?=conv_|se)', lambda m: f'layers.{m[1]}.blocks.{int(m[2]) - 1}.'),
     (r'\.conv_pw\.', '.conv.'),

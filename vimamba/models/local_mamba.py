@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from vimamba.errors import bad_argument
 
-from . import vim_checkpoint, vmamba
+from . import vmamba
 from ._builder import build_model, imagenet_cfg, register_variant, rename, sequence_cfg
-from .vim import Vim
-from .vmamba import V0, VMamba
+from .vim import Vim, rename_weights, resize_positions
+from .vmamba import ATTENTION_NAMES, V0, VMamba
 
 __all__ = ['checkpoint_filter_fn']
 
@@ -32,8 +32,7 @@ _RENAMED = (  # official LocalVim -> ours, in this order; the rest as in Vim
     (r'\.mixer\.D_(\d)$', r'.mixer.projections.\1.D'),
     (r'\.mixer\.(conv1d|x_proj|dt_proj)_(\d)\.', r'.mixer.projections.\2.\1.'),
     (r'\.mixer\.attn\.', '.mixer.attention.'),
-    (r'\.attention\.global_reduce\.', '.attention.reduce.'),
-    (r'\.attention\.channel_select\.', '.attention.expand.'),
+    *ATTENTION_NAMES,
 )
 
 
@@ -47,7 +46,7 @@ def checkpoint_filter_fn(
     """
     if isinstance(model, VMamba):
         return vmamba.checkpoint_filter_fn(state_dict, model)
-    weights = vim_checkpoint.rename(state_dict, model)
+    weights = rename_weights(state_dict, model)
     norms = {key for key in weights if key.startswith('outnorm_')}
     if norms and len({key.split('.')[0] for key in norms}) != len(out_indices):
         raise bad_argument('out_indices', f'the blocks of {len(norms) // 2} maps in the file', repr(out_indices))
@@ -57,7 +56,7 @@ def checkpoint_filter_fn(
     for key, value in model.state_dict().items():
         if key.endswith('norm.bias') and key not in renamed and key.replace('bias', 'weight') in renamed:
             renamed[key] = torch.zeros_like(value)
-    return vim_checkpoint.resize_positions(renamed, state_dict, model)
+    return resize_positions(renamed, state_dict, model)
 
 
 _ORIGIN: dict[str, Any] = {

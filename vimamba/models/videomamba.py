@@ -24,10 +24,9 @@ from vimamba.layers import widen
 from vimamba.layers.patch_embed import TubeletEmbed, check_clip, check_frames, check_images, resize_time_embed
 from vimamba.mixers import MixerState
 
-from . import vim_checkpoint
 from ._builder import build_model, fit_channels, record_input_size, register_variant, sequence_cfg
 from ._stream import StreamState
-from .vim import Vim
+from .vim import Vim, rename_weights, resize_positions
 
 __all__ = ['VideoMamba', 'causal_weights', 'checkpoint_filter_fn', 'inflate']
 
@@ -190,10 +189,10 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Te
     Heads of other training stages are dropped. Files of images initialise models of clips by `inflate`, files of whole
     clips causal models by `causal_weights`. Positions are resized, linear in time and bicubic in a frame.
     """
-    weights = vim_checkpoint.rename(state_dict, model)
+    weights = rename_weights(state_dict, model)
     if getattr(model, 'causal', False) and 'cls_token' in weights:
         weights = causal_weights(weights)
-    weights = vim_checkpoint.resize_positions(weights, state_dict, model)
+    weights = resize_positions(weights, state_dict, model)
     masked = any(key.startswith('clip_decoder.') for key in weights)  # masked pretraining has no classes
     weights = {key: value for key, value in weights.items() if not key.startswith(('clip_decoder.', 'distill_head.'))}
     if masked:

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import calculate_drop_path_rates, get_device_dtype, lecun_normal_, trunc_normal_
+from timm.layers import calculate_drop_path_rates, get_device_dtype, lecun_normal_, to_2tuple, trunc_normal_
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
+from vimamba.checkpoint import FORMAT
 from vimamba.errors import UsageError, bad_argument, check_integers
 from vimamba.layers import Block, LayerNorm, PatchEmbed, RMSNorm, resize_pos_embed, widen
 from vimamba.layers.class_token import CLASS_TOKENS, class_rows, insert_class, split_class
@@ -26,10 +27,9 @@ from vimamba.scans import ScanOrder, create_order, schedule
 from vimamba.scans.schedules import Scan, Schedule
 
 from ._backbone import Backbone
-from ._builder import build_model, record_input_size, register_variant, sequence_cfg
-from .vim_checkpoint import checkpoint_filter_fn
+from ._builder import build_model, record_input_size, register_variant, rename, sequence_cfg, unwrap
 
-__all__ = ['Vim', 'checkpoint_filter_fn']
+__all__ = ['Vim', 'checkpoint_filter_fn', 'rename_weights', 'resize_positions']
 
 _NORMS = {'rms': RMSNorm, 'layer': LayerNorm}
 torch.fx.wrap('widen')  # branches on a dtype, which a symbolic trace cannot
@@ -323,6 +323,61 @@ class Vim(Backbone):
         if self.feature_pyramid is not None:
             self.feature_pyramid.prune(chosen)
         return chosen
+
+
+_RENAMED = (  # official -> ours, in this order
+    (r'^layers\.', 'blocks.'),
+    (r'^norm_f\.', 'norm.'),
+    (r'\.mixer\.gamma$', '.ls.gamma'),
+    (r'\.mixer\.A_log$', '.mixer.routes.0.A_log'),
+    (r'\.mixer\.A_b_log$', '.mixer.routes.1.A_log'),
+    (r'\.mixer\.(D|conv1d|x_proj|dt_proj)_b\b', r'.mixer.projections.1.\1'),
+    (r'\.mixer\.(D|conv1d|x_proj|dt_proj)\b', r'.mixer.projections.0.\1'),
+)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """Converts an official file, or a state dict of ours, to the state dict of ``model``.
+
+    Published figures belong to the weights under 'model'; official training files also hold an average, 'model_ema'.
+    Position tables of another size are resized around their class tokens. A table without an image size is taken for
+    that of a square image.
+    """
+    return resize_positions(rename_weights(state_dict, model), state_dict, model)
+
+
+def rename_weights(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a file under the names of ``model``."""
+    prefixes = 'backbone.', 'net.', 'encoder.'  # of mmseg and detectron2
+    state_dict = unwrap(state_dict, *prefixes)
+    for table in ('rope.freqs_cos', 'rope.freqs_sin'):  # buffers, here
+        state_dict.pop(table, None)
+    if 'cls_token_head' in state_dict:
+        tokens = [state_dict.pop(f'cls_token_{end}') for end in ('head', 'tail')]
+        state_dict['cls_token'] = torch.cat(tokens, 1)
+    levels = [] if model.feature_pyramid is None else list(model.feature_pyramid.reductions)  # the block of each
+    fpn = (r'^fpn([1-4])\.', lambda m: f'feature_pyramid.levels.{levels[int(m[1]) - 1]}.' if levels else m[0])
+    return rename(state_dict, (*_RENAMED, fpn))
+
+
+def resize_positions(weights: dict[str, Tensor], checkpoint: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """Resizes the position table of a checkpoint around its class tokens."""
+    config = checkpoint['config']['model'] if checkpoint.get('format') == FORMAT else {}
+    img_size = (config or getattr(model, 'pretrained_model_args', {})).get('img_size')  # where the source states it
+    table, embed = weights.get('pos_embed'), model.patch_embed
+    if table is None or table.ndim != 3:
+        return weights  # loading says what is missing
+    patches, new_grid = table.shape[1] - model.num_class_tokens, embed.grid_size[-2:]  # of a frame, in clips
+    if img_size:
+        grid = embed.dynamic_feat_size(to_2tuple(img_size))
+    elif table.shape[1] == model.pos_embed.shape[1]:
+        grid = new_grid
+    else:
+        grid = (math.isqrt(max(patches, 0)),) * 2
+    if grid != new_grid and grid[0] * grid[1] == patches:
+        rows = model.class_rows(patches), model.class_rows(new_grid[0] * new_grid[1])
+        weights['pos_embed'] = resize_pos_embed(table, grid, new_grid, *rows)
+    return weights
 
 
 _cfg = partial(

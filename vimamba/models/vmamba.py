@@ -152,6 +152,10 @@ FIRST_NAMES = (  # in the first files of 2024
     (r'^(classifier\.)?norm\.', 'norm.'),
     (r'^(classifier\.)?head\.', 'head.fc.'),
 )
+ATTENTION_NAMES = (  # of the channel attention of LocalMamba and EfficientVMamba
+    (r'\.global_reduce\.', '.reduce.'),
+    (r'\.channel_select\.', '.expand.'),
+)
 SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order
     (r'^outnorm(\d)\.', r'feature_norms.\1.'),
     (r'^patch_embed\.0\.', 'stem.1.'),
@@ -163,6 +167,7 @@ SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order
     (r'\.mixer\.A_logs', '.mixer.ssm.A_log'),
     (r'\.mixer\.Ds', '.mixer.ssm.D'),
     (r'\.mixer\.out_norm\.', '.mixer.norm.'),
+    *ATTENTION_NAMES,
 )
 _RENAMED = (
     *FIRST_NAMES,
@@ -171,8 +176,6 @@ _RENAMED = (
     (r'^patch_embed\.7\.', 'stem.5.'),
     (r'\.mixer\.conv2d\.1\.', '.mixer.conv2d.'),
     (r'\.mixer\.multi_scan\.attn\.', '.mixer.ssm.merge.'),
-    (r'\.merge\.global_reduce\.', '.merge.reduce.'),
-    (r'\.merge\.channel_select\.', '.merge.expand.'),
 )
 _LATER = (r'(?<=^layers\.)\d(?=\.downsample\.)', lambda m: str(int(m[0]) + 1))  # ours belongs to the next stage
 _MERGE = ((r'\.downsample\.1\.', '.downsample.norm.'), (r'\.downsample\.2\.', '.downsample.reduction.'))
