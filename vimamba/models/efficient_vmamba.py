@@ -24,7 +24,7 @@ from vimamba.mixers import GridMixer, StridedScan
 
 from ._backbone import MapBackbone, Stage
 from ._builder import build_model, imagenet_cfg, register_variant, rename, reshape_like, unwrap
-from .vmamba import FIRST_NAMES, SS2D_NAMES
+from .vmamba import SS2D_NAMES
 
 __all__ = ['EfficientVMamba', 'checkpoint_filter_fn']
 
@@ -147,7 +147,6 @@ class EfficientVMamba(MapBackbone):
 
 
 _RENAMED = (  # official -> ours, in this order
-    *FIRST_NAMES,
     *SS2D_NAMES,
     (r'\.conv_branch\.', '.conv.'),
     (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.', '.attend.'),

@@ -144,19 +144,17 @@ def _downsample(kind: str, dim: int, out: int, dd: dict[str, Any]) -> nn.Module:
     return nn.Sequential(conv, _NORM(out, **dd))
 
 
-FIRST_NAMES = (  # in the first files of 2024
+ATTENTION_NAMES = (  # of the channel attention of LocalMamba and EfficientVMamba
+    (r'\.global_reduce\.', '.reduce.'),
+    (r'\.channel_select\.', '.expand.'),
+)
+SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order; the first six in the first files of 2024
     (r'\.ln_1\.', '.norm.'),
     (r'\.self_attention\.', '.op.'),
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
     (r'^patch_embed\.norm\.', 'patch_embed.2.'),
     (r'^(classifier\.)?norm\.', 'norm.'),
     (r'^(classifier\.)?head\.', 'head.fc.'),
-)
-ATTENTION_NAMES = (  # of the channel attention of LocalMamba and EfficientVMamba
-    (r'\.global_reduce\.', '.reduce.'),
-    (r'\.channel_select\.', '.expand.'),
-)
-SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order
     (r'^outnorm(\d)\.', r'feature_norms.\1.'),
     (r'^patch_embed\.0\.', 'stem.1.'),
     (r'^patch_embed\.2\.', 'stem.2.'),
@@ -170,7 +168,6 @@ SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order
     *ATTENTION_NAMES,
 )
 _RENAMED = (
-    *FIRST_NAMES,
     *SS2D_NAMES,
     (r'^patch_embed\.5\.', 'stem.4.'),
     (r'^patch_embed\.7\.', 'stem.5.'),
