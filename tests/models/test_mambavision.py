@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from torch import nn
 
 import vimamba  # noqa: F401  (registers the models)
 from tests.models.official import Case
 from vimamba.errors import UsageError
 from vimamba.kernels.selective_scan import selective_scan
-from vimamba.layers.windows import from_windows, to_windows
 from vimamba.mixers import ConcatMixer
 from vimamba.models import _builder as builder
-from vimamba.models.mambavision import MambaVision
+from vimamba.models.mambavision import MambaVision, WindowStage
 from vimamba.scans import create_order
 from vimamba.testing import assert_parity, relative_l2
 
@@ -137,6 +137,12 @@ def test_weights_say_once_that_they_are_not_for_commercial_use(tmp_path, caplog)
     assert 'cc-by-nc-sa-4.0' in caplog.messages[0]
 
 
+class Kept(nn.Module):
+    def forward(self, x):
+        self.x = x
+        return x
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     batch=st.integers(0, 3), channels=st.integers(1, 3), height=st.integers(1, 9), width=st.integers(1, 9),
@@ -144,7 +150,9 @@ def test_weights_say_once_that_they_are_not_for_commercial_use(tmp_path, caplog)
 )  # fmt: skip
 def test_windows_hold_the_map_and_zeros_and_give_it_back(batch, channels, height, width, size):
     x = torch.arange(1.0, batch * channels * height * width + 1).view(batch, height, width, channels)
-    tokens = to_windows(x, size)
+    stage = WindowStage(nn.Identity(), [(block := Kept())], size)
+    assert torch.equal(stage(x), x)
+    tokens = block.x
     rows, columns = math.ceil(height / size), math.ceil(width / size)
     assert tokens.shape == (batch * rows * columns, size * size, channels)
     for window, content in enumerate(tokens):
@@ -153,7 +161,6 @@ def test_windows_hold_the_map_and_zeros_and_give_it_back(batch, channels, height
         expected = torch.zeros(size, size, channels)
         expected[: cut.shape[0], : cut.shape[1]] = cut
         assert torch.equal(content.view(size, size, channels), expected)
-    assert torch.equal(from_windows(tokens, size, height, width), x)
 
 
 @settings(max_examples=20, deadline=None)
@@ -239,10 +246,10 @@ def test_changed_windows_are_saved_with_the_weights(tmp_path):
     ('kwargs', 'message'),
     [
         ({'scan': 'hilbrt'}, "did you mean 'hilbert'"),
-        ({'depths': (1, 1, 2)}, 'depths: expected 4 integers'),
+        ({'depths': (1, 1, 2)}, 'depths: expected a list of 4'),
         ({'depths': (1, 1, 0, 2)}, 'depths: expected an integer >= 1'),
         ({'num_heads': (3, 4)}, 'num_heads: expected a divisor of 32'),
-        ({'window_size': 7}, 'window_size: expected 2 integers'),
+        ({'window_size': 7}, 'window_size: expected a list of 2'),
         ({'window_size': (7, 0)}, 'window_size: expected an integer'),
         ({'img_size': (224.0, 224)}, 'img_size: expected an integer'),
         ({'embed_dim': 0}, 'embed_dim: expected an integer'),

@@ -5,32 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .norm import BatchNorm2d
-from .patch_embed import check_clip
 
-__all__ = ['BatchNorm', 'ChannelsLast', 'ClipToMap', 'Conv2d', 'Conv3d', 'ToMap', 'pad_map']
+__all__ = ['BatchNorm', 'ChannelsLast', 'Conv2d', 'Conv3d', 'ToMap', 'pad_map']
 
 
 class ToMap(nn.Module):
-    """(b, c, h, w) -> (b, h, w, c), contiguous."""
+    """(b, c, *grid) -> (b, *grid, c), contiguous."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1).contiguous()
-
-
-class ClipToMap(nn.Module):
-    """(b, c, t, h, w) -> (b, t, h, w, c), contiguous.
-
-    Raises:
-        AssertionError: t is not a multiple of ``tubelet_size``.
-    """
-
-    def __init__(self, tubelet_size: int = 1):
-        super().__init__()
-        self.tubelet_size = tubelet_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_clip(x, 0, self.tubelet_size)
-        return x.permute(0, 2, 3, 4, 1).contiguous()
+        return x.movedim(1, -1).contiguous()
 
 
 class ChannelsLast(nn.Module):

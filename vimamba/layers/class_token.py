@@ -20,12 +20,9 @@ def class_rows(position: str, patches: int) -> list[int]:
 def insert_class(x: Tensor, tokens: Tensor, position: str) -> Tensor:
     """Inserts class tokens (1, k, c) into patches (b, l, c): (b, l + k, c)."""
     tokens = tokens.expand(x.shape[0], -1, -1).to(x.dtype)
-    if position == 'middle':
-        row = x.shape[1] // 2
-        return torch.cat((x[:, :row], tokens, x[:, row:]), 1)
-    if position == 'first':
-        return torch.cat((tokens, x), 1)
-    return torch.cat((tokens[:, :1], x, tokens[:, 1:]), 1)
+    for i, row in enumerate(class_rows(position, x.shape[1])):
+        x = torch.cat((x[:, :row], tokens[:, i : i + 1], x[:, row:]), 1)
+    return x
 
 
 def split_class(x: Tensor, position: str) -> tuple[Tensor, Tensor]:

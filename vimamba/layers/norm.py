@@ -14,7 +14,7 @@ def widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(nn.RMSNorm):
     """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv:1910.07467, Eq. 4).
 
     Computes in at least float32 and returns the dtype of the weight, so that a bfloat16 model keeps a float32 residual
@@ -24,19 +24,10 @@ class RMSNorm(nn.Module):
     """
 
     def __init__(self, dim: int, eps: float = 1e-5, device=None, dtype=None):
-        super().__init__()
-        self.dim, self.eps = dim, eps
-        self.weight = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.ones_(self.weight)
+        super().__init__(dim, eps, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(widen(x), [self.dim], widen(self.weight), self.eps).to(self.weight.dtype)
-
-    def extra_repr(self) -> str:
-        return f'{self.dim}, eps={self.eps}'
+        return F.rms_norm(widen(x), self.normalized_shape, widen(self.weight), self.eps).to(self.weight.dtype)
 
 
 class LayerNorm(nn.LayerNorm):

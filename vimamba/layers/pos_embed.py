@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -40,15 +39,10 @@ def resize_pos_embed(
     >>> resize_pos_embed(table, (2, 2), (1, 1), [2], [0]).flatten().tolist()
     [2.0, 2.0]
     """
-    edges = [-1, *old_rows, pos_embed.shape[1]]
-    cells = torch.cat([pos_embed[:, before + 1 : row] for before, row in pairwise(edges)], 1)
-    extra = [pos_embed[:, row : row + 1] for row in old_rows]
-    if old_grid != new_grid:
-        grid = cells.float().transpose(1, 2).unflatten(2, old_grid)
-        grid = F.interpolate(grid, new_grid, mode='bicubic')
-        cells = grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
-    for row, token in zip(new_rows, extra):
-        cells = torch.cat((cells[:, :row], token, cells[:, row:]), 1)
+    cells = pos_embed[:, [row for row in range(pos_embed.shape[1]) if row not in old_rows]]
+    cells = resize_table(cells.unflatten(1, old_grid), new_grid).flatten(1, 2)
+    for old, new in zip(old_rows, new_rows):
+        cells = torch.cat((cells[:, :new], pos_embed[:, old : old + 1], cells[:, new:]), 1)
     return cells
 
 

@@ -1,10 +1,13 @@
 """Rotary positions of a map, applied to the residual stream."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .pos_embed import resize_table
+
 __all__ = ['RotaryPositions']
+
+_TRAINED = 14  # side of the grid of tokens in training
 
 
 class RotaryPositions(nn.Module):
@@ -20,20 +23,12 @@ class RotaryPositions(nn.Module):
     Args:
         dim: channels, a multiple of 4.
         grid: (height, width) of the tokens.
-        trained_grid: (height, width) of the tokens in training.
-        between: interpolate positions, p * trained side / side, instead of resizing tables.
+        between: interpolate positions, p * 14 / side, instead of resizing tables.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        grid: tuple[int, int],
-        trained_grid: tuple[int, int] = (14, 14),
-        between: bool = False,
-        device=None,
-    ):
+    def __init__(self, dim: int, grid: tuple[int, int], between: bool = False, device=None):
         super().__init__()
-        self.dim, self.trained_grid, self.between = dim, trained_grid, between
+        self.dim, self.between = dim, between
         self.register_buffer('cos', None, persistent=False)
         self.register_buffer('sin', None, persistent=False)
         self.set_grid(grid, device or 'cpu')
@@ -41,20 +36,14 @@ class RotaryPositions(nn.Module):
     def set_grid(self, grid: tuple[int, int], device: torch.device | str = 'cpu') -> None:
         """Recomputes the tables for another grid."""
         theta = 10000.0 ** (-torch.arange(0, self.dim // 2, 2, device='cpu').float() / (self.dim // 2))
-        height, width = grid if self.between else self.trained_grid
-        steps = self.trained_grid[0] / height, self.trained_grid[1] / width
+        height, width = grid if self.between else (_TRAINED, _TRAINED)
         rows, columns = (
-            torch.arange(side, device='cpu').float()[:, None] * step * theta
-            for side, step in zip((height, width), steps)
+            torch.arange(side, device='cpu').float()[:, None] * (_TRAINED / side) * theta for side in (height, width)
         )
         angles = torch.cat((rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)), -1)
         angles = angles.repeat_interleave(2, -1)  # (height, width, dim)
-        self.cos, self.sin = (self._resize(table, grid).to(device) for table in (angles.cos(), angles.sin()))
-
-    def _resize(self, table: Tensor, grid: tuple[int, int]) -> Tensor:
-        if grid != tuple(table.shape[:2]):
-            table = F.interpolate(table.permute(2, 0, 1)[None], grid, mode='bicubic')[0].permute(1, 2, 0)
-        return table.reshape(1, -1, self.dim)
+        tables = (resize_table(table[None], grid).flatten(1, 2) for table in (angles.cos(), angles.sin()))
+        self.cos, self.sin = (table.to(device) for table in tables)
 
     def forward(self, x: Tensor) -> Tensor:
         pairs = x.unflatten(-1, (-1, 2))

@@ -20,10 +20,6 @@ class Backbone(nn.Module):
     """image or clip -> embed -> layers -> norm -> head.
 
     A subclass registers its modules in the order of its state dict and defines what is declared below.
-
-    Args:
-        in_chans: channels of the input.
-        num_classes: classes of the head; 0 for none.
     """
 
     layers_name = 'layers'  # attribute with the layers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +19,7 @@ from timm.models._hub import download_cached_file
 from torch import Tensor, nn
 
 from vimamba.checkpoint import load_checkpoint, model_weights, weights_error, written_by
-from vimamba.errors import bad_argument, check_flags, check_numbers
+from vimamba.errors import bad_argument, flag, number, or_none
 
 __all__ = [
     'FeatureGetter',
@@ -66,13 +65,14 @@ def build_model(
         variant: registered name.
         pretrained: load the weights of the pretrained configuration.
         filter_fn: the family's filter; the model keeps it as ``checkpoint_filter_fn``.
-        feature_indices: default of timm's ``out_indices``.
+        feature_indices: default of timm's ``out_indices``; the blocks of a ``feature_pyramid`` come before it.
         kwargs: arguments of timm and of the model.
 
     Raises:
         UsageError: the file is damaged, would execute something, or does not fit the model; or an option is wrong.
     """
     _check_options(cls, kwargs)
+    indices = kwargs.get('feature_pyramid') or feature_indices
     given, overlay = kwargs.pop('pretrained_cfg', None), dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
     source = variant
     if pretrained:
@@ -110,7 +110,7 @@ def build_model(
         pretrained_cfg=given,
         pretrained_cfg_overlay=overlay or None,
         pretrained_filter_fn=fit,
-        feature_cfg={'out_indices': feature_indices, 'feature_cls': FeatureGetter},
+        feature_cfg={'out_indices': indices, 'feature_cls': FeatureGetter},
         **kwargs,
     )
     model.pretrained_cfg.pop('state_dict', None)  # do not keep a second copy of the weights
@@ -178,26 +178,28 @@ def filter_weights(state_dict: Mapping[str, Any], model: nn.Module, source: str 
 
 def _check_options(cls: type[nn.Module], options: Mapping[str, Any]) -> None:
     """Checks flags, rates and ratios by the annotations of the model's arguments, those of its bases included."""
-    parameters = {p.name: p for base in cls.__mro__ for p in inspect.signature(base).parameters.values()}
+    kinds = {p.name: p.annotation for base in cls.__mro__ for p in inspect.signature(base).parameters.values()}
     for name, value in options.items():
-        kind = parameters[name].annotation if name in parameters else None
-        if kind is bool:
-            check_flags(**{name: value})
-        elif kind is float or (kind == float | None and value is not None):
-            check_numbers(0, 1 if name.endswith('_rate') else math.inf, **{name: value})
+        positive = number(0, below=1 if name.endswith('_rate') else None)
+        rules = {bool: flag(), float: positive, float | None: or_none(positive)}
+        if rule := rules.get(kinds.get(name)):
+            rule(value, name)
     if options.get('out_indices') in ((), []):
         raise bad_argument('out_indices', 'one layer or more', repr(options['out_indices']))
 
 
-def register_variant(create: Callable[..., nn.Module], name: str, doc: str, **arguments: Any) -> None:
-    """Registers ``name`` with timm, as a function of the module of ``create``: for variants that form a grid."""
+def register_variant(module: str, create: Callable[..., nn.Module], name: str, doc: str, /, **arguments: Any) -> None:
+    """Registers ``name`` with timm: a function of ``module`` with the docstring ``doc``.
+
+    It returns ``create(name, pretrained, **arguments)``; the caller's arguments come before these.
+    """
 
     def variant(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return create(name, pretrained, **{**arguments, **kwargs})
 
     variant.__name__ = variant.__qualname__ = name
-    variant.__module__, variant.__doc__ = create.__module__, doc
-    setattr(sys.modules[create.__module__], name, register_model(variant))
+    variant.__module__, variant.__doc__ = module, doc
+    setattr(sys.modules[module], name, register_model(variant))
 
 
 def input_shape(model: nn.Module) -> tuple[int, ...]:
@@ -264,8 +266,12 @@ def rename(
     return renamed
 
 
-def unwrap(weights: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
-    """Keeps the weights under each prefix that occurs, one prefix after another: the backbone of a detector, say."""
+def unwrap(checkpoint: Mapping[str, Any], *prefixes: str) -> dict[str, Tensor]:
+    """The weights of a checkpoint, and of these those under each prefix that occurs: the backbone of a detector, say.
+
+    Prefixes are removed one after another.
+    """
+    weights = model_weights(checkpoint, 'the checkpoint')
     for prefix in prefixes:
         inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         weights = inside or weights

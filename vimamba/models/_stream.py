@@ -67,8 +67,7 @@ class Stream(nn.Module):
         size = (clips, model.in_chans, model.tubelet_size, *model.patch_embed.img_size)
         with torch.no_grad():
             _, state = model.step(model.pos_embed.new_zeros(size))
-        inputs, hidden, total, tokens = _flat(state)
-        return torch.zeros_like(inputs), torch.zeros_like(hidden), torch.zeros_like(total), torch.zeros_like(tokens)
+        return tuple(map(torch.zeros_like, _flat(state)))  # type: ignore[return-value]
 
     def forward(
         self, frames: Tensor, inputs: Tensor, hidden: Tensor, total: Tensor, tokens: Tensor

@@ -12,11 +12,10 @@ from functools import partial
 from typing import Any
 
 from timm.layers import DropPath, SqueezeExcite, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
 from vimamba.errors import check_integers
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.channels_last import Conv2d, ToMap
@@ -24,8 +23,8 @@ from vimamba.layers.norm import BatchNorm2d
 from vimamba.mixers import GridMixer, StridedScan
 
 from ._backbone import MapBackbone, Stage
-from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
-from .vmamba import FIRST_NAMES, SS2D_NAMES
+from ._builder import build_model, imagenet_cfg, register_variant, rename, reshape_like, unwrap
+from .vmamba import SS2D_NAMES
 
 __all__ = ['EfficientVMamba', 'checkpoint_filter_fn']
 
@@ -148,12 +147,9 @@ class EfficientVMamba(MapBackbone):
 
 
 _RENAMED = (  # official -> ours, in this order
-    *FIRST_NAMES,
     *SS2D_NAMES,
     (r'\.conv_branch\.', '.conv.'),
-    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.global_reduce\.', '.attend.reduce.'),
-    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.channel_select\.', '.attend.expand.'),
-    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.norm\.', '.attend.norm.'),
+    (r'(?<=^layers\.[01]\.blocks\.\d)\.se\.', '.attend.'),
     # stages of convolutions are flat: a permutation at 0, the blocks, a permutation, the merging
     (r'^layers\.([23])\.(\d+)\.(?=conv_|se)', lambda m: f'layers.{m[1]}.blocks.{int(m[2]) - 1}.'),
     (r'\.conv_pw\.', '.conv.'),
@@ -167,7 +163,7 @@ _RENAMED = (  # official -> ours, in this order
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Converts an official file, or a state dict of ours, to the state dict of ``model``."""
-    weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'module.', 'backbone.')
+    weights = unwrap(state_dict, 'module.', 'backbone.')
     return weights if 'stem.1.weight' in weights else reshape_like(rename(weights, _RENAMED), model)
 
 
@@ -189,32 +185,10 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> EfficientVMamba:
-    return build_model(
-        EfficientVMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs
-    )
-
-
-@register_model
-def efficient_vmamba_tiny(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
-    """EfficientVMamba-T, 6 M parameters."""
-    return _create('efficient_vmamba_tiny', pretrained, **kwargs)
-
-
-@register_model
-def efficient_vmamba_small(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
-    """EfficientVMamba-S, 11 M parameters."""
-    return _create('efficient_vmamba_small', pretrained, **{'embed_dim': 64, **kwargs})
-
-
-@register_model
-def efficient_vmamba_base(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
-    """EfficientVMamba-B, 34 M parameters."""
-    return _create('efficient_vmamba_base', pretrained, **{'embed_dim': 96, 'depths': (2, 2, 9, 2), **kwargs})
-
-
-@register_model
-def test_efficient_vmamba(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
-    """EfficientVMamba for tests and small images."""
-    args = {'embed_dim': 32, 'depths': (1, 1, 2, 1), 'd_state': 4}
-    return _create('test_efficient_vmamba', pretrained, **{**args, **kwargs})
+_build = partial(build_model, EfficientVMamba, filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2, 3))
+_register = partial(register_variant, __name__, _build)
+_register('efficient_vmamba_tiny', 'EfficientVMamba-T, 6 M parameters.')
+_register('efficient_vmamba_small', 'EfficientVMamba-S, 11 M parameters.', embed_dim=64)
+_register('efficient_vmamba_base', 'EfficientVMamba-B, 34 M parameters.', embed_dim=96, depths=(2, 2, 9, 2))
+_tiny = 'EfficientVMamba for tests and small images.'
+_register('test_efficient_vmamba', _tiny, embed_dim=32, depths=(1, 1, 2, 1), d_state=4)

@@ -15,15 +15,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument
 
-from . import vim_checkpoint, vmamba
-from ._builder import build_model, imagenet_cfg, rename, sequence_cfg
-from .vim import Vim
-from .vmamba import V0, VMamba
+from . import vmamba
+from ._builder import build_model, imagenet_cfg, register_variant, rename, sequence_cfg
+from .vim import Vim, rename_weights, resize_positions
+from .vmamba import ATTENTION_NAMES, V0, VMamba
 
 __all__ = ['checkpoint_filter_fn']
 
@@ -32,8 +32,7 @@ _RENAMED = (  # official LocalVim -> ours, in this order; the rest as in Vim
     (r'\.mixer\.D_(\d)$', r'.mixer.projections.\1.D'),
     (r'\.mixer\.(conv1d|x_proj|dt_proj)_(\d)\.', r'.mixer.projections.\2.\1.'),
     (r'\.mixer\.attn\.', '.mixer.attention.'),
-    (r'\.attention\.global_reduce\.', '.attention.reduce.'),
-    (r'\.attention\.channel_select\.', '.attention.expand.'),
+    *ATTENTION_NAMES,
 )
 
 
@@ -47,7 +46,7 @@ def checkpoint_filter_fn(
     """
     if isinstance(model, VMamba):
         return vmamba.checkpoint_filter_fn(state_dict, model)
-    weights = vim_checkpoint.rename(state_dict, model)
+    weights = rename_weights(state_dict, model)
     norms = {key for key in weights if key.startswith('outnorm_')}
     if norms and len({key.split('.')[0] for key in norms}) != len(out_indices):
         raise bad_argument('out_indices', f'the blocks of {len(norms) // 2} maps in the file', repr(out_indices))
@@ -57,7 +56,7 @@ def checkpoint_filter_fn(
     for key, value in model.state_dict().items():
         if key.endswith('norm.bias') and key not in renamed and key.replace('bias', 'weight') in renamed:
             renamed[key] = torch.zeros_like(value)
-    return vim_checkpoint.resize_positions(renamed, state_dict, model)
+    return resize_positions(renamed, state_dict, model)
 
 
 _ORIGIN: dict[str, Any] = {
@@ -65,16 +64,7 @@ _ORIGIN: dict[str, Any] = {
     'origin_url': 'https://github.com/hunto/LocalMamba',
     'paper_ids': 'arXiv:2403.09338',
 }
-
-
-def _vim_cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return sequence_cfg(url, **_ORIGIN, **kwargs)
-
-
-def _vmamba_cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
-    return imagenet_cfg(url, **_ORIGIN, **kwargs)
-
-
+_vim_cfg, _vmamba_cfg = (partial(cfg, **_ORIGIN) for cfg in (sequence_cfg, imagenet_cfg))
 _FILES = 'https://github.com/hunto/LocalMamba/releases/download/v1.0.0/{}.ckpt'
 
 default_cfgs = generate_default_cfgs(
@@ -90,76 +80,30 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-_VIM = {
-    'depth': 20,
-    'scan': 'local_vim_tiny',
-    'merge': 'attention',
-    'class_token': 'none',
-    'rope': True,
-    'pad_image': True,
-}
-_VMAMBA = {**V0, 'merge': 'attention'}
+
+def _local_vim(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    indices = kwargs.get('out_indices') or kwargs.get('feature_pyramid') or (-3, -2, -1)
+    args = {'depth': 20, 'scan': 'local_vim_tiny', 'merge': 'attention', 'class_token': 'none', 'rope': True}
+    filter_fn = partial(checkpoint_filter_fn, out_indices=indices)
+    return build_model(Vim, variant, pretrained, filter_fn, **{**args, 'pad_image': True, **kwargs})
 
 
-def _local_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    indices = kwargs.get('feature_pyramid') or (-3, -2, -1)
-    filter_fn = partial(checkpoint_filter_fn, out_indices=kwargs.get('out_indices') or indices)
-    return build_model(Vim, variant, pretrained, filter_fn, indices, **{**_VIM, **kwargs})
+_build = partial(build_model, VMamba, filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2, 3))
+_vim = partial(register_variant, __name__, _local_vim)
+_vmamba = partial(register_variant, __name__, _build, merge='attention', **V0)
 
+_vim('local_vim_tiny', 'LocalVim-T, 8 M parameters: no class token, rotary positions.')
+_middle = 'LocalVim-T with a class token in the middle, 8 M parameters.'
+_vim('local_vim_tiny_midcls', _middle, class_token='middle', rope=False)
+_small = 'LocalVim-S, 28 M parameters: rows and 2 x 2 windows in every layer.'
+_vim('local_vim_small', _small, embed_dim=384, scan='local')
+_searched = 'LocalVim-S with the orders found for LocalVim-T, which official code defines but does not register.'
+_vim('local_vim_small_searched', _searched, embed_dim=384)
+_test = {'img_size': 64, 'patch_size': 8, 'embed_dim': 32, 'depth': 4, 'scan': 'local'}
+_vim('test_local_vim', 'LocalVim for tests and small images.', **_test)
 
-def _local_vmamba(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
-    args = {**_VMAMBA, **kwargs}
-    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **args)
-
-
-@register_model
-def local_vim_tiny(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """LocalVim-T, 8 M parameters: no class token, rotary positions."""
-    return _local_vim('local_vim_tiny', pretrained, **{'embed_dim': 192, **kwargs})
-
-
-@register_model
-def local_vim_tiny_midcls(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """LocalVim-T with a class token in the middle, 8 M parameters."""
-    args = {'embed_dim': 192, 'class_token': 'middle', 'rope': False}
-    return _local_vim('local_vim_tiny_midcls', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def local_vim_small(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """LocalVim-S, 28 M parameters: rows and 2 x 2 windows in every layer."""
-    return _local_vim('local_vim_small', pretrained, **{'embed_dim': 384, 'scan': 'local', **kwargs})
-
-
-@register_model
-def local_vim_small_searched(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """LocalVim-S with the orders found for LocalVim-T, which official code defines but does not register."""
-    return _local_vim('local_vim_small_searched', pretrained, **{'embed_dim': 384, **kwargs})
-
-
-@register_model
-def local_vmamba_tiny(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """LocalVMamba-T, 26 M parameters; no published weights."""
-    args = {'depths': (2, 2, 9, 2), 'scan': 'local_vmamba_tiny'}
-    return _local_vmamba('local_vmamba_tiny', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def local_vmamba_small(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """LocalVMamba-S, 50 M parameters."""
-    args = {'depths': (2, 2, 27, 2), 'scan': 'local_vmamba_small'}
-    return _local_vmamba('local_vmamba_small', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def test_local_vim(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """LocalVim for tests and small images."""
-    args = {'img_size': 64, 'patch_size': 8, 'embed_dim': 32, 'depth': 4, 'scan': 'local'}
-    return _local_vim('test_local_vim', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def test_local_vmamba(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """LocalVMamba for tests and small images."""
-    args = {'embed_dim': 32, 'depths': (1, 1, 2, 1), 'd_state': 4, 'scan': 'local'}
-    return _local_vmamba('test_local_vmamba', pretrained, **{**args, **kwargs})
+_tiny = 'LocalVMamba-T, 26 M parameters; no published weights.'
+_vmamba('local_vmamba_tiny', _tiny, depths=(2, 2, 9, 2), scan='local_vmamba_tiny')
+_vmamba('local_vmamba_small', 'LocalVMamba-S, 50 M parameters.', depths=(2, 2, 27, 2), scan='local_vmamba_small')
+_test = {'embed_dim': 32, 'depths': (1, 1, 2, 1), 'd_state': 4, 'scan': 'local'}
+_vmamba('test_local_vmamba', 'LocalVMamba for tests and small images.', **_test)

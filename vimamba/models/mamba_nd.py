@@ -12,25 +12,27 @@ Official code assumes square frames and clips of one length and size. Here colum
 positions are resized to other grids, bicubic in a frame and linear in time.
 """
 
+import math
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from vimamba.errors import bad_argument, check_integers
-from vimamba.layers.channels_last import ClipToMap, Conv2d, Conv3d, ToMap, pad_map
-from vimamba.layers.patch_embed import check_frames, image_size
-from vimamba.layers.pos_embed import PosEmbed
+from vimamba.checkpoint import model_weights
+from vimamba.errors import UsageError, bad_argument, check_integers
+from vimamba.layers.channels_last import Conv2d, Conv3d, ToMap, pad_map
+from vimamba.layers.patch_embed import check_clip, check_frames, check_images, image_size
+from vimamba.layers.pos_embed import PosEmbed, resize_table, unfold_image
 from vimamba.mixers import MapScan, Mixer, create_mixer, mixer_per_block
 from vimamba.scans import schedule
 from vimamba.scans.schedules import Scan, Schedule
 
 from ._backbone import MapBackbone
-from ._builder import build_model, imagenet_cfg
-from .mamba_nd_checkpoint import checkpoint_filter_fn, inflate
+from ._builder import build_model, fit_channels, imagenet_cfg, register_variant, rename
 
 __all__ = ['MambaND', 'checkpoint_filter_fn', 'inflate']
 
@@ -140,7 +142,7 @@ class MambaND(MapBackbone):
         else:
             scan, eps, grid = scan or 'axes_3d', 1e-5, (num_frames // tubelet_size, *grid)
             sizes = (tubelet_size, patch_size, patch_size)
-            patches = [ClipToMap(tubelet_size), Conv3d(in_chans, embed_dim, sizes, sizes, **dd)]
+            patches = [ToMap(), Conv3d(in_chans, embed_dim, sizes, sizes, **dd)]
 
         def layer(i: int, scan: Scan, drop_path: float) -> nn.Module:
             routes = MapScan(scan, len(grid))
@@ -162,10 +164,18 @@ class MambaND(MapBackbone):
             **options,
             **dd,
         )
-        self.patch_size, self.num_frames, self.tubelet_size = patch_size, num_frames, tubelet_size
+        self.patch_size, self.merge_at = patch_size, merge_at
+        self.num_frames, self.tubelet_size = num_frames, tubelet_size
         if head_norm:  # of the pooled features, which are the classifier's input
             self.head.drop = nn.Sequential(nn.LayerNorm(self.head.num_features, eps=eps, **dd), self.head.drop)
         self.init_weights()
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images or clips to a map: (b, in_chans, [T,] H, W) -> (b, [t,] h, w, embed_dim)."""
+        check_images(x, self.in_chans, self.patch_size, self.sides)
+        if self.num_frames is not None:
+            check_clip(x, 0, self.tubelet_size)
+        return self.stem(x)
 
     @property
     def pos_embed(self) -> PosEmbed:
@@ -212,6 +222,115 @@ def _grid(img_size: tuple[int, int], patch_size: int) -> tuple[int, ...]:
     return tuple(max(1, side // patch_size) for side in img_size)
 
 
+_RENAMED = (  # official -> ours, in this order
+    (r'^pos_embed$', 'stem.2.table'),
+    (r'^patch_embed\.projection\.', 'stem.1.'),
+    (r'\.mixer\.A_log$', '.mixer.routes.0.A_log'),
+    (r'\.mixer\.(D$|conv1d\.|x_proj\.|dt_proj\.)', r'.mixer.projections.0.\1'),
+    (r'^ln1\.', 'norm.'),
+    (r'^(ln2|head\.0)\.', 'head.drop.0.'),
+    (r'^(head\.1|cls_head\.fc_cls)\.', 'head.fc.'),
+)
+_RELEASED = (16, 14, 14)  # grid (times, rows, columns) of every released file of clips
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: Any) -> dict[str, Tensor]:
+    """Converts an official file, or a state dict of ours, to the state dict of ``model``.
+
+    Files of images initialise models of clips by `inflate`. Positions of other grids are resized.
+
+    Raises:
+        UsageError: the file has no norm in front of the classifier (the authors' fine-tuning), but the model has one.
+    """
+    weights = _weights(state_dict)
+    tuned = any('cls_head.' in key for key in model_weights(state_dict, 'the checkpoint'))
+    if tuned and 'head.drop.0.weight' in model.state_dict():
+        raise UsageError('the file has no norm in front of its classifier: build the model with head_norm=False')
+    if model.merge_at is not None and model.num_frames is None:
+        block = (rf'^layers\.{model.merge_at}\.(?=norm|mixer)', f'layers.{model.merge_at}.1.')
+        weights = rename(weights, (block, (r'^layers\.\d+\.down_sample_layer\.', f'layers.{model.merge_at}.0.')))
+    patches, table = weights.get('stem.1.weight'), weights.get('stem.2.table')
+    if model.num_frames is not None and patches is not None:
+        if patches.ndim == 4:
+            weights = inflate(weights, model)
+            patches, table = weights['stem.1.weight'], weights.get('stem.2.table')
+        elif table is not None and table.ndim == 3:
+            table = _unfold(table, tuple(model.pos_embed.grid))
+        weights['stem.1.weight'] = fit_channels(patches, model.in_chans)
+    if table is not None:
+        weights['stem.2.table'] = model.pos_embed.fit(table)
+    return weights
+
+
+def inflate(state_dict: dict[str, Any], model: Any) -> dict[str, Tensor]:
+    """Initialises a model of clips from weights of images, as Mamba-ND's authors do (arXiv:2402.05892).
+
+    Block j along rows or columns becomes block (j // 4) * 6 + j % 4. The two blocks along time of every six, and the
+    head, keep their initial values. A patch reads the mean of its frames; positions are the same at all times.
+
+    Args:
+        state_dict: of the model of images, official or ours, with or without its wrapper.
+        model: model of clips, built with ``num_frames``.
+
+    Returns:
+        A state dict of ``model``.
+
+    Raises:
+        UsageError: ``model`` is one of images, or has too few blocks for these weights.
+    """
+    weights = _weights(state_dict)
+    if model.num_frames is None:
+        raise UsageError('inflate: expected a model of clips, got one of images; build it with num_frames=')
+    blocks = [int(match[1]) for key in weights if (match := re.match(r'layers\.(\d+)\.', key))]
+    filled = [block // 4 * 6 + block % 4 for block in range(max(blocks, default=-1) + 1)]  # blocks of clips
+    if filled and filled[-1] >= len(model.layers):
+        depth = f'{len(filled)} blocks of images fill {filled[-1] + 1} of clips, this model has {len(model.layers)}'
+        raise UsageError(f'inflate: {depth}; build it with depth={len(filled) // 4 * 6 + len(filled) % 4}')
+
+    initial = model.state_dict()
+    prefixes = [f'layers.{block}.{"1." if block == model.merge_at else ""}' for block in filled]
+    inflated = {
+        key: value
+        for key, value in initial.items()
+        if key.startswith(('head.', 'layers.')) and not key.startswith(tuple(prefixes))
+    }
+    for key, value in weights.items():
+        if match := re.fullmatch(r'layers\.(\d+)\.(?:1\.)?((?:norm|mixer)\..+)', key):
+            inflated[prefixes[int(match[1])] + match[2]] = value
+        elif not re.match(r'head\.|layers\.\d+\.(0|down_sample_layer)\.', key) and (
+            key[:5] != 'norm.' or key in initial
+        ):
+            inflated[key] = value
+
+    patches, table = inflated.get('stem.1.weight'), inflated.get('stem.2.table')
+    frames: int = model.tubelet_size
+    times, *frame = model.pos_embed.grid
+    if patches is not None and patches.ndim == 4:
+        inflated['stem.1.weight'] = patches.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
+    if table is not None and (table := unfold_image(table, tuple(frame))).ndim == 4:
+        table = resize_table(table, frame)
+        inflated['stem.2.table'] = table.unsqueeze(1).expand(-1, times, -1, -1, -1).clone()
+    return inflated
+
+
+def _weights(state_dict: dict[str, Any]) -> dict[str, Tensor]:
+    """Weights of a checkpoint, official or ours, under our names but for the merging."""
+    weights = model_weights(state_dict, 'the checkpoint')
+    return rename(weights, ((r'^backbone\.', ''), *_RENAMED))
+
+
+def _unfold(table: Tensor, model_grid: tuple[int, int, int]) -> Tensor:
+    """Restores the grid of an official table of clips: (1, t h w, dim) -> (1, t, h, w, dim).
+
+    Tries the grid of the released files, that of the model, frames of 14 x 14 (224 pixels), its times or its frames.
+    """
+    cells, (times, height, width) = table.shape[1], model_grid
+    side = math.isqrt(cells // times)
+    frames = (cells // 196, 14, 14), (times, side, side), (cells // (height * width), height, width)
+    grid = next((guess for guess in (_RELEASED, model_grid, *frames) if math.prod(guess) == cells), None)
+    return table if grid is None else table.unflatten(1, grid)
+
+
 _cfg = partial(
     imagenet_cfg,
     pool_size=(14, 14),
@@ -237,38 +356,12 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaND:
-    return build_model(MambaND, variant, pretrained, checkpoint_filter_fn, **kwargs)
-
-
-@register_model
-def mamba_nd_2d_small(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba2D-S, patches of 8, 25 M parameters."""
-    return _create('mamba_nd_2d_small', pretrained, **kwargs)
-
-
-@register_model
-def mamba_nd_2d_base(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba2D-B, patches of 8, 94 M parameters."""
-    return _create('mamba_nd_2d_base', pretrained, **{'embed_dim': 768, **kwargs})
-
-
-@register_model
-def test_mamba_nd_2d(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba-ND for tests and small images."""
-    args = {'img_size': 64, 'embed_dim': 32, 'depth': 4, 'merge_at': 2, 'd_state': 4}
-    return _create('test_mamba_nd_2d', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def mamba_nd_3d_small(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba3D-S for clips of 16 frames, patches of 16, 36 M parameters."""
-    args = {'num_frames': 16, 'patch_size': 16, 'depth': 36, 'merge_at': None, 'final_norm': False}
-    return _create('mamba_nd_3d_small', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def test_mamba_nd_3d(pretrained: bool = False, **kwargs: Any) -> MambaND:
-    """Mamba-ND for tests and small clips."""
-    args = {'img_size': 64, 'num_frames': 4, 'tubelet_size': 2, 'embed_dim': 32, 'depth': 6, 'd_state': 4}
-    return _create('test_mamba_nd_3d', pretrained, **{**args, 'merge_at': None, 'final_norm': False, **kwargs})
+_register = partial(register_variant, __name__, partial(build_model, MambaND, filter_fn=checkpoint_filter_fn))
+_2d_test = {'img_size': 64, 'embed_dim': 32, 'depth': 4, 'merge_at': 2, 'd_state': 4}
+_register('mamba_nd_2d_small', 'Mamba2D-S, patches of 8, 25 M parameters.')
+_register('mamba_nd_2d_base', 'Mamba2D-B, patches of 8, 94 M parameters.', embed_dim=768)
+_register('test_mamba_nd_2d', 'Mamba-ND for tests and small images.', **_2d_test)
+_3d = {'num_frames': 16, 'patch_size': 16, 'depth': 36, 'merge_at': None, 'final_norm': False}
+_3d_test = {**_2d_test, 'num_frames': 4, 'tubelet_size': 2, 'depth': 6, 'merge_at': None, 'final_norm': False}
+_register('mamba_nd_3d_small', 'Mamba3D-S for clips of 16 frames, patches of 16, 36 M parameters.', **_3d)
+_register('test_mamba_nd_3d', 'Mamba-ND for tests and small clips.', **_3d_test)

@@ -9,28 +9,32 @@ non-commercial and not part of it.
           -> WindowStage of Block(ConcatMixer or attention) -> BatchNorm -> mean -> head
 """
 
+from functools import partial
 from typing import Any
 
+import timm.layers
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
+from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
-from vimamba.errors import bad_argument, check_integers
+from vimamba.errors import bad_argument, check_integers, integer, several
 from vimamba.layers import Block
-from vimamba.layers.attention import Attention
-from vimamba.layers.channels_last import BatchNorm, ChannelsLast, Conv2d, ToMap
+from vimamba.layers.channels_last import BatchNorm, ChannelsLast, Conv2d, ToMap, pad_map
+from vimamba.layers.linear import dense
 from vimamba.layers.mlp import Mlp
 from vimamba.layers.norm import BatchNorm2d
-from vimamba.layers.windows import from_windows, to_windows
 from vimamba.mixers import ConcatMixer
-from vimamba.scans import ScanOrder, create_order
+from vimamba.scans import create_order
 
 from ._backbone import MapBackbone, Stage
-from ._builder import build_model, imagenet_cfg, rename, unwrap
+from ._builder import build_model, imagenet_cfg, register_variant, rename, unwrap
 
 __all__ = ['MambaVision', 'checkpoint_filter_fn']
+
+_PAIR = several(integer(1), 2)  # of the last two stages
 
 
 class ConvBlock(nn.Module):
@@ -62,10 +66,19 @@ class WindowStage(Stage):
         self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+        x, sides = self.downsample(x), (self.window_size, self.window_size)
         height, width = x.shape[1], x.shape[2]
-        x = self.run_blocks(to_windows(x, self.window_size))
-        return from_windows(x, self.window_size, height, width)
+        x = pad_map(x, self.window_size)
+        windows = self.run_blocks(window_partition(x, sides).flatten(1, 2)).unflatten(1, sides)
+        return window_reverse(windows, sides, x.shape[1], x.shape[2])[:, :height, :width].contiguous()
+
+
+class Attention(timm.layers.Attention):
+    """timm's multi-head self-attention by the dense layers of this package. Shape: (b, l, dim), kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = dense(self.qkv, x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        return dense(self.proj, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class MambaVision(MapBackbone):
@@ -121,23 +134,23 @@ class MambaVision(MapBackbone):
         **options: Any,
     ):
         check_integers(1, in_chans=in_chans, stem_dim=stem_dim, embed_dim=embed_dim)
-        lengths = _several('depths', depths, 4)
-        heads, windows = _several('num_heads', num_heads, 2), _several('window_size', window_size, 2)
+        depths = several(integer(1), 4)(depths, 'depths')
+        heads, windows = _PAIR(num_heads, 'num_heads'), _PAIR(window_size, 'window_size')
         dd = {'device': device, 'dtype': dtype}
         widths = [embed_dim << i for i in range(4)]
-        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(lengths)))
+        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         stages: list[Stage] = []
         for i, dim in enumerate(widths):
             down = Conv2d(dim // 2, dim, 3, 2, 1, bias=False, **dd) if i else nn.Identity()
             if i < 2:
-                stages.append(Stage(down, [ConvBlock(dim, next(rates), **dd) for _ in range(lengths[i])]))
+                stages.append(Stage(down, [ConvBlock(dim, next(rates), **dd) for _ in range(depths[i])]))
                 continue
             if dim % heads[i - 2]:
                 raise bad_argument('num_heads', f'a divisor of {dim} in stage {i}', heads[i - 2])
             order = create_order(scan, (windows[i - 2],) * 2)
-            mixers = [
-                _mixer(j < (lengths[i] + 1) // 2, dim, order, d_state, heads[i - 2], dd) for j in range(lengths[i])
-            ]
+            scans = (depths[i] + 1) // 2
+            mixers: list[nn.Module] = [ConcatMixer(dim, order, d_state, **dd) for _ in range(scans)]
+            mixers += [Attention(dim, heads[i - 2], qkv_bias=True, **dd) for _ in range(scans, depths[i])]
             blocks = [
                 Block(
                     nn.LayerNorm(dim, **dd),
@@ -177,7 +190,7 @@ class MambaVision(MapBackbone):
         Dense tasks want windows that cover the maps, ceil(size / 16) and ceil(size / 32). No weight depends on them.
         """
         if window_size is not None:
-            for stage, size in zip(self.layers[2:], _several('window_size', window_size, 2)):
+            for stage, size in zip(self.layers[2:], _PAIR(window_size, 'window_size')):
                 stage.window_size = size
             self.init_non_persistent_buffers()
             arguments['window_size'] = window_size
@@ -199,20 +212,6 @@ def _stem(in_chans: int, stem_dim: int, dim: int, dd: dict[str, Any]) -> nn.Sequ
     return nn.Sequential(ChannelsLast(), *convs, ToMap())
 
 
-def _mixer(scans: bool, dim: int, order: ScanOrder, d_state: int, heads: int, dd: dict[str, Any]) -> nn.Module:
-    """The mixer of a block in a window."""
-    return ConcatMixer(dim, order, d_state, **dd) if scans else Attention(dim, heads, **dd)
-
-
-def _several(name: str, values: Any, length: int) -> list[int]:
-    """Checks that the values are ``length`` positive integers."""
-    if not isinstance(values, (tuple, list)) or len(values) != length:
-        raise bad_argument(name, f'{length} integers', repr(values))
-    for value in values:
-        check_integers(1, **{name: value})
-    return list(values)
-
-
 _RENAMED = (  # official -> ours, in this order
     (r'^patch_embed\.conv_down\.(\d)\.', lambda m: f'stem.{int(m[1]) + 1}.'),
     (r'^levels\.(\d)\.downsample\.reduction\.0\.', lambda m: f'layers.{int(m[1]) + 1}.downsample.'),
@@ -229,7 +228,7 @@ _WRAPPERS = ('module.', 'encoder.', 'backbone.', 'model.')  # prefixes in some f
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Converts an official file, or a state dict of ours, to the state dict of ``model``."""
-    weights = unwrap(model_weights(state_dict, 'the checkpoint'), *_WRAPPERS)
+    weights = unwrap(state_dict, *_WRAPPERS)
     if not any(key.startswith('levels.') for key in weights):
         return weights
     renamed = rename(weights, _RENAMED)
@@ -240,111 +239,52 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return renamed
 
 
-def _cfg(file: str = '', top1: float = 0, top5: float = 0, size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    defaults = {
-        'input_size': (3, size, size),
-        'pool_size': (size // 32, size // 32),
-        'crop_pct': 1.0,
-        'license': 'cc-by-nc-sa-4.0' if file else 'apache-2.0',
-        'origin_url': 'https://github.com/NVlabs/MambaVision',
-        'paper_ids': 'arXiv:2407.08083',
-    }
-    return imagenet_cfg(f'https://huggingface.co/nvidia/{file}' if file else '', top1, top5, **{**defaults, **kwargs})
+def _cfg(repository: str, file: str, top1: float, top5: float, size: int = 224, **kwargs: Any) -> dict[str, Any]:
+    url = f'https://huggingface.co/nvidia/MambaVision-{repository}/resolve/main/mambavision_{file}.pth.tar'
+    return _untrained(size, url=url, top1=top1, top5=top5, **{'license': 'cc-by-nc-sa-4.0', **kwargs})
+
+
+def _untrained(size: int, **kwargs: Any) -> dict[str, Any]:
+    defaults = {'crop_pct': 1.0, 'license': 'apache-2.0', 'input_size': (3, size, size), 'pool_size': (size // 32,) * 2}
+    origin = {'origin_url': 'https://github.com/NVlabs/MambaVision', 'paper_ids': 'arXiv:2407.08083'}
+    return imagenet_cfg(**{**defaults, **origin, **kwargs})
 
 
 _512 = {'size': 512, 'crop_pct': 0.93, 'crop_mode': 'squash'}
-_HUB = 'MambaVision-{}/resolve/main/mambavision_{}.pth.tar'
 
 default_cfgs = generate_default_cfgs(
     {
-        'test_mambavision.untrained': _cfg(size=160),
-        'mambavision_tiny.nvidia_in1k': _cfg(_HUB.format('T-1K', 'tiny_1k'), 82.3, 96.2),
-        'mambavision_tiny2.nvidia_in1k': _cfg(_HUB.format('T2-1K', 'tiny2_1k'), 82.7, 96.3, crop_pct=0.98),
-        'mambavision_small.nvidia_in1k': _cfg(_HUB.format('S-1K', 'small_1k'), 83.3, 96.5, crop_pct=0.93),
-        'mambavision_base.nvidia_in1k': _cfg(_HUB.format('B-1K', 'base_1k'), 84.2, 96.9),
-        'mambavision_base.nvidia_in21k_ft_in1k': _cfg(_HUB.format('B-21K', 'base_21k'), 84.9, 97.5),
-        'mambavision_large.nvidia_in1k': _cfg(_HUB.format('L-1K', 'large_1k'), 85.0, 97.1),
-        'mambavision_large.nvidia_in21k_ft_in1k': _cfg(_HUB.format('L-21K', 'large_21k'), 86.1, 97.9),
-        'mambavision_large2.nvidia_in1k': _cfg(_HUB.format('L2-1K', 'large2_1k'), 85.3, 97.2),
-        'mambavision_large2_512.nvidia_in21k_ft_in1k': _cfg(
-            _HUB.format('L2-512-21K', 'L2_21k_240m_512'), 87.3, 98.4, **_512
-        ),
-        'mambavision_large3.nvidia_in21k_ft_in1k': _cfg(
-            _HUB.format('L3-256-21K', 'L3_21k_740m_256'), 87.3, 98.3, size=256
-        ),
-        'mambavision_large3_512.nvidia_in21k_ft_in1k': _cfg(
-            _HUB.format('L3-512-21K', 'L3_21k_740m_512'), 88.1, 98.6, **_512
-        ),
+        'test_mambavision.untrained': _untrained(160),
+        'mambavision_tiny.nvidia_in1k': _cfg('T-1K', 'tiny_1k', 82.3, 96.2),
+        'mambavision_tiny2.nvidia_in1k': _cfg('T2-1K', 'tiny2_1k', 82.7, 96.3, crop_pct=0.98),
+        'mambavision_small.nvidia_in1k': _cfg('S-1K', 'small_1k', 83.3, 96.5, crop_pct=0.93),
+        'mambavision_base.nvidia_in1k': _cfg('B-1K', 'base_1k', 84.2, 96.9),
+        'mambavision_base.nvidia_in21k_ft_in1k': _cfg('B-21K', 'base_21k', 84.9, 97.5),
+        'mambavision_large.nvidia_in1k': _cfg('L-1K', 'large_1k', 85.0, 97.1),
+        'mambavision_large.nvidia_in21k_ft_in1k': _cfg('L-21K', 'large_21k', 86.1, 97.9),
+        'mambavision_large2.nvidia_in1k': _cfg('L2-1K', 'large2_1k', 85.3, 97.2),
+        'mambavision_large2_512.nvidia_in21k_ft_in1k': _cfg('L2-512-21K', 'L2_21k_240m_512', 87.3, 98.4, **_512),
+        'mambavision_large3.nvidia_in21k_ft_in1k': _cfg('L3-256-21K', 'L3_21k_740m_256', 87.3, 98.3, size=256),
+        'mambavision_large3_512.nvidia_in21k_ft_in1k': _cfg('L3-512-21K', 'L3_21k_740m_512', 88.1, 98.6, **_512),
     }
 )
 
-_SMALL = {'stem_dim': 64, 'embed_dim': 96, 'depths': (3, 3, 7, 5)}  # the class's defaults are MambaVision-T
-_BASE = {'stem_dim': 64, 'embed_dim': 128, 'depths': (3, 3, 10, 5), 'layer_scale': 1e-5}
-_LARGE = {**_BASE, 'embed_dim': 196, 'num_heads': (16, 32)}
-_LARGE2 = {**_LARGE, 'depths': (3, 3, 12, 5)}
-_LARGE3 = {**_LARGE, 'embed_dim': 256, 'depths': (3, 3, 20, 10)}
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaVision:
-    return build_model(MambaVision, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs)
-
-
-@register_model
-def test_mambavision(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """A model for tests, 0.75 M parameters; no published weights."""
-    args = {'stem_dim': 8, 'embed_dim': 16, 'depths': (1, 1, 3, 2), 'num_heads': (2, 4), 'window_size': (10, 5)}
-    return _create('test_mambavision', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def mambavision_tiny(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-T, 32 M parameters."""
-    return _create('mambavision_tiny', pretrained, **kwargs)
-
-
-@register_model
-def mambavision_tiny2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-T2, 35 M parameters."""
-    return _create('mambavision_tiny2', pretrained, **{'depths': (1, 3, 11, 4), **kwargs})
-
-
-@register_model
-def mambavision_small(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-S, 50 M parameters."""
-    return _create('mambavision_small', pretrained, **{**_SMALL, **kwargs})
-
-
-@register_model
-def mambavision_base(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-B, 98 M parameters."""
-    return _create('mambavision_base', pretrained, **{**_BASE, **kwargs})
-
-
-@register_model
-def mambavision_large(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L, 228 M parameters."""
-    return _create('mambavision_large', pretrained, **{**_LARGE, **kwargs})
-
-
-@register_model
-def mambavision_large2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L2, 242 M parameters."""
-    return _create('mambavision_large2', pretrained, **{**_LARGE2, **kwargs})
-
-
-@register_model
-def mambavision_large2_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L2 with the windows of 512 pixels."""
-    return _create('mambavision_large2_512', pretrained, **{**_LARGE2, 'window_size': (32, 16), **kwargs})
-
-
-@register_model
-def mambavision_large3(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L3, 740 M parameters, with the windows of 256 pixels."""
-    return _create('mambavision_large3', pretrained, **{**_LARGE3, 'window_size': (16, 8), **kwargs})
-
-
-@register_model
-def mambavision_large3_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
-    """MambaVision-L3 with the windows of 512 pixels."""
-    return _create('mambavision_large3_512', pretrained, **{**_LARGE3, 'window_size': (32, 16), **kwargs})
+_build = partial(build_model, MambaVision, filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2, 3))
+_register = partial(register_variant, __name__, _build)
+_register('mambavision_tiny', 'MambaVision-T, 32 M parameters.')
+_register('mambavision_tiny2', 'MambaVision-T2, 35 M parameters.', depths=(1, 3, 11, 4))
+_register('mambavision_small', 'MambaVision-S, 50 M parameters.', stem_dim=64, embed_dim=96, depths=(3, 3, 7, 5))
+_base = {'stem_dim': 64, 'embed_dim': 128, 'depths': (3, 3, 10, 5), 'layer_scale': 1e-5}
+_register('mambavision_base', 'MambaVision-B, 98 M parameters.', **_base)
+_large = {**_base, 'embed_dim': 196, 'num_heads': (16, 32)}
+_register('mambavision_large', 'MambaVision-L, 228 M parameters.', **_large)
+_large2 = {**_large, 'depths': (3, 3, 12, 5)}
+_register('mambavision_large2', 'MambaVision-L2, 242 M parameters.', **_large2)
+_wide = 'with the windows of 512 pixels'
+_register('mambavision_large2_512', f'MambaVision-L2 {_wide}.', **_large2, window_size=(32, 16))
+_large3 = {**_large, 'embed_dim': 256, 'depths': (3, 3, 20, 10)}
+_256 = 'MambaVision-L3, 740 M parameters, with the windows of 256 pixels.'
+_register('mambavision_large3', _256, **_large3, window_size=(16, 8))
+_register('mambavision_large3_512', f'MambaVision-L3 {_wide}.', **_large3, window_size=(32, 16))
+_test = {'stem_dim': 8, 'embed_dim': 16, 'depths': (1, 1, 3, 2), 'num_heads': (2, 4), 'window_size': (10, 5)}
+_register('test_mambavision', 'A model for tests, 0.75 M parameters; no published weights.', **_test)

@@ -11,10 +11,9 @@ from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
 from vimamba.errors import check_integers
 from vimamba.layers import Block
 from vimamba.layers.channels_last import ChannelsLast, Conv2d, ToMap, pad_map
@@ -27,7 +26,7 @@ from vimamba.scans import schedule
 from vimamba.scans.schedules import Scan, Schedule
 
 from ._backbone import MapBackbone
-from ._builder import build_model, imagenet_cfg, rename, reshape_like, unwrap
+from ._builder import build_model, imagenet_cfg, register_variant, rename, reshape_like, unwrap
 
 __all__ = ['PlainMamba', 'checkpoint_filter_fn']
 
@@ -167,7 +166,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     The backbone of a segmentation model has a norm for every map, of which the last is the final one. Buffers
     ``ema_*``, copies that training leaves beside the parameters, are dropped.
     """
-    weights = model_weights(state_dict, 'the checkpoint')
+    weights = unwrap(state_dict)
     head = {key: value for key, value in weights.items() if key.startswith('head.')}  # beside 'backbone.', not in it
     weights = {**unwrap(weights, 'backbone.'), **head}
     if 'stem.1.weight' not in weights:
@@ -205,30 +204,9 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> PlainMamba:
-    return build_model(PlainMamba, variant, pretrained, checkpoint_filter_fn, **kwargs)
-
-
-@register_model
-def plain_mamba_l1(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
-    """PlainMamba-L1, 8 M parameters."""
-    return _create('plain_mamba_l1', pretrained, **{'local_layers': (0,), **kwargs})
-
-
-@register_model
-def plain_mamba_l2(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
-    """PlainMamba-L2, 26 M parameters."""
-    return _create('plain_mamba_l2', pretrained, **{'embed_dim': 384, 'stem_convs': 2, **kwargs})
-
-
-@register_model
-def plain_mamba_l3(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
-    """PlainMamba-L3, 51 M parameters."""
-    return _create('plain_mamba_l3', pretrained, **{'embed_dim': 448, 'depth': 36, 'stem_convs': 2, **kwargs})
-
-
-@register_model
-def test_plain_mamba(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
-    """PlainMamba for tests and small images."""
-    args = {'img_size': 96, 'embed_dim': 32, 'depth': 3, 'local_layers': (1,), 'd_state': 4}
-    return _create('test_plain_mamba', pretrained, **{**args, **kwargs})
+_register = partial(register_variant, __name__, partial(build_model, PlainMamba, filter_fn=checkpoint_filter_fn))
+_register('plain_mamba_l1', 'PlainMamba-L1, 8 M parameters.', local_layers=(0,))
+_register('plain_mamba_l2', 'PlainMamba-L2, 26 M parameters.', embed_dim=384, stem_convs=2)
+_register('plain_mamba_l3', 'PlainMamba-L3, 51 M parameters.', embed_dim=448, depth=36, stem_convs=2)
+_test = {'img_size': 96, 'embed_dim': 32, 'depth': 3, 'local_layers': (1,), 'd_state': 4}
+_register('test_plain_mamba', 'PlainMamba for tests and small images.', **_test)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,10 +24,9 @@ from vimamba.layers import widen
 from vimamba.layers.patch_embed import TubeletEmbed, check_clip, check_frames, check_images, resize_time_embed
 from vimamba.mixers import MixerState
 
-from . import vim_checkpoint
 from ._builder import build_model, fit_channels, record_input_size, register_variant, sequence_cfg
 from ._stream import StreamState
-from .vim import Vim
+from .vim import Vim, rename_weights, resize_positions
 
 __all__ = ['VideoMamba', 'causal_weights', 'checkpoint_filter_fn', 'inflate']
 
@@ -190,10 +189,10 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: Vim) -> dict[str, Te
     Heads of other training stages are dropped. Files of images initialise models of clips by `inflate`, files of whole
     clips causal models by `causal_weights`. Positions are resized, linear in time and bicubic in a frame.
     """
-    weights = vim_checkpoint.rename(state_dict, model)
+    weights = rename_weights(state_dict, model)
     if getattr(model, 'causal', False) and 'cls_token' in weights:
         weights = causal_weights(weights)
-    weights = vim_checkpoint.resize_positions(weights, state_dict, model)
+    weights = resize_positions(weights, state_dict, model)
     masked = any(key.startswith('clip_decoder.') for key in weights)  # masked pretraining has no classes
     weights = {key: value for key, value in weights.items() if not key.startswith(('clip_decoder.', 'distill_head.'))}
     if masked:
@@ -245,31 +244,31 @@ def _clips(url: str = '', published: str = '', **kwargs: Any) -> dict[str, Any]:
 
 
 _HUB = 'https://huggingface.co/OpenGVLab/VideoMamba/resolve/main/videomamba_{}.pth'
-_IMAGES = {'tiny': 76.9, 'small': 81.2, 'middle': 82.8, 'base': 82.7}  # published top-1
-_FRAMES = (8, 16, 32, 64)
-_CLIPS = {  # tag -> data set, classes, published top-1 at 8, 16, 32 and 64 frames; the first is the default of a name
-    'k400': (
-        'Kinetics-400',
-        400,
-        {'tiny': (76.9, 78.1, 78.8, 79.6), 'small': (79.3, 80.8, 81.5, 81.8), 'middle': (80.6, 81.9, 82.4, 82.8)},
-    ),
-    'ssv2': (
-        'Something-Something v2',
-        174,
-        {'tiny': (65.1, 66.0), 'small': (66.6, 67.7), 'middle': (67.3, 68.3)},
-    ),
+_SIZES: dict[str, tuple[str, str, float, dict[str, Any]]] = {  # abbreviation, parameters, top-1 of images, arguments
+    'tiny': ('Ti', '7 M', 76.9, {'embed_dim': 192, 'depth': 24}),
+    'small': ('S', '26 M', 81.2, {'embed_dim': 384, 'depth': 24}),
+    'middle': ('M', '74 M', 82.8, {'embed_dim': 576, 'depth': 32}),
+    'base': ('B', '98 M', 82.7, {'embed_dim': 768, 'depth': 24}),
 }
+_FRAMES = (8, 16, 32, 64)
+_CLIPS = (  # tag, data set, classes, size, published top-1 at 8 to 64 frames; the first is the default of a name
+    ('k400', 'Kinetics-400', 400, 'tiny', (76.9, 78.1, 78.8, 79.6)),
+    ('k400', 'Kinetics-400', 400, 'small', (79.3, 80.8, 81.5, 81.8)),
+    ('k400', 'Kinetics-400', 400, 'middle', (80.6, 81.9, 82.4, 82.8)),
+    ('ssv2', 'Something-Something v2', 174, 'tiny', (65.1, 66.0)),
+    ('ssv2', 'Something-Something v2', 174, 'small', (66.6, 67.7)),
+    ('ssv2', 'Something-Something v2', 174, 'middle', (67.3, 68.3)),
+)
 
 _image_cfgs = {
-    f'videomamba_{size}_patch16_224.opengvlab_in1k': _cfg(_HUB.format(f'{size[0]}16_in1k_res224'), top1=top1)
-    for size, top1 in _IMAGES.items()
+    f'videomamba_{size}_patch16_224.opengvlab_in1k': _cfg(_HUB.format(f'{size[0]}16_in1k_res224'), top1)
+    for size, (_, _, top1, _) in _SIZES.items()
 }
 _clip_cfgs = {
     f'videomamba_{size}_patch16_224_f{frames}.opengvlab_{tag}': _clips(
         _HUB.format(f'{size[0]}16_{tag}_f{frames}_res224'), f'{dataset} top-1 {top1}', num_classes=classes
     )
-    for tag, (dataset, classes, sizes) in _CLIPS.items()
-    for size, published in sizes.items()
+    for tag, dataset, classes, size, published in _CLIPS
     for frames, top1 in zip(_FRAMES, published)
 }
 _inflated_cfgs = {  # weights of images
@@ -289,49 +288,18 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_images(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    return build_model(
-        Vim, variant, pretrained, checkpoint_filter_fn, **{'class_token': 'first', 'merge': 'sum', **kwargs}
-    )
-
-
-def _create_clips(variant: str, pretrained: bool, **kwargs: Any) -> VideoMamba:
-    return build_model(VideoMamba, variant, pretrained, checkpoint_filter_fn, **kwargs)
-
-
-_SIZES: dict[str, tuple[str, str, dict[str, Any]]] = {  # abbreviation, parameters, arguments
-    'tiny': ('Ti', '7 M', {'embed_dim': 192, 'depth': 24}),
-    'small': ('S', '26 M', {'embed_dim': 384, 'depth': 24}),
-    'middle': ('M', '74 M', {'embed_dim': 576, 'depth': 32}),
-    'base': ('B', '98 M', {'embed_dim': 768, 'depth': 24}),
-}
-for _size, (_name, _parameters, _arguments) in _SIZES.items():
-    _variant = f'videomamba_{_size}_patch16_224'
-    register_variant(
-        _create_images, _variant, f'VideoMamba-{_name} for images, {_parameters} parameters.', **_arguments
-    )
+_build_images = partial(build_model, Vim, filter_fn=checkpoint_filter_fn)
+_build_clips = partial(build_model, VideoMamba, filter_fn=checkpoint_filter_fn)
+_image_model = partial(register_variant, __name__, _build_images, class_token='first', merge='sum')
+_clip_model = partial(register_variant, __name__, _build_clips)
+for _size, (_name, _parameters, _, _arguments) in _SIZES.items():
+    _doc = f'VideoMamba-{_name} for images, {_parameters} parameters.'
+    _image_model(f'videomamba_{_size}_patch16_224', _doc, **_arguments)
     for _frames in () if _size == 'base' else _FRAMES:
         _doc = f'VideoMamba-{_name} for clips of {_frames} frames.'
-        register_variant(_create_clips, f'{_variant}_f{_frames}', _doc, num_frames=_frames, **_arguments)
-
-
-@register_model
-def videomamba_tiny_causal_patch16_224(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """A causal VideoMamba-Ti for streams of frames; no published weights."""
-    args = {'causal': True, 'num_frames': 16, **_SIZES['tiny'][2]}
-    return _create_clips('videomamba_tiny_causal_patch16_224', pretrained, **{**args, **kwargs})
-
-
-_TEST = {'img_size': 64, 'num_frames': 4, 'patch_size': 8, 'embed_dim': 64, 'depth': 4}
-
-
-@register_model
-def test_videomamba(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """A VideoMamba for tests."""
-    return _create_clips('test_videomamba', pretrained, **{**_TEST, **kwargs})
-
-
-@register_model
-def test_videomamba_causal(pretrained: bool = False, **kwargs: Any) -> VideoMamba:
-    """A causal VideoMamba for tests."""
-    return _create_clips('test_videomamba_causal', pretrained, **{**_TEST, 'causal': True, **kwargs})
+        _clip_model(f'videomamba_{_size}_patch16_224_f{_frames}', _doc, num_frames=_frames, **_arguments)
+_doc = 'A causal VideoMamba-Ti for streams of frames; no published weights.'
+_clip_model('videomamba_tiny_causal_patch16_224', _doc, causal=True, num_frames=16, **_SIZES['tiny'][-1])
+_test = {'img_size': 64, 'num_frames': 4, 'patch_size': 8, 'embed_dim': 64, 'depth': 4}
+_clip_model('test_videomamba', 'A VideoMamba for tests.', **_test)
+_clip_model('test_videomamba_causal', 'A causal VideoMamba for tests.', causal=True, **_test)

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import calculate_drop_path_rates, get_device_dtype, lecun_normal_, trunc_normal_
-from timm.models import generate_default_cfgs, register_model
+from timm.layers import calculate_drop_path_rates, get_device_dtype, lecun_normal_, to_2tuple, trunc_normal_
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
+from vimamba.checkpoint import FORMAT
 from vimamba.errors import UsageError, bad_argument, check_integers
 from vimamba.layers import Block, LayerNorm, PatchEmbed, RMSNorm, resize_pos_embed, widen
 from vimamba.layers.class_token import CLASS_TOKENS, class_rows, insert_class, split_class
@@ -26,10 +27,9 @@ from vimamba.scans import ScanOrder, create_order, schedule
 from vimamba.scans.schedules import Scan, Schedule
 
 from ._backbone import Backbone
-from ._builder import build_model, record_input_size, sequence_cfg
-from .vim_checkpoint import checkpoint_filter_fn
+from ._builder import build_model, record_input_size, register_variant, rename, sequence_cfg, unwrap
 
-__all__ = ['Vim', 'checkpoint_filter_fn']
+__all__ = ['Vim', 'checkpoint_filter_fn', 'rename_weights', 'resize_positions']
 
 _NORMS = {'rms': RMSNorm, 'layer': LayerNorm}
 torch.fx.wrap('widen')  # branches on a dtype, which a symbolic trace cannot
@@ -325,67 +325,83 @@ class Vim(Backbone):
         return chosen
 
 
+_RENAMED = (  # official -> ours, in this order
+    (r'^layers\.', 'blocks.'),
+    (r'^norm_f\.', 'norm.'),
+    (r'\.mixer\.gamma$', '.ls.gamma'),
+    (r'\.mixer\.A_log$', '.mixer.routes.0.A_log'),
+    (r'\.mixer\.A_b_log$', '.mixer.routes.1.A_log'),
+    (r'\.mixer\.(D|conv1d|x_proj|dt_proj)_b\b', r'.mixer.projections.1.\1'),
+    (r'\.mixer\.(D|conv1d|x_proj|dt_proj)\b', r'.mixer.projections.0.\1'),
+)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """Converts an official file, or a state dict of ours, to the state dict of ``model``.
+
+    Published figures belong to the weights under 'model'; official training files also hold an average, 'model_ema'.
+    Position tables of another size are resized around their class tokens. A table without an image size is taken for
+    that of a square image.
+    """
+    return resize_positions(rename_weights(state_dict, model), state_dict, model)
+
+
+def rename_weights(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a file under the names of ``model``."""
+    prefixes = 'backbone.', 'net.', 'encoder.'  # of mmseg and detectron2
+    state_dict = unwrap(state_dict, *prefixes)
+    for table in ('rope.freqs_cos', 'rope.freqs_sin'):  # buffers, here
+        state_dict.pop(table, None)
+    if 'cls_token_head' in state_dict:
+        tokens = [state_dict.pop(f'cls_token_{end}') for end in ('head', 'tail')]
+        state_dict['cls_token'] = torch.cat(tokens, 1)
+    levels = [] if model.feature_pyramid is None else list(model.feature_pyramid.reductions)  # the block of each
+    fpn = (r'^fpn([1-4])\.', lambda m: f'feature_pyramid.levels.{levels[int(m[1]) - 1]}.' if levels else m[0])
+    return rename(state_dict, (*_RENAMED, fpn))
+
+
+def resize_positions(weights: dict[str, Tensor], checkpoint: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """Resizes the position table of a checkpoint around its class tokens."""
+    config = checkpoint['config']['model'] if checkpoint.get('format') == FORMAT else {}
+    img_size = (config or getattr(model, 'pretrained_model_args', {})).get('img_size')  # where the source states it
+    table, embed = weights.get('pos_embed'), model.patch_embed
+    if table is None or table.ndim != 3:
+        return weights  # loading says what is missing
+    patches, new_grid = table.shape[1] - model.num_class_tokens, embed.grid_size[-2:]  # of a frame, in clips
+    if img_size:
+        grid = embed.dynamic_feat_size(to_2tuple(img_size))
+    elif table.shape[1] == model.pos_embed.shape[1]:
+        grid = new_grid
+    else:
+        grid = (math.isqrt(max(patches, 0)),) * 2
+    if grid != new_grid and grid[0] * grid[1] == patches:
+        rows = model.class_rows(patches), model.class_rows(new_grid[0] * new_grid[1])
+        weights['pos_embed'] = resize_pos_embed(table, grid, new_grid, *rows)
+    return weights
+
+
 _cfg = partial(
-    sequence_cfg,
-    license='apache-2.0',
-    origin_url='https://github.com/hustvl/Vim',
-    paper_ids='arXiv:2401.09417',
+    sequence_cfg, license='apache-2.0', origin_url='https://github.com/hustvl/Vim', paper_ids='arXiv:2401.09417'
 )
 _HUB = 'https://huggingface.co/hustvl/Vim-{}-midclstok/resolve/main/vim_{}.pth'
 
 default_cfgs = generate_default_cfgs(
     {
         'vim_nano_patch4_32.untrained': _cfg(input_size=(3, 32, 32), crop_pct=1.0),
-        'vim_tiny_patch16_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_76p1acc'), top1=76.1, top5=93.0),
-        'vim_tiny_patch16_stride8_224.hustvl_in1k': _cfg(
-            _HUB.format('tiny', 't_midclstok_ft_78p3acc'), top1=78.3, top5=94.2
-        ),
-        'vim_small_patch16_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_80p5acc'), top1=80.5, top5=95.1),
-        'vim_small_patch16_stride8_224.hustvl_in1k': _cfg(
-            _HUB.format('small', 's_midclstok_ft_81p6acc'), top1=81.6, top5=95.4
-        ),
-        'vim_base_patch16_224.hustvl_in1k': _cfg(_HUB.format('base', 'b_midclstok_81p9acc'), top1=81.9, top5=95.8),
+        'vim_tiny_patch16_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_76p1acc'), 76.1, 93.0),
+        'vim_tiny_patch16_stride8_224.hustvl_in1k': _cfg(_HUB.format('tiny', 't_midclstok_ft_78p3acc'), 78.3, 94.2),
+        'vim_small_patch16_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_80p5acc'), 80.5, 95.1),
+        'vim_small_patch16_stride8_224.hustvl_in1k': _cfg(_HUB.format('small', 's_midclstok_ft_81p6acc'), 81.6, 95.4),
+        'vim_base_patch16_224.hustvl_in1k': _cfg(_HUB.format('base', 'b_midclstok_81p9acc'), 81.9, 95.8),
     }
 )
 
 
-def _create_vim(variant: str, pretrained: bool, **kwargs: Any) -> Vim:
-    indices = kwargs.get('feature_pyramid') or (-3, -2, -1)
-    return build_model(Vim, variant, pretrained, checkpoint_filter_fn, indices, **kwargs)
-
-
-@register_model
-def vim_nano_patch4_32(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim for small images, 0.15 M parameters with ten classes; no published weights."""
-    args = {'img_size': 32, 'patch_size': 4, 'embed_dim': 64, 'depth': 4, 'd_state': 8}
-    return _create_vim('vim_nano_patch4_32', pretrained, **{**args, **kwargs})
-
-
-@register_model
-def vim_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-Ti, 7 M parameters."""
-    return _create_vim('vim_tiny_patch16_224', pretrained, **{'embed_dim': 192, **kwargs})
-
-
-@register_model
-def vim_tiny_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-Ti+, patches overlapping by half."""
-    return _create_vim('vim_tiny_patch16_stride8_224', pretrained, **{'embed_dim': 192, 'stride': 8, **kwargs})
-
-
-@register_model
-def vim_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-S, 26 M parameters."""
-    return _create_vim('vim_small_patch16_224', pretrained, **{'embed_dim': 384, **kwargs})
-
-
-@register_model
-def vim_small_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-S+, patches overlapping by half."""
-    return _create_vim('vim_small_patch16_stride8_224', pretrained, **{'embed_dim': 384, 'stride': 8, **kwargs})
-
-
-@register_model
-def vim_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> Vim:
-    """Vim-B, 98 M parameters."""
-    return _create_vim('vim_base_patch16_224', pretrained, **{'embed_dim': 768, **kwargs})
+_register = partial(register_variant, __name__, partial(build_model, Vim, filter_fn=checkpoint_filter_fn))
+_nano = 'Vim for small images, 0.15 M parameters with ten classes; no published weights.'
+_register('vim_nano_patch4_32', _nano, img_size=32, patch_size=4, embed_dim=64, depth=4, d_state=8)
+_register('vim_tiny_patch16_224', 'Vim-Ti, 7 M parameters.', embed_dim=192)
+_register('vim_tiny_patch16_stride8_224', 'Vim-Ti+, patches overlapping by half.', embed_dim=192, stride=8)
+_register('vim_small_patch16_224', 'Vim-S, 26 M parameters.', embed_dim=384)
+_register('vim_small_patch16_stride8_224', 'Vim-S+, patches overlapping by half.', embed_dim=384, stride=8)
+_register('vim_base_patch16_224', 'Vim-B, 98 M parameters.', embed_dim=768)

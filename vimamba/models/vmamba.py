@@ -11,11 +11,10 @@ from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from vimamba.checkpoint import model_weights
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers import Block
 from vimamba.layers.channels_last import Conv2d, ToMap
@@ -92,19 +91,13 @@ class VMamba(MapBackbone):
         depth = sum(depths)
         scans, mixers = iter(schedule(scan, depth)), iter(mixer_per_block(mixer, depth))
         rates = iter(calculate_drop_path_rates(drop_path_rate, depth))
-        options_of_mixer = {
-            'expand': expand,
-            'conv_bias': conv_bias,
-            'gate': gate,
-            'merge': merge,
-            'd_state': d_state,
-        }
+        shell = {'expand': expand, 'conv_bias': conv_bias, 'gate': gate, 'merge': merge, 'd_state': d_state}
         widths = [embed_dim * 2**i for i in range(len(depths))]
 
         def block(dim: int) -> Block:
             return Block(
                 _NORM(dim, **dd),
-                GridMixer(dim, next(scans), find_mixer(next(mixers)), **options_of_mixer, **dd),
+                GridMixer(dim, next(scans), find_mixer(next(mixers)), **shell, **dd),
                 dim,
                 norm2=_NORM(dim, **dd) if mlp_ratio else None,
                 mlp=Mlp(dim, int(dim * mlp_ratio), **dd) if mlp_ratio else None,
@@ -151,15 +144,17 @@ def _downsample(kind: str, dim: int, out: int, dd: dict[str, Any]) -> nn.Module:
     return nn.Sequential(conv, _NORM(out, **dd))
 
 
-FIRST_NAMES = (  # in the first files of 2024
+ATTENTION_NAMES = (  # of the channel attention of LocalMamba and EfficientVMamba
+    (r'\.global_reduce\.', '.reduce.'),
+    (r'\.channel_select\.', '.expand.'),
+)
+SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order; the first six in the first files of 2024
     (r'\.ln_1\.', '.norm.'),
     (r'\.self_attention\.', '.op.'),
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
     (r'^patch_embed\.norm\.', 'patch_embed.2.'),
     (r'^(classifier\.)?norm\.', 'norm.'),
     (r'^(classifier\.)?head\.', 'head.fc.'),
-)
-SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order
     (r'^outnorm(\d)\.', r'feature_norms.\1.'),
     (r'^patch_embed\.0\.', 'stem.1.'),
     (r'^patch_embed\.2\.', 'stem.2.'),
@@ -170,16 +165,14 @@ SS2D_NAMES = (  # of models with SS2D, official -> ours, in this order
     (r'\.mixer\.A_logs', '.mixer.ssm.A_log'),
     (r'\.mixer\.Ds', '.mixer.ssm.D'),
     (r'\.mixer\.out_norm\.', '.mixer.norm.'),
+    *ATTENTION_NAMES,
 )
 _RENAMED = (
-    *FIRST_NAMES,
     *SS2D_NAMES,
     (r'^patch_embed\.5\.', 'stem.4.'),
     (r'^patch_embed\.7\.', 'stem.5.'),
     (r'\.mixer\.conv2d\.1\.', '.mixer.conv2d.'),
     (r'\.mixer\.multi_scan\.attn\.', '.mixer.ssm.merge.'),
-    (r'\.merge\.global_reduce\.', '.merge.reduce.'),
-    (r'\.merge\.channel_select\.', '.merge.expand.'),
 )
 _LATER = (r'(?<=^layers\.)\d(?=\.downsample\.)', lambda m: str(int(m[0]) + 1))  # ours belongs to the next stage
 _MERGE = ((r'\.downsample\.1\.', '.downsample.norm.'), (r'\.downsample\.2\.', '.downsample.reduction.'))
@@ -192,7 +185,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     Layouts: classification/models/vmamba.py, its files of v0, the one-file vmamba.py, LocalVMamba's, and the backbones
     of detection and segmentation (`feature_norm`).
     """
-    weights = unwrap(model_weights(state_dict, 'the checkpoint'), 'backbone.')
+    weights = unwrap(state_dict, 'backbone.')
     if 'stem.1.weight' in weights:
         return weights
     one_file = any('.downsample.2.' in key for key in weights)
@@ -235,10 +228,8 @@ V0 = {
 }
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
-    return build_model(VMamba, variant, pretrained, checkpoint_filter_fn, feature_indices=(0, 1, 2, 3), **kwargs)
-
-
+_build = partial(build_model, VMamba, filter_fn=checkpoint_filter_fn, feature_indices=(0, 1, 2, 3))
+_register = partial(register_variant, __name__, _build)
 _GRID: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
     # name: (description, arguments, blocks of the third stage of T, S and B, parameters in millions of T, S and B)
     'vmamba_{size}_s1l{depth}': ('d_inner equal to the width', {}, (8, 20, 20), (30, 49, 87)),
@@ -255,10 +246,7 @@ for _name, (_what, _arguments, _depths, _millions) in _GRID.items():
     for _size, _width, _depth, _m in zip(('tiny', 'small', 'base'), (96, 96, 128), _depths, _millions):
         _doc = f'VMamba-{_size[0].upper()}, {_m} M parameters: {_what}.'
         _args = {'embed_dim': _width, 'depths': (2, 2, _depth, 2), **_arguments}
-        register_variant(_create, _name.format(size=_size, depth=_depth), _doc, **_args)
+        _register(_name.format(size=_size, depth=_depth), _doc, **_args)
 
 
-@register_model
-def test_vmamba(pretrained: bool = False, **kwargs: Any) -> VMamba:
-    """VMamba for tests and small images."""
-    return _create('test_vmamba', pretrained, **{'embed_dim': 32, 'depths': (1, 1, 2, 1), **kwargs})
+_register('test_vmamba', 'VMamba for tests and small images.', embed_dim=32, depths=(1, 1, 2, 1))
