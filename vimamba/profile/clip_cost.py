@@ -41,9 +41,10 @@ class JointViT(VisionTransformer):
     """
 
     def __init__(self, num_frames: int, img_size: int = 224, num_classes: int = 400, **options: Any):
-        self.side = img_size // 16 * 16
-        sizes = {'img_size': (num_frames * self.side, self.side), 'embed_dim': 192, 'num_heads': 3}
+        side = img_size // 16 * 16
+        sizes = {'img_size': (num_frames * side, side), 'embed_dim': 192, 'num_heads': 3}
         super().__init__(num_classes=num_classes, **sizes, **options)
+        self.side = side
 
     def forward(self, clip: Tensor) -> Tensor:
         return super().forward(clip[..., : self.side, : self.side].flatten(2, 3))
