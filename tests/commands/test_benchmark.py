@@ -48,7 +48,7 @@ def test_a_mistake_is_told_before_the_work(tmp_path):
     other = tmp_path / 'other.csv'
     other.write_text('name,price\n')
     for arguments, said in (
-        ([*SCAN, '--append', other], f'{other} is no results file of these columns'),
+        ([*SCAN, '--append', other], f'{other}: not a results file'),
         ([*SCAN, '--training'], '--training has no effect on scan'),
         ([*SCAN, '--threads', 100_000], '--threads: expected at most'),
         (

@@ -22,6 +22,7 @@ from vimamba.visualize.contact_sheet import (
     distinct,
     sheet,
 )
+from vimamba.visualize.samples import draw_answers
 
 
 @pytest.fixture
@@ -36,36 +37,30 @@ def predictions(tmp_path):
 
 
 @pytest.mark.parametrize(('n', 'columns', 'rows'), [(1, 1, 1), (4, 2, 2), (9, 3, 3), (60, 7, 7)])
-def test_the_sheet_has_a_place_for_each_image_up_to_its_limit(predictions, n, columns, rows, tmp_path):
+def test_the_sheet_has_a_place_for_each_image_up_to_its_limit(predictions, n, columns, rows):
     square = Image.new('RGB', (300, 300), 'red')
     for prediction in predictions:
         square.save(prediction.path)
-    assert contact_sheet(predictions[:n], tmp_path / 'sheet.png') == min(n, SHOWN)
-    with Image.open(tmp_path / 'sheet.png') as drawn:
-        assert drawn.size == (columns * (SIDE + GAP) + GAP, rows * (SIDE + 5 * LINE + GAP) + GAP)
-        red = (np.asarray(drawn) == (255, 0, 0)).all(-1).sum()
-    assert red == min(n, SHOWN) * SIDE**2
+    drawn = contact_sheet(predictions[:n])
+    assert drawn.size == (columns * (SIDE + GAP) + GAP, rows * (SIDE + 5 * LINE + GAP) + GAP)
+    assert (np.asarray(drawn) == (255, 0, 0)).all(-1).sum() == min(n, SHOWN) * SIDE**2
 
 
 def blue(picture, row):
     return int((np.abs(picture[row].astype(int) - (0xBF, 0xD7, 0xF0)).sum(-1) == 0).sum())
 
 
-def test_bars_are_as_long_as_the_probabilities(predictions, tmp_path):
-    contact_sheet(predictions[30:31], tmp_path / 'sheet.png')
-    with Image.open(tmp_path / 'sheet.png') as drawn:
-        drawn = np.asarray(drawn)
+def test_bars_are_as_long_as_the_probabilities(predictions):
+    drawn = np.asarray(contact_sheet(predictions[30:31]))
     first = drawn.shape[0] - GAP - 4 * LINE
     for j, score in enumerate((0.75, 0.25)):
         assert abs(blue(drawn, first + j * LINE + 3) - score * SIDE) <= 2  # above the text
 
 
 @pytest.mark.parametrize(('asked', 'shown'), [(1, 1), (4, 4), (10, 10), (400, 10)])
-def test_as_many_classes_are_drawn_as_asked_within_reason(predictions, asked, shown, tmp_path):
+def test_as_many_classes_are_drawn_as_asked_within_reason(predictions, asked, shown):
     predictions[9].classes, predictions[9].scores = [f'class {i}' for i in range(asked)], [1.0] * asked
-    contact_sheet(predictions[9:10], tmp_path / 'sheet.png')
-    with Image.open(tmp_path / 'sheet.png') as drawn:
-        column = np.asarray(drawn)[:, GAP]
+    column = np.asarray(contact_sheet(predictions[9:10]))[:, GAP]
     assert 1 + (np.diff(np.flatnonzero((column == (0xBF, 0xD7, 0xF0)).all(-1))) > 1).sum() == shown
 
 
@@ -94,5 +89,6 @@ def test_files_of_one_name_are_told_apart_by_their_folders():
 
 
 def test_an_unwritable_file_is_named(predictions):
-    with pytest.raises(UsageError, match=r'/none/sheet\.png: cannot be written: No such file'):
-        contact_sheet(predictions[:1], '/none/sheet.png')
+    answers = SimpleNamespace(found=predictions[:1], labels=True, what='image')
+    with pytest.raises(UsageError, match=r'/proc/none/sheet\.png: cannot be written'):
+        draw_answers(answers, '/proc/none/sheet.png')

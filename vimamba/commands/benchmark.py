@@ -20,8 +20,10 @@ from vimamba.memory import keep_memory
 __all__ = ['main']
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
-_OPTIONS = {'scan': (), 'models': ('sizes', 'batch', 'training'), 'clips': ('sizes', 'frames', 'training')}
-_DEFAULTS = {'sizes': [224], 'frames': [8, 16, 32, 64], 'batch': 1, 'training': False}
+_OPTIONS = {  # option -> its default, what it is for
+    'sizes': ([224], ('models', 'clips')), 'frames': ([8, 16, 32, 64], ('clips',)),
+    'batch': (1, ('models',)), 'training': (False, ('models', 'clips')),
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--repeats', type=int, default=21, help='of each measurement (default: %(default)s)')
     parser.add_argument('--append', metavar='FILE.csv', help='also add the rows to this file')
     args = parser.parse_args(argv)
-    for option, default in _DEFAULTS.items():
+    for option, (default, users) in _OPTIONS.items():
         if getattr(args, option) is None:
             setattr(args, option, default)
-        elif option not in _OPTIONS[args.what]:
+        elif args.what not in users:
             raise UsageError(f'--{option} has no effect on {args.what}: leave it out')
     check_integers(1, **{'--batch': args.batch, '--threads': args.threads, '--repeats': args.repeats})
     if args.threads > (cores := os.cpu_count() or 1):
@@ -69,22 +71,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = clip_cost.time_clips(costs, device, dtype, args.repeats, _prepare)
     else:
         names = tuple(args.cases or benchmark.MODELS)
-        results = benchmark.time_models(
-            device, dtype, names, tuple(args.sizes), args.batch, args.repeats, training=args.training
-        )
+        work = names, tuple(args.sizes), args.batch, args.repeats, args.training
+        results = benchmark.time_models(device, dtype, *work)
     if args.append is not None:
         benchmark.append([], Path(args.append))  # checks its columns before the work
     where = benchmark.environment(device)
     print(', '.join(f'{key} {value}' for key, value in where.items() if key != 'date'))
     with_memory = args.what == 'clips' or (args.what == 'models' and args.device == 'cuda')
-    line = '{:<26} {:<19} {:>10} {:>9} {:>9} {:>6} {:>9}' + ' {:>6}' * with_memory
-    print(line.format('case', 'direction', 'median ms', 'p20', 'p80', 'batch', 'inputs/s', 'MiB'), ' implementation')
+    line = '{case:<26} {direction:<19} {median_ms:>10} {p20_ms:>9} {p80_ms:>9} {batch:>6} {rate:>9}'
+    line += ' {memory_mib:>6}' * with_memory + '  {implementation}'
+    heads = {'median_ms': 'median ms', 'p20_ms': 'p20', 'p80_ms': 'p80', 'rate': 'inputs/s', 'memory_mib': 'MiB'}
+    print(line.format(**heads, **{name: name for name in ('case', 'direction', 'batch', 'implementation')}))
     rows = []
     for row in results:
         rows.append({**where, **row})
-        columns = [row[name] for name in ('case', 'direction', 'median_ms', 'p20_ms', 'p80_ms', 'batch')]
         rate = f'{1e3 * row["batch"] / float(row["median_ms"]):.4g}'
-        print(line.format(*columns, rate, row.get('memory_mib')), f' {row["implementation"]}', flush=True)
+        print(line.format(**{'memory_mib': '', **row}, rate=rate), flush=True)
     if args.append is not None:
         benchmark.append(rows, Path(args.append))
         print(f'{len(rows)} rows added to {args.append}')

@@ -70,12 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         notes = {'model': name, 'classes': json.dumps(classes)}
         notes |= {key: json.dumps(data[key]) for key in ('mean', 'std', 'interpolation', 'crop_pct')}
         notes |= {'frame_interval': json.dumps(frame_interval(classifier))} if args.stream else {}
-        export_onnx(
-            program, args.out, input_names=list(inputs), output_names=outputs, dynamic_shapes=dynamic, metadata=notes
-        )
-    kind = 'streams' if args.stream else 'clips' if channels[1:] else 'images'
-    batch = f'{args.batch or "any number of"} {kind}'
-    size = f'{Path(args.out).stat().st_size / 2**20:.1f} MiB'
-    shape = ' x '.join(map(str, images.shape[1:]))
-    print(f'{args.out}: {name}, {batch} of {shape} to {len(classes)} logits, {size}')
+        names = {'input_names': list(inputs), 'output_names': outputs}
+        export_onnx(program, args.out, metadata=notes, dynamic_shapes=dynamic, **names)
+    batch = f'{args.batch or "any number of"} {"streams" if args.stream else "clips" if channels[1:] else "images"}'
+    shape, size = ' x '.join(map(str, images.shape[1:])), Path(args.out).stat().st_size / 2**20
+    print(f'{args.out}: {name}, {batch} of {shape} to {len(classes)} logits, {size:.1f} MiB')
     return 0

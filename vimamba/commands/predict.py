@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _label_files(args: argparse.Namespace, device: Any) -> list[Any]:
     from vimamba.tasks.predict.files import predict_files
-    from vimamba.visualize.answers import draw_answers
+    from vimamba.visualize.samples import draw_answers
 
     options = {key: getattr(args, key) for key in ('topk', 'batch_size', 'threshold', 'views', 'maps')}
     said = predict_files(args.files, args.model, args.checkpoint, device=device, **options)

@@ -85,8 +85,7 @@ def evaluate_checkpoint(
     if out_dir:
         folder = Path(out_dir)
         if 'confusion' in metric.state:
-            with whole_file(folder / 'confusion.png') as part:
-                plot_confusion(metric.state['confusion'], classes, part)
+            plot_confusion(metric.state['confusion'], classes, folder / 'confusion.png')
         picture = sample.picture(task)
         with whole_file(folder / 'predictions.png') as part:
             picture.save(part)

@@ -14,7 +14,7 @@ from typing import Any
 
 from vimamba.errors import UsageError
 from vimamba.memory import peak_memory
-from vimamba.outputs import check_output, whole_file, write_text
+from vimamba.outputs import check_output, write_text
 from vimamba.visualize.plots import plot_curves
 
 from . import distributed
@@ -67,8 +67,7 @@ def report(state: TrainingState, folder: Path, broken: dict[str, str], seconds: 
     lines += [f'left out of training: {path}: {why}' for path, why in sorted(every_broken.items())]
     if rows:
         lines.append(f'best weights in {folder / "best.pth"}')
-        with whole_file(folder / 'curves.png') as part:
-            plot_curves(folder / 'log.jsonl', part)
+        plot_curves(folder / 'log.jsonl', folder / 'curves.png')
         lines.append(f'curves in {folder / "curves.png"}')
     table = '\n'.join(lines)
     write_text(folder / 'summary.txt', table + '\n')

@@ -25,23 +25,7 @@ def decompositions() -> dict[Any, Any]:
     }
 
 
-def route_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    rows: Tensor | None,
-    steps: list[int],
-    softplus: bool,
-    each: bool,
-    save: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def route_scan(u, delta, A, B, C, D, z, delta_bias, initial_state, rows, steps, softplus, each, save, backend):
     """``torch.ops.vimamba.route_scan`` for inference, of any length, as a `torch._higher_order_ops.scan`."""
     b, (k, d, n), g = u.shape[0], A.shape, B.shape[2]
     wide = torch.promote_types(u.dtype, torch.float32)

@@ -10,10 +10,10 @@ import csv
 import datetime
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,7 +34,7 @@ from vimamba.outputs import naming
 from vimamba.scans import ScanOrder, create_order
 
 __all__ = ['COLUMNS', 'MODELS', 'SCANS', 'ScanCase', 'Times', 'append', 'cells', 'environment', 'infer',
-           'interleaved', 'mamba_ssm', 'step', 'time_models', 'time_scans', 'with_dense_layers']  # fmt: skip
+           'interleaved', 'mamba_ssm', 'row', 'step', 'time_models', 'time_scans', 'with_dense_layers']  # fmt: skip
 
 COLUMNS = ['date', 'commit', 'device', 'threads', 'clock', 'torch', 'flags', 'what', 'case', 'implementation', 'dtype',
            'batch', 'tokens', 'direction', 'median_ms', 'p20_ms', 'p80_ms', 'memory_mib']  # fmt: skip
@@ -64,7 +64,7 @@ def interleaved(
                 if not samples[name] or samples[name][-1] < _SHORT:
                     function()
                 samples[name].append(_seconds(function, device, queued))
-    return {name: _summary(times) for name, times in samples.items()}
+    return {name: _summary(sorted(times)) for name, times in samples.items()}
 
 
 def _seconds(function: Callable[[], object], device: torch.device, queued: bool) -> float:
@@ -84,10 +84,8 @@ def _seconds(function: Callable[[], object], device: torch.device, queued: bool)
     return clock() - start_time
 
 
-def _summary(times: list[float]) -> Times:
-    ordered = sorted(1e3 * t for t in times)
-    last = len(ordered) - 1
-    return Times(*(ordered[round(q * last)] for q in (0.5, 0.2, 0.8)))
+def _summary(seconds: list[float]) -> Times:
+    return Times(*(1e3 * seconds[round(q * (len(seconds) - 1))] for q in (0.5, 0.2, 0.8)))
 
 
 class ScanCase(NamedTuple):
@@ -127,10 +125,6 @@ class ScanCase(NamedTuple):
         return inputs, order
 
 
-def _vmamba(channels: int, side: int, loop_trains: bool = True) -> ScanCase:
-    return ScanCase(1, channels, 1, (side, side), 'cross', gated=False, loop_trains=loop_trains)
-
-
 SCANS = {
     'vim_tiny 224': ScanCase(1, 384, 16, (1, 197)),
     'vim_tiny 224, batch 8': ScanCase(8, 384, 16, (1, 197), loop_trains=False),
@@ -138,10 +132,10 @@ SCANS = {
     'vim_tiny 512': ScanCase(1, 384, 16, (1, 1025), loop_trains=False),
     'vim_tiny 1024': ScanCase(1, 384, 16, (1, 4097), loop_trains=False),
     'vim_tiny 1248': ScanCase(1, 384, 16, (1, 6085), loop_trains=False),
-    'vmamba_tiny 224, stage 1': _vmamba(96, 56, loop_trains=False),
-    'vmamba_tiny 224, stage 2': _vmamba(192, 28),
-    'vmamba_tiny 224, stage 3': _vmamba(384, 14),
-    'vmamba_tiny 224, stage 4': _vmamba(768, 7),
+    'vmamba_tiny 224, stage 1': ScanCase(1, 96, 1, (56, 56), 'cross', gated=False, loop_trains=False),
+    'vmamba_tiny 224, stage 2': ScanCase(1, 192, 1, (28, 28), 'cross', gated=False),
+    'vmamba_tiny 224, stage 3': ScanCase(1, 384, 1, (14, 14), 'cross', gated=False),
+    'vmamba_tiny 224, stage 4': ScanCase(1, 768, 1, (7, 7), 'cross', gated=False),
 }
 MODELS = ('vim_tiny_patch16_224', 'deit_tiny_patch16_224')
 
@@ -175,8 +169,8 @@ def time_scans(device: torch.device, dtype: torch.dtype, cases: Mapping[str, Sca
         for direction, run, chosen in (('forward', infer, scans), ('forward + backward', _differentiate, trained)):
             functions = {what: partial(run, *scan) for what, scan in chosen.items()}
             for what, times in interleaved(functions, device, repeats).items():
-                yield {'what': 'scan', 'case': name, 'implementation': what, 'dtype': _name(dtype), 'batch': case.batch,
-                       'tokens': order.length, 'direction': direction, **cells(times)}  # fmt: skip
+                size = {'batch': case.batch, 'tokens': order.length}
+                yield row(times, dtype, what='scan', case=name, implementation=what, direction=direction, **size)
 
 
 def _scans(inputs: dict[str, Any], order: ScanOrder, device: torch.device) -> dict[str, tuple[Callable, dict]]:
@@ -241,9 +235,8 @@ def time_models(
                 functions[f'{name}, our dense layers'] = step(model, images, dtype, training)
         memory = {name: _memory(function, device) for name, function in functions.items()}
         for name, times in interleaved(functions, device, repeats).items():
-            yield {'what': 'model', 'case': f'{size} px', 'implementation': name, 'dtype': _name(dtype), 'batch': batch,
-                   'tokens': (size // 16) ** 2, 'direction': direction,
-                   **cells(times), 'memory_mib': memory[name]}  # fmt: skip
+            known = {'what': 'model', 'case': f'{size} px', 'tokens': (size // 16) ** 2, 'memory_mib': memory[name]}
+            yield row(times, dtype, implementation=name, batch=batch, direction=direction, **known)
 
 
 def with_dense_layers(model: torch.nn.Module) -> torch.nn.Module:
@@ -302,26 +295,26 @@ def cells(times: Times) -> dict[str, str]:
     return {key: f'{value:.4g}' for key, value in zip(('median_ms', 'p20_ms', 'p80_ms'), times)}
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix('torch.')
+def row(times: Times, dtype: torch.dtype, **columns: Any) -> dict[str, Any]:
+    """A row of a results file, without the columns of `environment`."""
+    return {'dtype': str(dtype).removeprefix('torch.'), **columns, **cells(times)}
 
 
 def environment(device: torch.device) -> dict[str, str]:
     """The machine, versions and flags that a result depends on."""
     threads = torch.get_num_threads()
     if device.type == 'cuda':
-        name = torch.cuda.get_device_name(device)
+        name, clock = torch.cuda.get_device_name(device), 'events'
         flags = f'tf32={torch.backends.cuda.matmul.allow_tf32} cudnn.benchmark={torch.backends.cudnn.benchmark}'
         flags += f' flash={torch.backends.cuda.flash_sdp_enabled()} triton={os.environ.get("VIMAMBA_TRITON", "0")}'
-        clock = 'events'
     else:
         name = f'{_processor()}, {describe() if is_built() else "no compiled kernels"}'
-        flags = f'matmul={torch.get_float32_matmul_precision()} malloc=kept'
         clock = 'CPU time' if threads == 1 else 'wall'
-    root = Path(vimamba.__file__).resolve().parents[1]
-    git = ['git', 'rev-parse', '--short', 'HEAD']
-    found = subprocess.run(git, cwd=root, capture_output=True, text=True) if shutil.which('git') else None
-    commit = found.stdout.strip() if found and found.returncode == 0 else vimamba.__version__
+        flags = f'matmul={torch.get_float32_matmul_precision()} malloc=kept'
+    root, commit = Path(vimamba.__file__).resolve().parents[1], vimamba.__version__
+    with suppress(OSError, subprocess.CalledProcessError):  # no git, or not a checkout
+        git = ['git', 'rev-parse', '--short', 'HEAD']
+        commit = subprocess.run(git, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
     return {'date': datetime.date.today().isoformat(), 'commit': commit, 'device': name, 'threads': str(threads),
             'clock': clock, 'torch': torch.__version__, 'flags': flags}  # fmt: skip
 

@@ -16,46 +16,38 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.models.vision_transformer import Block
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 import vimamba.models  # noqa: F401  (registers with timm, in each process)
 from vimamba.errors import UsageError
 from vimamba.memory import peak_memory
-from vimamba.profile.benchmark import cells, interleaved, step, with_dense_layers
+from vimamba.profile.benchmark import interleaved, row, step, with_dense_layers
 
 __all__ = ['CAUSAL', 'JOINT', 'MODELS', 'TRAINING', 'ClipCost', 'JointViT', 'plan', 'time_clips']
 
 JOINT = 'joint space-time ViT-T'
 
 
-class JointViT(nn.Module):
-    """ViT-T over all tokens of a clip at once: timm's blocks, whose attention is PyTorch's fused one.
+class JointViT(VisionTransformer):
+    """ViT-T over all tokens of a clip at once: timm's, which reads the frames as one tall image.
 
     Args:
         num_frames: frames of a clip.
-        img_size: pixels of a side of a frame, a multiple of 16.
-        dim, depth, heads: 192, 12 and 3 are those of DeiT-T.
+        img_size: pixels of a side of a frame; those beyond a multiple of 16 are left out.
+        num_classes, options: of timm's VisionTransformer.
 
-    Shape: (b, 3, T, H, W) -> (b, num_classes), over T * (H / 16) * (W / 16) tokens and a class token.
+    Shape: (b, 3, T, H, W) -> (b, num_classes), over T * (H // 16) * (W // 16) tokens and a class token.
     """
 
-    def __init__(
-        self, num_frames: int, img_size: int = 224, dim: int = 192, depth: int = 12, heads: int = 3,
-        num_classes: int = 400,
-    ):  # fmt: skip
-        super().__init__()
-        self.patch_embed = nn.Conv3d(3, dim, (1, 16, 16), (1, 16, 16))
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + num_frames * (img_size // 16) ** 2, dim) * 0.02)
-        self.blocks = nn.Sequential(*(Block(dim, heads, qkv_bias=True) for _ in range(depth)))
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, num_classes)
+    def __init__(self, num_frames: int, img_size: int = 224, num_classes: int = 400, **options: Any):
+        side = img_size // 16 * 16
+        sizes = {'img_size': (num_frames * side, side), 'embed_dim': 192, 'num_heads': 3}
+        super().__init__(num_classes=num_classes, **sizes, **options)
+        self.side = side
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(x).flatten(2).transpose(1, 2)
-        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1) + self.pos_embed
-        return self.head(self.norm(self.blocks(x))[:, 0])
+    def forward(self, clip: Tensor) -> Tensor:
+        return super().forward(clip[..., : self.side, : self.side].flatten(2, 3))
 
 
 class ClipCost(NamedTuple):
@@ -110,12 +102,9 @@ def plan(
 
 
 def time_clips(
-    costs: Iterable[ClipCost],
-    device: torch.device,
-    dtype: torch.dtype,
-    repeats: int,
+    costs: Iterable[ClipCost], device: torch.device, dtype: torch.dtype, repeats: int,
     prepare: Callable[[], object] | None = None,
-) -> Iterator[dict]:
+) -> Iterator[dict]:  # fmt: skip
     """Yields rows of the results file: of one clip on the CPU, of the largest batch, a power of 2, that fits or takes
     half a second on a GPU.
 
@@ -139,32 +128,26 @@ def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: i
     torch.manual_seed(0)
     model, batch = cost.build().to(device), 1
 
-    def run(batch: int) -> Callable[[], object]:
+    def prepared(batch: int) -> Callable[[], object]:
         clips = torch.randn(batch, 3, cost.frames, cost.size, cost.size, device=device)
         return step(model, clips, dtype, cost.training)
 
     if device.type == 'cuda':
-
-        def finish(batch: int) -> None:
-            run(batch)()
-            torch.cuda.synchronize(device)
-
-        batch = largest_batch(finish)
+        batch = largest_batch(lambda batch: (prepared(batch)(), torch.cuda.synchronize(device)))
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    times = interleaved({cost.name: run(batch)}, device, repeats)[cost.name]
-    memory = peak_memory(device)
-    return {'what': 'clip', 'case': cost.case, 'implementation': cost.name,
-            'dtype': str(dtype).removeprefix('torch.'), 'batch': batch, 'tokens': _tokens(model, cost),
-            'direction': 'forward + backward' if cost.training else 'forward', **cells(times),
-            'memory_mib': f'{memory:.0f}'}  # fmt: skip
+    times = interleaved({cost.name: prepared(batch)}, device, repeats)[cost.name]
+    known = {'what': 'clip', 'case': cost.case, 'implementation': cost.name, 'tokens': _tokens(model, cost)}
+    known |= {'direction': 'forward + backward' if cost.training else 'forward'}
+    return row(times, dtype, batch=batch, memory_mib=f'{peak_memory(device):.0f}', **known)
 
 
 def _tokens(model: nn.Module, cost: ClipCost) -> int:
     """Patches of a clip."""
-    patches = next(module for module in model.modules() if isinstance(module, nn.Conv3d))
-    sides = zip((cost.frames, cost.size, cost.size), patches.kernel_size, patches.stride)
-    return math.prod((side - patch) // stride + 1 for side, patch, stride in sides)
+    patches = next(module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d)))
+    kernel, stride = ((1, *sides)[-3:] for sides in (patches.kernel_size, patches.stride))
+    sides = zip((cost.frames, cost.size, cost.size), kernel, stride)
+    return math.prod((side - patch) // step + 1 for side, patch, step in sides)
 
 
 def largest_batch(run: Callable[[int], object], seconds: float = 0.5) -> int:

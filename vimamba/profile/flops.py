@@ -27,14 +27,10 @@ def count_flops(model: nn.Module, images: Tensor | Sequence[int]) -> dict[str, i
     >>> count_flops(nn.Sequential(nn.Linear(8, 4), nn.ReLU()), (5, 8))
     {'': 320, '0': 320}
     """
-    with FlopCounterMode(display=False) as counter:
-        _run(model, images)
-    root = type(model).__name__
-    counts = {'': counter.get_total_flops()}
-    for module, operators in counter.get_flop_counts().items():
-        if module not in ('Global', root):
-            counts[module.removeprefix(f'{root}.')] = sum(operators.values())
-    return counts
+    counter, root = _count(model, images), type(model).__name__
+    sums = {module: sum(operators.values()) for module, operators in counter.get_flop_counts().items()}
+    parts = {module.removeprefix(f'{root}.'): n for module, n in sums.items() if module not in ('Global', root)}
+    return {'': counter.get_total_flops(), **parts}
 
 
 def count_gflops(model: nn.Module, images: Tensor | Sequence[int]) -> float:
@@ -45,20 +41,19 @@ def count_gflops(model: nn.Module, images: Tensor | Sequence[int]) -> float:
     >>> count_gflops(nn.Linear(1000, 1000), (1, 1000))
     0.001
     """
-    with FlopCounterMode(display=False) as counter:
-        _run(model, images)
-    operators = counter.get_flop_counts().get('Global', {})
+    operators = _count(model, images).get_flop_counts().get('Global', {})
     return sum(n if 'route_scan' in str(operator) else n / 2 for operator, n in operators.items()) / 1e9
 
 
-def _run(model: nn.Module, images: Tensor | Sequence[int]) -> None:
+def _count(model: nn.Module, images: Tensor | Sequence[int]) -> FlopCounterMode:
     if not isinstance(images, Tensor):
         parameter = next(model.parameters())
         images = torch.zeros(tuple(images), device=parameter.device, dtype=parameter.dtype)
     training = model.training
-    with torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(images)
     model.train(training)
+    return counter
 
 
 def _handle(count: Callable[..., int]) -> Callable[[list[Any], list[Any]], int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import operator
 import os
 import re
 import shutil
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ['main', 'picture', 'save_png']
 
 _MOST_CELLS = 128 * 128  # more are not legible, in text or in a picture
-_ENDS = ('start', 'o', 'tab:green', 0.26), ('end', 's', 'tab:red', 0.34)  # label, marker, colour, share of a cell
 
 
 def picture(order: ScanOrder, titles: Sequence[str] | None = None, width: int = 100) -> str:
@@ -85,15 +85,14 @@ def _frames(grid: Grid) -> tuple[int, int, int]:
 def save_png(order: ScanOrder, path: str | os.PathLike[str], title: str = '') -> None:
     """Draws the routes, one panel each, dark at the start and light at the end.
 
-    A line with arrows joins the cells in reading order; a jump to a cell that is not a neighbour is thin. The frames of
-    a clip are side by side, class tokens on the left.
+    Arrows join the cells in reading order; those to a cell that is not a neighbour are thin. The frames of a clip are
+    side by side, class tokens on the left.
 
     Raises:
         UsageError: matplotlib is missing, or the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
     except ImportError:
         raise UsageError('a PNG needs matplotlib: run `pip install matplotlib`') from None
     places = _places(order)
@@ -107,12 +106,14 @@ def save_png(order: ScanOrder, path: str | os.PathLike[str], title: str = '') ->
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel in panels:
         panel.set_axis_off()
-    for k, (panel, heading) in enumerate(zip(panels, _titles(order))):
-        panel.set_title(heading, fontsize=10)
         panel.set(aspect='equal', xlim=(left - 0.6, right + 0.6), ylim=(bottom + 0.6, top - 0.6))  # row 0 on top
-        _draw_route(panel, order, k, inch * 72)
-    marks = [Line2D([], [], marker=mark, color=color, linestyle='', label=label) for label, mark, color, _ in _ENDS]
-    figure.legend(handles=marks, loc='outside lower center', ncols=2, frameon=False, fontsize=9)
+    for panel, heading, route in zip(panels, _titles(order), order.index.cpu()):
+        panel.set_title(heading, fontsize=10)
+        _draw_route(panel, places[route[route < len(places)]], inch * 72)
+        for row in order.class_rows:
+            x, y = places[row].tolist()
+            panel.text(x, y - 0.5, 'class', ha='center', va='bottom', fontsize=8)
+    figure.legend(handles=panels[0].lines, loc='outside lower center', ncols=2, frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=12)
     try:
         figure.savefig(path, format='png', dpi=150)
@@ -124,44 +125,35 @@ def _places(order: ScanOrder) -> Tensor:
     """The position of each memory row: (L - pads, 2) as x, y in cells."""
     frames, height, width = _frames(order.grid)
     frame, y, x = torch.meshgrid(*(torch.arange(n) for n in (frames, height, width)), indexing='ij')
-    places = torch.empty(order.length - order.pads, 2)
-    is_class = torch.zeros(len(places), dtype=torch.bool)
-    is_class[list(order.class_rows)] = True
-    places[~is_class] = torch.stack((frame * (width + 1) + x, y), -1).view(-1, 2).float()
-    for i, row in enumerate(order.class_rows):
-        places[row] = torch.tensor([-2.0, (height - 1) / 2 + 1.7 * (i - (len(order.class_rows) - 1) / 2)])
+    places = torch.stack((frame * (width + 1) + x, y), -1).view(-1, 2).float()
+    middle = (height - 1 - 1.7 * (len(order.class_rows) - 1)) / 2
+    for i, row in sorted(enumerate(order.class_rows), key=operator.itemgetter(1)):
+        places = torch.cat((places[:row], torch.tensor([[-2.0, middle + 1.7 * i]]), places[row:]))
     return places
 
 
-def _draw_route(panel: Axes, order: ScanOrder, route: int, points: float) -> None:
-    """Draws one route on axes whose cells are ``points`` wide."""
+def _draw_route(panel: Axes, path: Tensor, points: float) -> None:
+    """Draws a route through the places (l, 2) on axes whose cells are ``points`` wide."""
     from matplotlib import colormaps
-    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.collections import PolyCollection
 
-    places = _places(order)
-    rows = order.index[route].cpu()
-    path = places[rows[rows < len(places)]]  # (l, 2)
-    move = path.diff(dim=0)
     shade = colormaps['viridis'](torch.linspace(0, 0.92, len(path)).numpy())[:, :3]  # (l, 3)
-    widths = min(2.2, points / 7) * torch.where(move.abs().amax(1) <= 1, 1, 1 / 3)
-    lines = torch.stack((path[:-1], path[1:]), 1)  # (l - 1, 2, 2)
-    panel.add_collection(LineCollection(lines.tolist(), colors=shade[1:], linewidths=widths.tolist(), capstyle='round'))
     corners = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
     cells = (path[:, None] + corners).tolist()  # (l, 4, 2)
     edge = min(0.8, points / 20)
     panel.add_collection(PolyCollection(cells, facecolors=0.75 + 0.25 * shade, edgecolors='white', linewidths=edge))
-    apart = math.ceil(len(path) / 100)  # about a hundred arrows show the way
-    for t in range(apart // 2, len(move), apart):
-        (x, y), (dx, dy) = (path[t] + 0.55 * move[t]).tolist(), move[t].tolist()
-        triangle = (3, 0, math.degrees(math.atan2(-dy, dx)) - 90)
-        panel.plot(x, y, marker=triangle, color=shade[t], markersize=min(8, points / 3), markeredgewidth=0)
-    for (_, marker, color, share), (x, y) in zip(_ENDS, path[[0, -1]].tolist()):
-        panel.plot(x, y, marker, color=color, markersize=max(3, points * share), zorder=4 - share)
+    move = path.diff(dim=0)
+    jumps = move.abs().amax(1) > 1
+    for chosen, width in ((~jumps, 0.06), (jumps, 0.02)):  # in cells
+        shaft = {'units': 'xy', 'angles': 'xy', 'scale_units': 'xy', 'scale': 1, 'width': width, 'headlength': 4}
+        panel.quiver(*path[:-1][chosen].T, *move[chosen].T, color=shade[1:][chosen.numpy()], **shaft)
+    ends = ('start', 'o', 'tab:green', 0.26, path[0]), ('end', 's', 'tab:red', 0.34, path[-1])
+    for label, marker, colour, share, place in ends:
+        size = max(3, points * share)
+        panel.plot(*place[:, None], marker, color=colour, label=label, markersize=size, zorder=4 - share)
     if points > 24:
         for step, (x, y) in enumerate(path.tolist()):
             panel.text(x - 0.44, y - 0.44, str(step), ha='left', va='top', fontsize=6, color='0.45')
-    for x, y in places[list(order.class_rows)].tolist():
-        panel.text(x, y - 0.5, 'class', ha='center', va='bottom', fontsize=8)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

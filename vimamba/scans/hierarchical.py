@@ -47,11 +47,6 @@ def windows(grid: Grid, size: int = 7) -> ScanOrder:
 def pyramid(grid: Grid) -> ScanOrder:
     """Every 2^n-th token of both sides first, then those of each finer level: the first tokens span the image.
 
-         0  4  1  5
-         6  7  8  9
-         2 10  3 11
-        12 13 14 15
-
     The levels are those of an image pyramid, starting with the coarsest of more than one token; each is read row by
     row, without the tokens already read.
 

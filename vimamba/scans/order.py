@@ -81,14 +81,8 @@ class ScanOrder:
         if len(wrong):
             expected = f'each of the rows 0 ... {length - 1} once in every route'
             raise bad_argument('index', expected, f'other rows in route {int(wrong[0])}')
-        for name, value in {
-            'index': index,
-            'grid': grid,
-            'flipped': tuple(self.flipped) or (False,) * routes,
-            'class_rows': tuple(self.class_rows),
-            'inverse': inverse,
-        }.items():
-            object.__setattr__(self, name, value)
+        flipped, class_rows = tuple(self.flipped) or (False,) * routes, tuple(self.class_rows)
+        self.__dict__.update(index=index, grid=grid, flipped=flipped, class_rows=class_rows, inverse=inverse)  # frozen
 
     @property
     def routes(self) -> int:
@@ -111,13 +105,11 @@ class ScanOrder:
         if (self.grid, self.class_rows) != (other.grid, other.class_rows):
             mine, theirs = (f'{o.grid} with class rows {o.class_rows}' for o in (self, other))
             raise bad_argument('a | b', f'two orders over the same tokens, {mine}', theirs)
-        pads = max(self.pads, other.pads)
-        index = torch.cat([order._pad(pads).index for order in (self, other)])
-        return replace(self, index=index, flipped=(*self.flipped, *other.flipped), pads=pads)
-
-    def _pad(self, pads: int) -> ScanOrder:
-        more = torch.arange(self.length, self.length + pads - self.pads, device=self.index.device)
-        return replace(self, index=torch.cat((self.index, more.expand(self.routes, -1)), 1), pads=pads)
+        length = max(self.length, other.length)
+        rows = torch.arange(length, device=self.index.device)
+        index = [torch.cat((o.index, rows[o.length :].expand(o.routes, -1)), 1) for o in (self, other)]
+        pads, flipped = max(self.pads, other.pads), self.flipped + other.flipped
+        return replace(self, index=torch.cat(index), flipped=flipped, pads=pads)
 
     def insert(self, row: int) -> ScanOrder:
         """Inserts a class token at memory row ``row``: the order over L + 1 tokens, rows >= row moved up by one.
@@ -204,9 +196,8 @@ class ScanOrder:
         return self.grid, self.flipped, self.class_rows, self.pads
 
     def __repr__(self) -> str:
-        class_rows = f', class_rows={self.class_rows}' if self.class_rows else ''
-        pads = f', pads={self.pads}' if self.pads else ''
-        return f'ScanOrder(routes={self.routes}, length={self.length}, grid={self.grid}{class_rows}{pads})'
+        more = ''.join(f', {name}={value}' for name in ('class_rows', 'pads') if (value := getattr(self, name)))
+        return f'ScanOrder(routes={self.routes}, length={self.length}, grid={self.grid}{more})'
 
 
 @contextmanager
@@ -260,11 +251,7 @@ def register_order(*ndims: int) -> Callable[[Callable[..., ScanOrder]], Callable
         name = build.__name__
         if name in ORDERS and ORDERS[name].__module__ != build.__module__:
             raise UsageError(f'scan order {name!r} is registered by {ORDERS[name].__module__}: choose another name')
-
-        @lru_cache(maxsize=32)
-        def cached(grid: Grid, *options: int, **named: int) -> ScanOrder:
-            with plainly():
-                return build(grid, *options, **named)
+        cached = lru_cache(maxsize=32)(plainly()(build))
 
         @wraps(build)
         def order(grid: Iterable[int], *options: int, **named: int) -> ScanOrder:
@@ -325,9 +312,9 @@ def split_name(scan: str, others: Iterable[str] = (), key: str = '') -> tuple[st
 
 
 @lru_cache(maxsize=128)
+@plainly()
 def _derive(build: Callable[..., ScanOrder], size: tuple[int, ...], suffixes: tuple[str, ...], grid: Grid) -> ScanOrder:
-    with plainly():
-        return reduce(lambda order, suffix: _SUFFIXES[suffix](order), suffixes, build(grid, *size))
+    return reduce(lambda order, suffix: _SUFFIXES[suffix](order), suffixes, build(grid, *size))
 
 
 def list_orders() -> list[str]:

@@ -8,14 +8,19 @@ from functools import cache
 
 from PIL import ImageFont
 
-__all__ = ['Font', 'families', 'fitting', 'font']
+__all__ = ['Font', 'families', 'fitting', 'font', 'font_file']
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
+def font_file(text: str) -> str | None:
+    """The file of a font that has the letters of a text; None without matplotlib."""
+    return _file(frozenset(ord(letter) for letter in text if letter.isprintable() and not letter.isspace()))
+
+
 def font(size: int, text: str = '') -> Font:
     """A font for PIL, ``size`` pixels high; without matplotlib, PIL's default, which has little more than ASCII."""
-    return _face(size, _file(_letters(text)))
+    return _face(size, font_file(text))
 
 
 def families(texts: Iterable[str]) -> list[str]:
@@ -23,8 +28,7 @@ def families(texts: Iterable[str]) -> list[str]:
     from matplotlib.font_manager import fontManager
     from matplotlib.ft2font import FT2Font
 
-    default = _file(frozenset())
-    files = dict.fromkeys(file for text in texts if (file := _file(_letters(text))) and file != default)
+    files = dict.fromkeys(file for text in texts if (file := font_file(text)) and file != font_file(''))
     for file in files:
         fontManager.addfont(file)  # its list may be older than the font
     return [FT2Font(file).family_name for file in files]
@@ -40,10 +44,6 @@ def fitting(text: str, room: float, font: Font, middle: bool = False) -> str:
         if font.getlength(short) <= room:
             return short
     return ''
-
-
-def _letters(text: str) -> frozenset[int]:
-    return frozenset(ord(letter) for letter in text if letter.isprintable() and not letter.isspace())
 
 
 @cache

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from vimamba.errors import UsageError, bad_argument
+from vimamba.outputs import whole_file
 
 from .fonts import families
 
-__all__ = ['plot_confusion', 'plot_curves', 'plot_scaling', 'slope']
+__all__ = ['plot_confusion', 'plot_curves', 'plot_scaling']
 
 BLUE, RED, GREY = '#1f5fa8', '#c2362b', '#6b7280'
 STYLE: dict[Any, Any] = {
@@ -62,15 +63,14 @@ def plot_curves(records: str | os.PathLike[str] | Iterable[Mapping[str, Any]], o
 
     others = {'kind', 'epoch', 'step', 'loss', 'images', 'videos'}
     metric = next((key for row in rows['val'] for key in row if key not in others), 'top1')
-    with _figure(out_png, (11, 3.3), ncols=3) as (_, (loss, top1, rate)):
+    with _figure(out_png, (11, 3.3), ncols=3) as (loss, top1, rate):
         loss.set_title('Loss')
         for kind, label, colour in (('train', 'train', GREY), ('val', 'validation', BLUE)):
-            marker = 'o' if len(rows[kind]) == 1 else None
             if (points := series(kind, 'loss'))[0]:
+                marker = 'o' if len(points[0]) == 1 else None
                 loss.plot(*points, color=colour, marker=marker, clip_on=False, label=label)
+                loss.legend()
         loss.set_ylim(bottom=0)
-        if loss.lines:
-            loss.legend()
         top1.set_title(f'Validation {metric.replace("top1", "top-1")} (%)')
         x, y = series('val', metric)
         top1.plot(x, y, color=BLUE)
@@ -110,9 +110,8 @@ def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLi
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     right = np.eye(n, dtype=bool)
     side = min(10.0, 2.2 + 0.42 * n) if n <= 100 else 8.0
-    with _figure(out_png, (side, side), grid=False, texts=classes) as (_, axes):
-        hits = counts[right].sum()
-        worst = max(share[~right].max(initial=0), 1e-9)
+    with _figure(out_png, (side, side), grid=False, texts=classes) as axes:
+        hits, worst = counts[right].sum(), max(share[~right].max(initial=0), 1e-9)
         axes.set_facecolor('#f3f4f6')
         axes.imshow(np.where(right, share, np.nan), cmap='Blues', vmin=0, vmax=1.15)
         axes.imshow(np.where(right | (counts == 0), np.nan, share), cmap='Reds', vmin=-0.35 * worst, vmax=worst * 1.3)
@@ -122,38 +121,24 @@ def plot_confusion(matrix: Any, classes: Sequence[str], out_png: str | os.PathLi
         axes.tick_params(length=0)
         if n > 100:
             return
-        names = [_short(name, 16) for name in classes]
+        names = [name if len(name) <= 16 else f'{name[:15]}…' for name in classes]
         turned = 0 if max(map(len, names)) <= 3 and n <= 30 else 45 if n <= 30 else 90
         style = {'fontsize': min(9.0, 450 / n), 'parse_math': False}  # a cell has about 550 / n points
         axes.set_xticks(range(n), names, rotation=turned, ha='right' if turned == 45 else 'center', **style)
         axes.set_yticks(range(n), names, **style)
         if n > 30:
             return
-        axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
-        axes.grid(which='minor', color='white', linewidth=1.5)
-        axes.tick_params(which='minor', length=0)
+        axes.hlines(np.arange(n + 1) - 0.5, -0.5, n - 0.5, 'white', linewidth=1.5)
+        axes.vlines(np.arange(n + 1) - 0.5, -0.5, n - 0.5, 'white', linewidth=1.5)
         for i, j in zip(*np.nonzero(counts)):
             colour = 'white' if share[i, j] > (0.5 if i == j else 0.6 * worst) else 'black'
             axes.text(j, i, _count(int(counts[i, j])), ha='center', va='center', color=colour, fontsize=8)
 
 
-def slope(points: Iterable[tuple[float, float]]) -> float:
-    """Fits the exponent p of y = c x^p, by least squares on the logarithms.
-
-    >>> round(slope([(1, 3), (10, 300), (100, 30000)]), 6)
-    2.0
-    """
-    x, y = np.log(np.asarray(list(points), dtype=float)).T
-    return float(np.polyfit(x, y, 1)[0])
-
-
 def plot_scaling(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
-    out_png: str | os.PathLike[str],
-    against: str = 'tokens',
-    units: Sequence[str] | None = None,
-) -> None:
+    out_png: str | os.PathLike[str], against: str = 'tokens', units: Sequence[str] | None = None,
+) -> None:  # fmt: skip
     """Plots milliseconds or another quantity against tokens or frames, log-log, with the exponent beside each name.
 
     Args:
@@ -165,11 +150,12 @@ def plot_scaling(
     Raises:
         UsageError: matplotlib is missing, or the file cannot be written.
     """
-    with _figure(out_png, (5.2 * len(panels), 4.0), ncols=len(panels), squeeze=False) as (_, axes):
+    with _figure(out_png, (5.2 * len(panels), 4.0), ncols=len(panels), squeeze=False) as axes:
         for ax, unit, (title, lines) in zip(axes[0], units or ['ms'] * len(panels), panels.items(), strict=True):
             for name, points in lines.items():
                 counts, values = zip(*sorted(points), strict=True)
-                label = f'{name}: {against}^{slope(points):.2f}' if unit == 'ms' else name
+                exponent = np.polyfit(np.log(counts), np.log(values), 1)[0]  # least squares
+                label = f'{name}: {against}^{exponent:.2f}' if unit == 'ms' else name
                 ax.loglog(counts, values, marker='o', markersize=3, label=label)
                 ax.set_xticks(counts, map(str, counts), fontsize=7)
             ax.set(title=title, xlabel=against, ylabel=unit)
@@ -178,15 +164,6 @@ def plot_scaling(
                 low, high = ax.get_ylim()
                 ax.set_ylim(low / 4, high * 4)
             ax.legend(fontsize=8)
-
-
-def _short(name: str, length: int) -> str:
-    """Cuts a long name.
-
-    >>> _short('walk, slow', 16), _short('black-and-white colobus', 12)
-    ('walk, slow', 'black-and-w…')
-    """
-    return name if len(name) <= length else f'{name[: length - 1]}…'
 
 
 def _count(number: int) -> str:
@@ -202,16 +179,12 @@ def _count(number: int) -> str:
 
 @contextmanager
 def _figure(
-    out_png: str | os.PathLike[str],
-    size: tuple[float, float],
-    grid: bool = True,
-    texts: Sequence[str] = (),
+    out_png: str | os.PathLike[str], size: tuple[float, float], grid: bool = True, texts: Sequence[str] = (),
     **layout: Any,
-) -> Iterator:
-    """Yields a figure and its axes; writes it on exit, at 150 dots per inch, in fonts that have the ``texts``."""
+) -> Iterator[Any]:  # fmt: skip
+    """Yields the axes of a figure; writes it on exit, at 150 dots per inch, in fonts that have the ``texts``."""
     try:
         import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(f'plots need matplotlib ({error}): pip install vimamba[train]') from None
@@ -219,10 +192,6 @@ def _figure(
     with matplotlib.rc_context({**STYLE, 'axes.grid': grid, 'font.family': font}), warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Glyph .* missing from')  # one line for each; `families` warns once
         figure = Figure(figsize=size, layout='constrained')
-        FigureCanvasAgg(figure)
-        yield figure, figure.subplots(**layout)
-        try:
-            Path(out_png).parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(out_png, dpi=150, facecolor='white', format='png')
-        except OSError as error:
-            raise UsageError(f'{out_png}: cannot be written: {error.strerror}') from error
+        yield figure.subplots(**layout)
+        with whole_file(out_png) as part:
+            figure.savefig(part, dpi=150, facecolor='white', format='png')

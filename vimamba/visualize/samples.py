@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +12,15 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from vimamba.errors import bad_argument
+from vimamba.outputs import whole_file
 
-from .contact_sheet import Row, Tile, distinct, sheet
-from .fonts import fitting, font
+from .contact_sheet import Row, Tile, contact_sheet, distinct, grid, sheet
+from .fonts import fitting, font, font_file
 
-__all__ = ['draw_map', 'draw_objects', 'picture']
+__all__ = ['draw_answers', 'draw_map', 'draw_objects', 'picture']
 
 _SIDE = 256  # minimum pixels of the longer side of an image
 _NAMED = 0.001  # minimum share of an image for a class to be in the legend
@@ -59,28 +61,39 @@ def picture(
         frames = [[to_pil_image(_rgb(frame)) for frame in image.reshape(-1, *image.shape[-3:])] for image in images]
         return sheet([Tile(*tile) for tile in zip(frames, names, rows)])
     said_of = [column for column in (targets, outputs) if column is not None]
-    prediction = f'prediction, scores from {100 * threshold:g} %' if task == 'detection' else 'prediction'
-    captions = ['truth', prediction] if len(said_of) == 2 else ['']
+    captions = ['truth', 'prediction'] if len(said_of) == 2 else ['']
+    if task == 'detection' and captions[1:]:
+        captions[1] += f', scores from {100 * threshold:g} %'
     tiles = []
     for name, image, *row in zip(names, images, *said_of):
-        halves = [
-            draw_objects(image, said, classes, threshold)
-            if task == 'detection'
-            else draw_map(image, _labels(said), classes)
-            for said in row
-        ]
+        if task == 'detection':
+            halves = [draw_objects(image, said, classes, threshold) for said in row]
+        else:
+            halves = [draw_map(image, _labels(said), classes) for said in row]
         lines = [f'{name}  {captions[0]}'.strip(), *captions[1:]]
         tile = torch.cat([_captioned(half, line) for half, line in zip(halves, lines)], dim=2)
         if task == 'segmentation':
             tile = torch.cat([tile, _legend(row, classes, tile.shape[2])], dim=1)
-        tiles.append(tile)
-    height, width = (max(tile.shape[side] for tile in tiles) for side in (1, 2))
-    canvas = torch.full((len(tiles), 3, height, width), 255, dtype=torch.uint8)
-    for blank, tile in zip(canvas, tiles):
-        blank[:, : tile.shape[1], : tile.shape[2]] = tile
-    columns = max(1, min(1 if len(tiles) < 4 else 2 if len(tiles) < 12 else 3, _WIDTH // width))
-    grid = make_grid(canvas, columns, padding=6, pad_value=255)
-    return to_pil_image(grid)
+        tiles.append(to_pil_image(tile))
+    columns = min(1 if len(tiles) < 4 else 2 if len(tiles) < 12 else 3, _WIDTH // max(tile.width for tile in tiles))
+    return grid(tiles, max(1, columns), gap=6)
+
+
+def draw_answers(answers: Any, out: str | os.PathLike[str]) -> None:
+    """Draws `vimamba.tasks.predict.files.Answers`: the first files, with all boxes found. Without files, does nothing.
+
+    Raises:
+        UsageError: ``out`` cannot be written.
+    """
+    if answers.found:
+        if answers.labels:
+            drawn = contact_sheet(answers.found, videos=answers.what == 'video')
+        else:
+            shown = [(r.image, r.output, r.path) for r in answers.found if r.image is not None]
+            images, outputs, names = zip(*shown)
+            drawn = picture(answers.task, images, None, outputs, answers.classes, names, threshold=0)
+        with whole_file(out) as part:
+            drawn.save(part)
 
 
 def _rows(target: Any, output: Tensor | None, classes: Sequence[str]) -> list[Row]:
@@ -127,8 +140,10 @@ def draw_objects(image: Tensor, objects: dict[str, Any], classes: Sequence[str],
     names = [classes[int(label)] for label in labels[keep]]
     if scores is not None:
         names = [f'{name} {float(score):.0%}' for name, score in zip(names, scores[keep])]
-    drawn = draw_bounding_boxes(pixels, boxes[keep] * factor, colors=colours, width=max(1, pixels.shape[1] // 250))
-    return _named(drawn, boxes[keep] * factor, names, colours)
+    file, places = font_file(''.join(names)), boxes[keep].clamp(min=0) * factor
+    letters: dict[str, Any] = {'font': file, 'font_size': max(11, pixels.shape[1] // 40)} if file else {}
+    plates = {'label_colors': [_ink(colour) for colour in colours], 'fill_labels': True}
+    return draw_bounding_boxes(pixels, places, names, colours, width=_line(pixels), **plates, **letters)
 
 
 def draw_map(image: Tensor, classes_of_pixels: Tensor, classes: Sequence[str]) -> Tensor:
@@ -143,7 +158,7 @@ def draw_map(image: Tensor, classes_of_pixels: Tensor, classes: Sequence[str]) -
     colours = torch.tensor([_bright(label) for label in range(256)]).T[:, labels[0].long()]  # (3, H', W')
     grey = pixels.float().mean(0)
     washed = (0.6 * colours + 0.4 * (64 + 0.75 * grey)).to(torch.uint8)
-    width = 2 * max(1, pixels.shape[1] // 250) + 1
+    width = 2 * _line(pixels) + 1
     highest, lowest = (sign * max_pool2d(sign * labels, width, stride=1, padding=width // 2) for sign in (1, -1))
     drawn = torch.where(highest == lowest, washed, colours.to(torch.uint8))
     bare = [255, *(label for label, name in enumerate(classes) if name == _BACKGROUND)]
@@ -152,22 +167,19 @@ def draw_map(image: Tensor, classes_of_pixels: Tensor, classes: Sequence[str]) -
 
 def _legend(maps: Sequence[Any], classes: Sequence[str], width: int) -> Tensor:
     """Draws the names of the classes in maps on plates of their colours, in lines of ``width``: (3, H, width) uint8."""
-    shares = [torch.bincount(m.flatten(), minlength=256) / m.numel() for m in map(_labels, maps)]
-    largest = torch.stack(shares).amax(0)
+    largest = torch.stack([torch.bincount(m.flatten(), minlength=256) / m.numel() for m in map(_labels, maps)]).amax(0)
     present = [i for i, name in enumerate(classes) if largest[i] > _NAMED and name != _BACKGROUND]
-    places, left, top = [], 2, 3
+    canvas = Image.new('RGB', (width, 3 + 19 * len(present)), 'white')
+    draw, left, top = ImageDraw.Draw(canvas), 2, 3
     for label in present:
-        wide = int(font(12, classes[label]).getlength(classes[label])) + 10
+        name, letters = classes[label], font(12, classes[label])
+        wide = int(letters.getlength(name)) + 10
         if left > 2 and left + wide > width:
             left, top = 2, top + 19
-        places.append((left, top, left + wide - 3, top + 16))
+        draw.rectangle((left, top, left + wide - 3, top + 16), fill=_bright(label))
+        draw.text((left + 3, top + 1), name, _ink(_bright(label)), letters)
         left += wide
-    canvas = Image.new('RGB', (width, top + 19 if present else 1), 'white')
-    draw = ImageDraw.Draw(canvas)
-    for label, place in zip(present, places):
-        draw.rectangle(place, fill=_bright(label))
-        draw.text((place[0] + 3, place[1] + 1), classes[label], _ink(_bright(label)), font(12, classes[label]))
-    return pil_to_tensor(canvas)
+    return pil_to_tensor(canvas)[:, : top + 19]
 
 
 def _enlarged(image: Tensor) -> tuple[Tensor, int]:
@@ -183,16 +195,9 @@ def _rgb(image: Tensor) -> Tensor:
     return (colours.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def _named(pixels: Tensor, boxes: Tensor, names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> Tensor:
-    """Draws each name on a plate of its box's colour, in the box's upper left corner."""
-    canvas = to_pil_image(pixels)
-    draw, size = ImageDraw.Draw(canvas), max(11, pixels.shape[1] // 40)
-    for (left, top, _, _), name, colour in zip(boxes.tolist(), names, colours):
-        letters = font(size, name)
-        place = draw.textbbox((left + 2, max(0, top)), name, letters)
-        draw.rectangle((place[0] - 2, place[1] - 1, place[2] + 2, place[3] + 1), fill=colour)
-        draw.text((left + 2, max(0, top)), name, _ink(colour), letters)
-    return pil_to_tensor(canvas)
+def _line(pixels: Tensor) -> int:
+    """The width of an outline in pixels."""
+    return max(1, pixels.shape[1] // 250)
 
 
 def _captioned(pixels: Tensor, text: str) -> Tensor:
