@@ -1,7 +1,5 @@
 """Memory of this process and of a GPU: its peak, and what malloc keeps."""
 
-from __future__ import annotations
-
 import ctypes
 import resource
 import sys

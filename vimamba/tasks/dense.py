@@ -1,7 +1,5 @@
 """What detection and segmentation share: a head by name on the features of a backbone, from a configuration."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +15,7 @@ from vimamba.data import AUGMENT_DENSE, DATASETS, DenseTransform
 from vimamba.data.factory import options_of
 from vimamba.errors import Rule, UsageError, check_options, first_line, one_of
 
-from .base import Task
+from .base import Task, keywords
 from .feature_pyramid import DenseModel
 
 __all__ = ['DenseTask']
@@ -28,7 +26,7 @@ logger = logging.getLogger('vimamba')
 class DenseTask(Task):
     """A model with an output for every place of an image, with its loss and its metric.
 
-    Images are a list of tensors (C, H, W) in 0..1, each of its own size; the model resizes and normalises them.
+    Images are a list of tensors (C, H, W) in 0..1, each of any size; the model resizes and normalises them.
 
     Attributes:
         heads: name -> function that makes the head, whose keywords are options of a configuration's ``task``.
@@ -48,16 +46,13 @@ class DenseTask(Task):
         ``model.checkpoint`` may hold a backbone, or this task as it was trained. Then all weights are taken except
         those of predictors of other classes.
         """
-        of_task, options = _keywords(cls.__init__), cls.options(config)
+        options = cls.options(config)
+        of_task = {name: value for name, value in options.items() if name in _keywords(cls.__init__)}
+        of_model = {name: value for name, value in options.items() if name not in of_task}
         trained = cls._trained(config) if with_weights else {}
         try:
-            model = cls.build_model(
-                config,
-                len(classes),
-                with_weights and not trained,
-                **{k: v for k, v in options.items() if k not in of_task},
-            )
-            task = cls(model, classes, **{k: v for k, v in options.items() if k in of_task})
+            model = cls.build_model(config, len(classes), with_weights and not trained, **of_model)
+            task = cls(model, classes, **of_task)
             if trained:
                 _take(model, trained, str(config.model.checkpoint))
         except (TypeError, ArithmeticError, RuntimeError) as error:
@@ -79,8 +74,7 @@ class DenseTask(Task):
         super().check(config)
         data, wanted = config.data.name, cls.targets(options)
         if wanted.keys() - options_of(DATASETS[cls.name][data]).keys():
-            fault = f'{options["head"]!r} learns from {", ".join(wanted)}, {data!r} has none'
-            raise UsageError(fault, key='task.head')
+            raise UsageError(f'{options["head"]!r} learns from {", ".join(wanted)}, {data!r} has none', key='task.head')
 
     @classmethod
     def dataset_options(cls, config: Config, training: bool) -> dict[str, Any]:
@@ -106,8 +100,8 @@ class DenseTask(Task):
         lines = [*super().describe(), f'options of task {cls.name}:']
         lines += [f'    {f"{k} = {shared[k].default!r}":<28} {cls.rules[k].expected}' for k in shared if k != 'head']
         for head, function in cls.heads.items():
-            defaults = (f'{name}={p.default!r}' for name, p in _keywords(function).items() if name not in shared)
-            lines.append(f'    with head={head!r}: ' + ', '.join(defaults))
+            defaults = {name: p.default for name, p in _keywords(function).items() if name not in shared}
+            lines.append(f'    with head={head!r}: {keywords(defaults)}')
         return lines
 
     @classmethod

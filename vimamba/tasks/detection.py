@@ -1,7 +1,5 @@
 """Object detection and instance segmentation: torchvision's detectors on any timm backbone."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -50,29 +48,20 @@ class Neck(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         with torch.autocast(images.device.type, self.amp, enabled=self.amp is not None):
-            return {name: level.float() for name, level in self._maps(images).items()}
-
-    def _maps(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.features(images)
-        names = [str(i) for i in range(len(maps))]
-        if self.fpn is not None:
-            return self.fpn(OrderedDict(zip(names, maps)))
-        assert self.top is not None
-        maps, names = self.top(maps, maps, names)
-        return OrderedDict(zip(names, maps))
+            maps = self.features(images)
+            names = [str(i) for i in range(len(maps))]
+            if self.fpn is not None:
+                return {name: level.float() for name, level in self.fpn(OrderedDict(zip(names, maps))).items()}
+            assert self.top is not None
+            maps, names = self.top(maps, maps, names)
+            return {name: level.float() for name, level in zip(names, maps)}
 
 
 class Anchors(AnchorGenerator):
-    """Anchors at the strides of their levels.
+    """Anchors at the strides of their levels, in pixels; ``centre`` is that of a level's first anchor, in strides.
 
     torchvision divides the side of the image by that of the map instead, which is another number where the map is
     rounded up: the two rows of stride 64 on an image of 96 pixels would be 48 pixels apart.
-
-    Args:
-        sides: of the anchors of each level, in pixels, for each ratio.
-        ratios: heights over widths.
-        strides: of the levels, in pixels.
-        centre: of the first anchor of a level, in strides.
     """
 
     def __init__(
@@ -89,9 +78,8 @@ class Anchors(AnchorGenerator):
 class RoIAlign(MultiScaleRoIAlign):
     """Regions out of maps of known strides, each from the level of its size (arXiv:1612.03144, Eq. 1).
 
-    torchvision guesses the strides from the first batch, without its padding, and keeps them: wrong ones for ever,
-    where the first image is low. And it takes the corner of a cell for the place of its value; here that is the
-    centre, as in mmdetection, where the published backbones were trained.
+    torchvision derives the strides from the first batch, without its padding, and keeps them: wrong ones if the first
+    image is low. It also places a value at the corner of its cell; here it is at the centre, as in mmdetection.
     """
 
     def __init__(self, output_size: int, strides: Sequence[int]):
@@ -111,7 +99,7 @@ class RoIAlign(MultiScaleRoIAlign):
 
 
 class Resize(GeneralizedRCNNTransform):
-    """torchvision's normalisation, resizing and batching, of images as thin as they come, for any backbone.
+    """torchvision's normalisation, resizing and batching, also of very thin images and for backbones of one size.
 
     Args:
         min_size: the short side in pixels; in training one of several, drawn at random.
@@ -139,7 +127,7 @@ class Resize(GeneralizedRCNNTransform):
         if target is not None and 'masks' in target:
             target['masks'] = F.pad(target['masks'], (0, right, 0, down))
         image, target = super().resize(image, target)
-        return image, target if target is None else _with_area(target)
+        return image, target and _with_area(target)
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
         if self.padded_size is None:
@@ -157,16 +145,11 @@ class Resize(GeneralizedRCNNTransform):
         result = super().postprocess(result, image_shapes, padded)
         if self.training:
             return result
-        return [self._cut(detections, *size) for detections, size in zip(result, original_image_sizes)]
-
-    @staticmethod
-    def _cut(detections: dict[str, Tensor], height: int, width: int) -> dict[str, Tensor]:
-        """Without what lies in the padding of a thin image."""
-        boxes = detections['boxes'].minimum(detections['boxes'].new_tensor([width, height] * 2))
-        cut = {**detections, 'boxes': boxes}
-        if 'masks' in cut:
-            cut['masks'] = cut['masks'][..., :height, :width]
-        return _with_area(cut)
+        for found, (height, width) in zip(result, original_image_sizes):  # without the padding of a thin image
+            found['boxes'] = found['boxes'].minimum(found['boxes'].new_tensor([width, height] * 2))
+            if 'masks' in found:
+                found['masks'] = found['masks'][..., :height, :width]
+        return [_with_area(found) for found in result]
 
 
 def _with_area(objects: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -199,7 +182,7 @@ def faster_rcnn(
     Args:
         features: maps of strides 4 to 32.
         num_classes: without the background.
-        channels: of the pyramid.
+        channels: width of the pyramid.
         anchor_scale: side of an anchor over the stride of its level.
         anchor_ratios: heights over widths of the anchors.
         hidden: width of the box head.
@@ -217,6 +200,8 @@ def faster_rcnn(
     """
     if mask_norm and mask_channels is None:
         raise bad_argument('task.mask_norm', 'None without task.mask_channels', repr(mask_norm))
+    if box_norm and not box_convs:
+        raise bad_argument('task.box_norm', 'None without task.box_convs', repr(box_norm))
     parts: dict[str, nn.Module] = {'box_roi_pool': RoIAlign(7, features.strides)}
     kind = FasterRCNN
     if mask_channels is not None:
@@ -233,7 +218,9 @@ def faster_rcnn(
         rpn_post_nms_top_n_train=2 * proposals,
         rpn_pre_nms_top_n_test=proposals,
         rpn_post_nms_top_n_test=proposals,
-        box_head=_box_head(channels, hidden, box_convs, box_norm),
+        box_head=FastRCNNConvFCHead((channels, 7, 7), [channels] * box_convs, [hidden], NORMS.get(box_norm or ''))
+        if box_convs
+        else TwoMLPHead(channels * 7**2, hidden),
         box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
         rpn_head=RPNHead(channels, len(anchor_ratios), rpn_convs),
         box_batch_size_per_image=samples,
@@ -242,14 +229,6 @@ def faster_rcnn(
         box_detections_per_img=detections,
         **parts,
     )
-
-
-def _box_head(channels: int, hidden: int, convs: int, norm: str | None) -> nn.Module:
-    if convs:
-        return FastRCNNConvFCHead((channels, 7, 7), [channels] * convs, [hidden], NORMS.get(norm or ''))
-    if norm:
-        raise bad_argument('task.box_norm', 'None without task.box_convs', repr(norm))
-    return TwoMLPHead(channels * 7**2, hidden)
 
 
 def retinanet(
@@ -327,15 +306,14 @@ class Detector(DenseModel):
     def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
         device = images[0].device.type
         self.network.backbone.amp = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        with torch.autocast(device, enabled=False):
-            return self._detect(images, targets)
-
-    def _detect(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None) -> Any:
+        wanted = None
         if self.training:
             assert targets is not None, 'a detector in training mode needs targets'
-            losses = self.network(list(images), [self._single(target) for target in targets])
-            return {'loss_' + name.removeprefix('loss_'): loss for name, loss in losses.items()}
-        detections = self.network(list(images))
+            wanted = [self._single(target) for target in targets]
+        with torch.autocast(device, enabled=False):
+            detections = self.network(list(images), wanted)
+        if self.training:
+            return {'loss_' + name.removeprefix('loss_'): loss for name, loss in detections.items()}
         for found in detections:
             found['labels'] = found['labels'] - self.background
             if 'masks' in found:
@@ -392,16 +370,9 @@ class DetectionTask(DenseTask):
         channels: int = 256,
         **options: Any,
     ) -> Detector:
-        """The configured detector.
+        """The configured detector; ``head`` is one of `DETECTORS`, which takes the further ``options``.
 
-        Args:
-            config: ``model`` and ``run.grad_checkpointing`` are read.
-            num_classes: without the background.
-            with_weights: whether to load those of the backbone.
-            head: one of `DETECTORS`, which take the further ``options``.
-            min_size, max_size: see `Resize`; evaluation takes the largest ``min_size``.
-            norm, out_indices: see `create_features`.
-            channels: of the pyramid.
+        The other arguments are those of `create_features` and `Resize`; evaluation takes the largest ``min_size``.
         """
         strides = (8, 16, 32) if head in ('retinanet', 'fcos') else (4, 8, 16, 32)
         features = create_features(

@@ -1,7 +1,5 @@
 """Semantic segmentation: the decoders of segmentation-models-pytorch on any timm backbone."""
 
-from __future__ import annotations
-
 import importlib
 import math
 import os
@@ -11,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
 from vimamba.config import Config
 from vimamba.data import DATASETS
@@ -30,9 +29,8 @@ def _decoder(kind: str, name: str, features: Features, out_channels: int, **opti
     try:
         module = importlib.import_module(f'segmentation_models_pytorch.decoders.{kind}.decoder')
     except ImportError as error:
-        raise UsageError(
-            f'segmentation needs segmentation-models-pytorch ({error}): pip install vimamba[seg]'
-        ) from None
+        needed = f'segmentation needs segmentation-models-pytorch ({error})'
+        raise UsageError(f'{needed}: pip install vimamba[seg]') from None
     decoder = getattr(module, name)([0, 0, *features.channels], **options)
     decoder.out_channels = out_channels
     return decoder
@@ -68,7 +66,7 @@ class Segmenter(DenseModel):
     Args:
         features: maps of strides 4, 8, 16 and 32, or four of one stride.
         decoder: of `DECODERS`: maps to one of the finest stride with ``decoder.out_channels``.
-        num_classes: of the map.
+        num_classes: channels of the logits.
         auxiliary: weight of the loss of a second, small head on one of the maps; 0 for none.
         auxiliary_level: which map that is, of 0 to 3.
         dropout: before the classifiers.
@@ -240,15 +238,9 @@ class SegmentationTask(DenseTask):
         dropout: float = 0.1,
         **options: Any,
     ) -> Segmenter:
-        """The configured network.
+        """The configured network; ``head`` is one of `DECODERS`, which takes the further ``options``.
 
-        Args:
-            config: ``model`` and ``run.grad_checkpointing`` are read.
-            num_classes: of the map.
-            with_weights: whether to load those of the backbone.
-            head: one of `DECODERS`, which take the further ``options``.
-            norm, out_indices, pyramid: see `create_features`.
-            auxiliary, auxiliary_level, dropout: see `Segmenter`.
+        The other arguments are those of `create_features` and `Segmenter`.
         """
         features = create_features(
             config, _STRIDES, out_indices=out_indices, pyramid=pyramid, norm=norm, with_weights=with_weights
@@ -286,23 +278,25 @@ class SegmentationTask(DenseTask):
     def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
         """``{'loss_pixels': ()}`` in mode 'loss', classes (H, W) uint8 of each image in mode 'predict'.
 
-        Args:
-            images: (C, H, W) in 0..1; in mode 'loss' all of one size.
-            targets: with ``mask`` (H, W), in mode 'loss'.
-            mode: 'loss' or 'predict'.
+        In mode 'loss' the images (C, H, W) in 0..1 are all of one size, and targets have a ``mask`` (H, W).
         """
         if mode == 'predict':
             return [self.probabilities(image).argmax(0).to(torch.uint8) for image in images]
         assert targets is not None
         batch, truth = torch.stack(list(images)), torch.stack([target['mask'] for target in targets]).long()
-        padded = self._padded(self._normalised(batch))
+        padded = self._padded(normalize(batch, self.model.features.mean, self.model.features.std))
         outputs = self.model(padded)
         logits, second = outputs if isinstance(outputs, tuple) else (outputs, None)
-        losses = {'loss_pixels': _loss(logits, truth, padded.shape[2:])}
+
+        def at_pixels(logits: Tensor) -> Tensor:
+            full = F.interpolate(logits.float(), padded.shape[2:], mode='bilinear')
+            return full[..., : truth.shape[1], : truth.shape[2]]
+
+        losses = {'loss_pixels': _cross_entropy(at_pixels(logits), truth)}
         if self.dice:
-            losses['loss_dice'] = self.dice * _dice(logits, truth, padded.shape[2:])
+            losses['loss_dice'] = self.dice * _dice(at_pixels(logits), truth)
         if second is not None:
-            losses['loss_auxiliary'] = self.model.auxiliary * _loss(second, truth, padded.shape[2:])
+            losses['loss_auxiliary'] = self.model.auxiliary * _cross_entropy(at_pixels(second), truth)
         return losses
 
     def probabilities(self, image: Tensor) -> Tensor:
@@ -314,7 +308,7 @@ class SegmentationTask(DenseTask):
         total = torch.zeros(())
         for scale in self.scales:
             size = [max(1, round(side * factor * scale)) for side in (height, width)]
-            batch = self._normalised(image[None])
+            batch = normalize(image[None], self.model.features.mean, self.model.features.std)
             if size != [height, width]:
                 batch = F.interpolate(batch, size, mode='bilinear', antialias=True)
             for mirrored in (False, True)[: 1 + self.flip]:
@@ -349,11 +343,6 @@ class SegmentationTask(DenseTask):
         logits = F.interpolate(self.model(padded).float(), padded.shape[2:], mode='bilinear')
         return logits[..., :height, :width]
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        features: Any = self.model.features
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (features.mean, features.std))
-        return (images - mean) / std
-
     def _padded(self, images: Tensor) -> Tensor:
         """Zeros at the right and the bottom, to multiples of 32 or to the only size that the backbone takes."""
         fixed: Any = self.model.features.fixed_size
@@ -373,23 +362,17 @@ def _normalises_one_image(config: Config) -> bool:
     return config.data.batch_size * (int(os.environ.get('WORLD_SIZE', 1)) if together else 1) < 2
 
 
-def _loss(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
-    """Mean cross-entropy over the pixels that count, of logits for padded images of ``size``."""
-    logits = _at(logits, truth, size)
+def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """The mean over the pixels that count; 0 without any."""
     total = F.cross_entropy(logits, truth, ignore_index=_IGNORED, reduction='sum')
-    return total / (truth != _IGNORED).sum().clamp(1)  # a mean over no pixel would be NaN
+    return total / (truth != _IGNORED).sum().clamp(1)
 
 
-def _dice(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
+def _dice(logits: Tensor, truth: Tensor) -> Tensor:
     """One less the mean overlap of the classes that the batch has, over the pixels that count."""
     counted = truth != _IGNORED
-    probabilities = _at(logits, truth, size).softmax(1).movedim(1, -1)[counted]  # (pixels, classes)
+    probabilities = logits.softmax(1).movedim(1, -1)[counted]  # (pixels, classes)
     wanted = F.one_hot(truth[counted], logits.shape[1])
     overlap = 2 * (probabilities * wanted).sum(0) / (probabilities + wanted).sum(0).clamp(1e-6)
     present = wanted.any(0)
     return ((1 - overlap) * present).sum() / present.sum().clamp(1)
-
-
-def _at(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits for padded images of ``size`` at every pixel of the truth (B, H, W)."""
-    return F.interpolate(logits.float(), list(size), mode='bilinear')[..., : truth.shape[1], : truth.shape[2]]
