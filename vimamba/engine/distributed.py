@@ -9,13 +9,11 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from vimamba.data import end_workers, lost_worker
 from vimamba.errors import UsageError
 
-__all__ = ['initialized', 'sync_buffers', 'wrap']
+__all__ = ['initialized']
 
 
 def _local_device(name: str) -> torch.device:
@@ -92,19 +90,3 @@ def _lost_peer(error: RuntimeError) -> UsageError | None:
         f'rank {dist.get_rank()}: another process of this run ended, and its own message says why; the command with '
         '--resume goes on, and torchrun --max-restarts does so by itself'
     )
-
-
-def wrap(task: nn.Module, device: torch.device) -> nn.Module:
-    """A task on its device, data-parallel if there are several processes."""
-    task = task.to(device)
-    if not dist.is_initialized():
-        return task
-    return DistributedDataParallel(task, device_ids=[device.index] if device.type == 'cuda' else None)
-
-
-def sync_buffers(*modules: nn.Module) -> None:
-    """Gives all processes the buffers (running statistics) of the first."""
-    if dist.is_initialized():
-        for module in modules:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)

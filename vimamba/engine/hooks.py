@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vimamba.outputs import naming, write_text
 
 from .state import TrainingState
 
-__all__ = ['CheckpointHook', 'Interrupted', 'LogHook', 'clock', 'read_log']
+__all__ = ['CheckpointHook', 'Interrupted', 'LogHook', 'read_log']
 
 logger = logging.getLogger('vimamba')
 
@@ -92,7 +93,7 @@ class LogHook(Hook):
             f'epoch {state.epoch + 1:>{len(str(runner.max_epochs))}}/{runner.max_epochs}'
             f'  step {state.position:>{len(str(state.steps_per_epoch))}}/{state.steps_per_epoch}'
             f'  {losses}  lr {record["lr"]:.2e}  {speed:.0f} {state.task.what}/s  {record["memory_mib"]} MiB'
-            f'  eta {clock(left)}'
+            f'  eta {timedelta(seconds=round(left))}'
         )
         self._write(record)
 
@@ -200,9 +201,3 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
-
-
-def clock(seconds: float) -> str:
-    """``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f'{minutes // 60}:{minutes % 60:02}:{rest:02}'

@@ -18,7 +18,6 @@ from vimamba.errors import UsageError
 from vimamba.memory import peak_memory
 from vimamba.visualize.samples import picture
 
-from . import distributed
 from .optim import NonFinite, autocast
 from .state import TrainingState
 
@@ -156,7 +155,8 @@ class EvalLoop(BaseLoop):
     def run(self) -> dict[str, float]:
         state = self.state
         self.runner.call_hook('before_val')
-        distributed.sync_buffers(state.task, state.evaluated)
+        for buffer in (*state.task.buffers(), *state.evaluated.buffers()):  # running statistics
+            dist.broadcast(buffer)
         state.sample = Sample(_SHOWN)
         try:
             metric = evaluate(state.evaluated, self.dataloader, state.device, state.config.run.amp, state.sample)

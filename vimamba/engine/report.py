@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from vimamba.memory import peak_memory
 from vimamba.outputs import check_output, whole_file, write_text
 from vimamba.visualize.plots import plot_curves
 
-from .hooks import clock, read_log
+from .hooks import read_log
 from .state import TrainingState
 
 __all__ = ['logging_to', 'report', 'summary']
@@ -58,7 +59,9 @@ def report(state: TrainingState, folder: Path, broken: dict[str, str], seconds: 
         mark = '  best' if row['val']['epoch'] == best else ''
         rate, loss = row.get('lr', float('nan')), row.get('loss', float('nan'))
         lines.append(f'{row["val"]["epoch"]:>6} {rate:>9.2e} {loss:>10.4f} {values}{mark}')
-    lines.append(f'{clock(seconds)} in this session, peak memory {peak_memory(state.device):.0f} MiB')
+    lines.append(
+        f'{timedelta(seconds=round(seconds))} in this session, peak memory {peak_memory(state.device):.0f} MiB'
+    )
     lines += [f'left out of training: {path}: {why}' for path, why in sorted(every_broken.items())]
     if rows:
         lines.append(f'best weights in {folder / "best.pth"}')

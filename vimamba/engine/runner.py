@@ -4,7 +4,7 @@
 |---|---|
 | checkpoints by unpickling anything, written in place | `state.TrainingState`, through `vimamba.checkpoint` |
 | initialises weights, loads, and wants a ``train_step`` in ``train`` | `loop.TrainLoop.run` is called instead |
-| starts distributed runs with torch.cuda.set_device, wraps with device_ids=[LOCAL_RANK] | `distributed` |
+| starts distributed runs with torch.cuda.set_device, wraps with device_ids=[LOCAL_RANK] | `distributed`, `train` |
 | moves the model to whatever device it finds | the model stays where it was put |
 | calls ``init_weights`` of every module before training, over pretrained weights | left out |
 | dumps configuration, environment and hooks into the log; a folder per start | left out |

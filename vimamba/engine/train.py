@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from mmengine import dist
 from timm.utils import ModelEmaV3
+from torch.nn.parallel import DistributedDataParallel
 
 from vimamba.checkpoint import load_checkpoint
 from vimamba.config import Config
@@ -73,7 +74,9 @@ def train(
         train_set, val_set = (task_type.dataset(config, split, split == 'train') for split in ('train', 'val'))
         task = task_type.build(config, train_set.classes, with_weights=found is None)
         train_loader, val_loader = open_loader(task, train_set, config, True), open_loader(task, val_set, config, False)
-        model, steps = distributed.wrap(task, device), len(train_loader)
+        model, steps = task.to(device), len(train_loader)
+        if dist.is_distributed():
+            model = DistributedDataParallel(task, [device] if device.type == 'cuda' else None)
         total = config.data.batch_size * dist.get_world_size() * config.optim.accumulate
         update = Update(create_optimizer(task.model, config, total), config, device, steps)
         ema = ModelEmaV3(task, config.run.ema, use_warmup=config.run.ema_warmup) if config.run.ema else None

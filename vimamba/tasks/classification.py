@@ -135,11 +135,7 @@ class ClassificationTask(Task):
 
     @classmethod
     def preprocessing_of(cls, model: nn.Module, config: Config) -> Preprocessing:
-        """The inputs of a built model.
-
-        Raises:
-            UsageError: the model takes clips.
-        """
+        """The inputs of a built model, which takes images, or clips if the task is video."""
         if getattr(model, 'num_frames', None) is not None:  # Mamba-ND over images has None
             takes = f"model {config.model.name!r} takes clips; set task.name='video', or choose one of images"
             raise UsageError(takes, key='model.name')

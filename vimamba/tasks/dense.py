@@ -49,24 +49,18 @@ class DenseTask(Task):
         options = cls.options(config)
         of_task = {name: value for name, value in options.items() if name in _keywords(cls.__init__)}
         of_model = {name: value for name, value in options.items() if name not in of_task}
-        trained = cls._trained(config) if with_weights else {}
+        state = load_checkpoint(config.model.checkpoint) if config.model.checkpoint and with_weights else {}
+        trained = state.get('format') == FORMAT and state['config'].get('task', {}).get('name') == cls.name
         try:
             model = cls.build_model(config, len(classes), with_weights and not trained, **of_model)
             task = cls(model, classes, **of_task)
             if trained:
-                _take(model, trained, str(config.model.checkpoint))
+                _take(model, state, str(config.model.checkpoint))
         except (TypeError, ArithmeticError, RuntimeError) as error:
             raise UsageError(f'the model cannot be built: {first_line(error)}', key='task') from error
         if options['norm'] == 'sync' and dist.is_initialized() and dist.get_backend() == 'nccl':
             task.model = convert_sync_batchnorm(task.model)  # which only GPUs have
         return task
-
-    @classmethod
-    def _trained(cls, config: Config) -> dict[str, Any]:
-        """The file of ``model.checkpoint`` if this task was trained into it; else nothing."""
-        state = load_checkpoint(config.model.checkpoint) if config.model.checkpoint else {}
-        ours = state.get('format') == FORMAT and state['config'].get('task', {}).get('name') == cls.name
-        return state if ours else {}
 
     @classmethod
     def check(cls, config: Config) -> None:

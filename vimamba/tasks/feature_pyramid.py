@@ -43,13 +43,16 @@ class SimpleFeaturePyramid(nn.Module):
         super().__init__()
         self.levels, self.channels = nn.ModuleList(), []
         for (width, stride), wanted in zip(sources, strides, strict=True):
+            doublings = math.log2(stride / wanted)
+            if not doublings.is_integer():
+                raise bad_argument('stride of the backbone', f'{wanted} times or divided by a power of two', stride)
             layers: list[nn.Module] = []
-            for step in range(_doublings(stride, wanted)):
+            for step in range(int(doublings)):
                 layers += [LayerNorm2d(width), nn.GELU()] if step else []
                 layers += [nn.ConvTranspose2d(width, width // 2, 2, 2)]
                 width //= 2
-            if (down := _doublings(wanted, stride)) > 0:
-                layers += [nn.MaxPool2d(2**down, ceil_mode=True)]
+            if doublings < 0:
+                layers += [nn.MaxPool2d(wanted // stride, ceil_mode=True)]
             if out_channels:
                 layers += [nn.Conv2d(width, out_channels, 1, bias=False), LayerNorm2d(out_channels)]
                 layers += [nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels)]
@@ -58,14 +61,6 @@ class SimpleFeaturePyramid(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         return [level(map_) for level, map_ in zip(self.levels, maps)]
-
-
-def _doublings(stride: int, wanted: int) -> int:
-    """log2 of ``stride`` / ``wanted``."""
-    steps = math.log2(stride / wanted)
-    if not steps.is_integer():
-        raise bad_argument('stride of the backbone', f'{wanted} times or divided by a power of two', stride)
-    return int(steps)
 
 
 class Features(nn.Module):

@@ -4,6 +4,7 @@ import importlib
 import math
 import os
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, ClassVar
 
 import torch
@@ -251,7 +252,9 @@ class SegmentationTask(DenseTask):
     def check_together(self, config: Config, transform: Any) -> None:
         options = self.options(config)
         batch, window, resize = config.data.batch_size, options['window'], options['resize']
-        if options['head'] == 'upernet' and _normalises_one_image(config):
+        together = options['norm'] == 'sync' and torch.cuda.is_available()  # batch norms of all processes
+        normalised = batch * (int(os.environ.get('WORLD_SIZE', 1)) if together else 1)
+        if options['head'] == 'upernet' and normalised < 2:
             expected = 'at least 2 for UPerNet, which normalises pooled maps of one pixel'
             raise bad_argument('data.batch_size', expected, batch)
         if options['head'] == 'fpn' and not options['pyramid']:
@@ -327,14 +330,13 @@ class SegmentationTask(DenseTask):
             for side, of, step in zip(batch.shape[2:], self.window, self.stride)
         )
         total, count = torch.zeros(()), torch.zeros((1, 1, *batch.shape[2:]), device=batch.device)
-        for top in tops:
-            for left in lefts:
-                place = (..., slice(top, top + self.window[0]), slice(left, left + self.window[1]))
-                logits = self._whole(batch[place])
-                if total.ndim == 0:
-                    total = torch.zeros((1, logits.shape[1], *batch.shape[2:]), device=batch.device)
-                total[place] += logits
-                count[place] += 1
+        for top, left in product(tops, lefts):
+            place = (..., slice(top, top + self.window[0]), slice(left, left + self.window[1]))
+            logits = self._whole(batch[place])
+            if total.ndim == 0:
+                total = torch.zeros((1, logits.shape[1], *batch.shape[2:]), device=batch.device)
+            total[place] += logits
+            count[place] += 1
         return total / count
 
     def _whole(self, batch: Tensor) -> Tensor:
@@ -354,12 +356,6 @@ class SegmentationTask(DenseTask):
 
     def metric(self) -> SegmentationMetric:
         return SegmentationMetric(self.classes)
-
-
-def _normalises_one_image(config: Config) -> bool:
-    """Whether a batch norm of the training sees one image: alone in its process, and not put together with others."""
-    together = config.task.options.get('norm') == 'sync' and torch.cuda.is_available()  # which only GPUs do
-    return config.data.batch_size * (int(os.environ.get('WORLD_SIZE', 1)) if together else 1) < 2
 
 
 def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
