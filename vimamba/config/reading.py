@@ -104,6 +104,7 @@ def apply_option(table: Table, option: str) -> None:
         raise UsageError(f'--cfg-options {option!r}: expected key.subkey=value')
     value = _option_value(text.strip(), where)
     here: Any = table
+    key: Any
     for depth, key in enumerate(keys):
         if not isinstance(here, Table):
             if not key.isdecimal() or int(key) >= len(here):
@@ -234,11 +235,10 @@ def _parse_yaml(text: str, file: str) -> Table:
         if isinstance(node, yaml.MappingNode):
             table = Table()
             for key_node, value_node in node.value:
-                key = loader.construct_object(key_node)
+                key, where = loader.construct_object(key_node), f'{file}:{key_node.start_mark.line + 1}'
                 if not isinstance(key, str) or key in table:
-                    line = key_node.start_mark.line + 1
-                    raise UsageError(f'{file}:{line}: {key!r}: expected a new key that is text')
-                table.put(key, value(value_node), f'{file}:{key_node.start_mark.line + 1}')
+                    raise UsageError(f'{where}: {key!r}: expected a new key that is text')
+                table.put(key, value(value_node), where)
             return table
         if isinstance(node, yaml.SequenceNode):
             return [value(item) for item in node.value]

@@ -5,8 +5,6 @@ models, data sets and augmentation styles) are checked by the tasks.
 """
 # ruff: noqa: RUF009  (key returns a dataclass field)
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -167,7 +165,7 @@ class Config:
     source: Table = field(default_factory=Table, repr=False, compare=False)
 
     @classmethod
-    def from_dict(cls, sections: Mapping[str, Mapping[str, Any]]) -> Config:
+    def from_dict(cls, sections: Mapping[str, Mapping[str, Any]]) -> 'Config':
         """The configuration of a checkpoint, as `as_dict` gives it; keys added since have their defaults.
 
         Raises:

@@ -1,7 +1,5 @@
 """The training loop, which can start in the middle of an epoch, and the evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -174,7 +172,7 @@ def evaluate(
     loader: DataLoader,
     device: torch.device,
     amp: str | None = None,
-    sample: Sample | None = None,
+    sample: 'Sample | None' = None,
 ) -> Any:
     """The metric of a task over a loader, exact over all processes: each image counts once.
 

@@ -1,7 +1,5 @@
 """Image classification: a timm model, its loss and its metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,7 +116,7 @@ class ClassificationTask(Task):
         self.mixup: Any = mixup
 
     @classmethod
-    def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> ClassificationTask:
+    def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> 'ClassificationTask':
         augment, model = config.augment, build_model(config, len(classes), with_weights)
         checkpointed(model, config)
         mixup = None

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
@@ -13,14 +13,17 @@ from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weig
 from vimamba.config import Config
 from vimamba.data import AUGMENT_DENSE, DATASETS, DenseTransform
 from vimamba.data.factory import options_of
-from vimamba.errors import Rule, UsageError, check_options, first_line, one_of
+from vimamba.errors import Rule, UsageError, check_options, first_line, integer, one_of, or_none, several
 
 from .base import Task, keywords
 from .feature_pyramid import DenseModel
 
-__all__ = ['DenseTask']
+__all__ = ['BackboneNorm', 'DenseTask', 'OutIndices']
 
 logger = logging.getLogger('vimamba')
+
+BackboneNorm = Annotated[str, one_of('batch', 'frozen', 'sync')]
+OutIndices = Annotated[Sequence[int] | None, or_none(several(integer(0)))]
 
 
 class DenseTask(Task):
@@ -29,15 +32,16 @@ class DenseTask(Task):
     Images are a list of tensors (C, H, W) in 0..1, each of any size; the model resizes and normalises them.
 
     Attributes:
-        heads: name -> function that makes the head, whose keywords are options of a configuration's ``task``.
-        rules: option of ``task`` -> its rule.
+        heads: name -> function that makes the head.
+
+    The keywords of a head, of `build_model` and of the task are the options of a configuration's ``task``, each
+    annotated with the `Rule` of its values.
     """
 
     lists = True
     styles: ClassVar[Mapping[str, Mapping[str, Any]]] = {'dense': AUGMENT_DENSE}
     unused = ('augment.mixup', 'augment.cutmix', 'augment.smoothing', 'data.interpolation', 'data.crop_pct')
     heads: ClassVar[Mapping[str, Callable[..., nn.Module]]]
-    rules: ClassVar[Mapping[str, Rule]]
 
     @classmethod
     def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> Any:
@@ -92,7 +96,7 @@ class DenseTask(Task):
     def describe(cls) -> list[str]:
         shared = _keywords(cls.build_model) | _keywords(cls.__init__)
         lines = [*super().describe(), f'options of task {cls.name}:']
-        lines += [f'    {f"{k} = {shared[k].default!r}":<28} {cls.rules[k].expected}' for k in shared if k != 'head']
+        lines += [f'    {f"{k} = {p.default!r}":<28} {_rule(p).expected}' for k, p in shared.items() if k != 'head']
         for head, function in cls.heads.items():
             defaults = {name: p.default for name, p in _keywords(function).items() if name not in shared}
             lines.append(f'    with head={head!r}: {keywords(defaults)}')
@@ -104,7 +108,7 @@ class DenseTask(Task):
         shared, given = _keywords(cls.build_model), config.task.options
         head = one_of(*cls.heads)(given.get('head', shared['head'].default), 'task.head')
         known = shared | _keywords(cls.heads[head]) | _keywords(cls.__init__)
-        rules = {name: cls.rules[name] for name in known if name != 'head'}
+        rules = {name: _rule(parameter) for name, parameter in known.items() if name != 'head'}
         rest = {name: value for name, value in given.items() if name != 'head'}
         check_options(rest, rules, f'key in task with head {head!r}', 'task.')
         return {**{name: parameter.default for name, parameter in known.items()}, **given}
@@ -124,3 +128,8 @@ def _take(model: nn.Module, state: dict[str, Any], path: str) -> None:
 def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function).parameters
     return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _rule(parameter: inspect.Parameter) -> Rule:
+    [rule] = parameter.annotation.__metadata__
+    return rule

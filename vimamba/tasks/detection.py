@@ -4,7 +4,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +21,22 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from torchvision.ops.poolers import LevelMapper
 
 from vimamba.config import Config
-from vimamba.errors import Rule, bad_argument, integer, number, one_of, one_or_several, or_none, several
+from vimamba.errors import bad_argument, integer, number, one_of, one_or_several, or_none, several
 
 from .coco_metric import CocoMetric
-from .dense import DenseTask
+from .dense import BackboneNorm, DenseTask, OutIndices
 from .feature_pyramid import DenseModel, Features, create_features
 
 __all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']
 
 NORMS = {'batch': nn.BatchNorm2d, 'layer': LayerNorm2d}  # of the heads
 _THIN = 32  # a thinner image than 1 : 32 is padded to that
+
+Count = Annotated[int, integer(1)]
+Share = Annotated[float, number(0, 1)]
+Scale = Annotated[float, number(above=0)]
+Ratios = Annotated[Sequence[float], several(number(above=0))]
+Norm = Annotated[str | None, or_none(one_of(*NORMS))]
 
 
 class Neck(nn.Module):
@@ -162,20 +168,20 @@ def faster_rcnn(
     features: Features,
     num_classes: int,
     *,
-    channels: int = 256,
-    anchor_scale: float = 8.0,
-    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    hidden: int = 1024,
-    proposals: int = 1000,
-    samples: int = 512,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
-    detections: int = 100,
-    mask_channels: int | None = None,
-    rpn_convs: int = 1,
-    box_convs: int = 0,
-    box_norm: str | None = None,
-    mask_norm: str | None = None,
+    channels: Count = 256,
+    anchor_scale: Scale = 8.0,
+    anchor_ratios: Ratios = (0.5, 1.0, 2.0),
+    hidden: Count = 1024,
+    proposals: Count = 1000,
+    samples: Annotated[int, integer(4)] = 512,  # of which a quarter may be objects
+    score_threshold: Share = 0.05,
+    nms_threshold: Share = 0.5,
+    detections: Count = 100,
+    mask_channels: Annotated[int | None, or_none(integer(1))] = None,
+    rpn_convs: Count = 1,
+    box_convs: Annotated[int, integer(0)] = 0,
+    box_norm: Norm = None,
+    mask_norm: Norm = None,
 ) -> nn.Module:
     """Faster R-CNN (arXiv:1506.01497) on P2 to P6, or with a branch for masks Mask R-CNN (arXiv:1703.06870).
 
@@ -235,12 +241,12 @@ def retinanet(
     features: Features,
     num_classes: int,
     *,
-    channels: int = 256,
-    anchor_scale: float = 4.0,
-    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
-    detections: int = 100,
+    channels: Count = 256,
+    anchor_scale: Scale = 4.0,
+    anchor_ratios: Ratios = (0.5, 1.0, 2.0),
+    score_threshold: Share = 0.05,
+    nms_threshold: Share = 0.5,
+    detections: Count = 100,
 ) -> nn.Module:
     """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as in `faster_rcnn`."""
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
@@ -259,10 +265,10 @@ def fcos(
     features: Features,
     num_classes: int,
     *,
-    channels: int = 256,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.6,
-    detections: int = 100,
+    channels: Count = 256,
+    score_threshold: Share = 0.05,
+    nms_threshold: Share = 0.6,
+    detections: Count = 100,
 ) -> nn.Module:
     """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as in `faster_rcnn`."""
     if channels % 32 or channels < 64:  # 32 groups, which may not be of one number each
@@ -334,26 +340,6 @@ class DetectionTask(DenseTask):
     name = 'detection'
     best = 'AP'
     heads = DETECTORS
-    rules: ClassVar[dict[str, Rule]] = {
-        'min_size': one_or_several(integer(1)),
-        'max_size': integer(1),
-        'norm': one_of('batch', 'frozen', 'sync'),
-        'out_indices': or_none(several(integer(0))),
-        'channels': integer(1),
-        'anchor_scale': number(above=0),
-        'anchor_ratios': several(number(above=0)),
-        'hidden': integer(1),
-        'proposals': integer(1),
-        'samples': integer(4),  # of which a quarter may be objects
-        'score_threshold': number(0, 1),
-        'nms_threshold': number(0, 1),
-        'detections': integer(1),
-        'mask_channels': or_none(integer(1)),
-        'rpn_convs': integer(1),
-        'box_convs': integer(0),
-        'box_norm': or_none(one_of(*NORMS)),
-        'mask_norm': or_none(one_of(*NORMS)),
-    }
 
     @classmethod
     def build_model(
@@ -363,11 +349,11 @@ class DetectionTask(DenseTask):
         with_weights: bool = True,
         *,
         head: str = 'faster_rcnn',
-        min_size: int | Sequence[int] = 800,
-        max_size: int = 1333,
-        norm: str = 'batch',
-        out_indices: Sequence[int] | None = None,
-        channels: int = 256,
+        min_size: Annotated[int | Sequence[int], one_or_several(integer(1))] = 800,
+        max_size: Count = 1333,
+        norm: BackboneNorm = 'batch',
+        out_indices: OutIndices = None,
+        channels: Count = 256,
         **options: Any,
     ) -> Detector:
         """The configured detector; ``head`` is one of `DETECTORS`, which takes the further ``options``.

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +14,18 @@ from torchvision.transforms.functional import normalize
 
 from vimamba.config import Config
 from vimamba.data import DATASETS
-from vimamba.errors import Rule, UsageError, bad_argument, flag, integer, number, one_of, or_none, several
+from vimamba.errors import UsageError, bad_argument, flag, integer, number, or_none, several
 
-from .dense import DenseTask
+from .dense import BackboneNorm, DenseTask, OutIndices
 from .feature_pyramid import DenseModel, Features, create_features
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
 
 _IGNORED = 255
 _STRIDES = (4, 8, 16, 32)
+
+Count = Annotated[int, integer(1)]
+Size = Annotated[Sequence[int] | None, or_none(several(integer(1), 2))]  # (height, width) in pixels
 
 
 def _decoder(kind: str, name: str, features: Features, out_channels: int, **options: Any) -> nn.Module:
@@ -37,17 +40,17 @@ def _decoder(kind: str, name: str, features: Features, out_channels: int, **opti
     return decoder
 
 
-def upernet(features: Features, *, channels: int = 512) -> nn.Module:
+def upernet(features: Features, *, channels: Count = 512) -> nn.Module:
     """UPerNet (arXiv:1807.10221): pyramid pooling and a feature pyramid, fused at stride 4."""
     return _decoder('upernet', 'UPerNetDecoder', features, channels, decoder_channels=channels)
 
 
-def segformer(features: Features, *, channels: int = 256) -> nn.Module:
+def segformer(features: Features, *, channels: Count = 256) -> nn.Module:
     """SegFormer's light head (arXiv:2105.15203): one linear layer per map, fused at stride 4."""
     return _decoder('segformer', 'SegformerDecoder', features, channels, segmentation_channels=channels)
 
 
-def fpn(features: Features, *, channels: int = 256) -> nn.Module:
+def fpn(features: Features, *, channels: Count = 256) -> nn.Module:
     """Semantic FPN (arXiv:1901.02446): a feature pyramid whose levels are added up at stride 4."""
     if channels % 64 or channels < 128:  # 32 groups of half of them, which may not be of one number each
         raise bad_argument('task.channels', 'a multiple of 64 from 128 on, for the group norms of the FPN', channels)
@@ -186,33 +189,18 @@ class SegmentationTask(DenseTask):
     name = 'segmentation'
     best = 'mIoU'
     heads = DECODERS
-    rules: ClassVar[dict[str, Rule]] = {
-        'norm': one_of('batch', 'frozen', 'sync'),
-        'out_indices': or_none(several(integer(0))),
-        'pyramid': flag(),
-        'channels': integer(1),
-        'auxiliary': number(0),
-        'auxiliary_level': integer(0, 3),
-        'dropout': number(0, 1),
-        'resize': or_none(several(integer(1), 2)),
-        'window': or_none(several(integer(1), 2)),
-        'stride': or_none(several(integer(1), 2)),
-        'scales': several(number(above=0)),
-        'flip': flag(),
-        'dice': number(0),
-    }
 
     def __init__(
         self,
         model: Segmenter,
         classes: Sequence[str],
         *,
-        resize: Sequence[int] | None = None,
-        window: Sequence[int] | None = None,
-        stride: Sequence[int] | None = None,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        dice: float = 0.0,
+        resize: Size = None,
+        window: Size = None,
+        stride: Size = None,
+        scales: Annotated[Sequence[float], several(number(above=0))] = (1.0,),
+        flip: Annotated[bool, flag()] = False,
+        dice: Annotated[float, number(0)] = 0.0,
     ) -> None:
         super().__init__(model, classes)
         self.resize, self.window, self.scales, self.flip, self.dice = resize, window, scales, flip, dice
@@ -231,12 +219,12 @@ class SegmentationTask(DenseTask):
         with_weights: bool = True,
         *,
         head: str = 'upernet',
-        norm: str = 'batch',
-        out_indices: Sequence[int] | None = None,
-        pyramid: bool = True,
-        auxiliary: float = 0.0,
-        auxiliary_level: int = 2,
-        dropout: float = 0.1,
+        norm: BackboneNorm = 'batch',
+        out_indices: OutIndices = None,
+        pyramid: Annotated[bool, flag()] = True,
+        auxiliary: Annotated[float, number(0)] = 0.0,
+        auxiliary_level: Annotated[int, integer(0, 3)] = 2,
+        dropout: Annotated[float, number(0, 1)] = 0.1,
         **options: Any,
     ) -> Segmenter:
         """The configured network; ``head`` is one of `DECODERS`, which takes the further ``options``.

@@ -1,7 +1,5 @@
 """Labels for image and video files: from a checkpoint of our training, an official file, or published weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,12 +39,6 @@ class Classifier(NamedTuple):
     data: dict[str, Any]  # what the transform does: input_size (C, H, W) or (C, T, H, W), mean, std, ...
     views: dict[str, Any] | None = None  # of a video, as arguments of `Clips`; None for a model of images
 
-    @property
-    def frames(self) -> int:
-        """Of all views of a video."""
-        views = self.views or {}
-        return views['num_frames'] * views.get('num_clips', 1) * self.transform.crops  # type: ignore[attr-defined]
-
     def read(self, path: str) -> Tensor:
         """An image (C, H, W), a clip (C, T, H, W), or several views of it (V, C, T, H, W), as the model takes it.
 
@@ -58,7 +50,7 @@ class Classifier(NamedTuple):
             return self.transform(read_image(path))
         return Clips([path], [0], self.classes, 'test', self.transform, **self.views)[0][0]
 
-    def with_views(self, clips: int, crops: int) -> Classifier:
+    def with_views(self, clips: int, crops: int) -> 'Classifier':
         """The same with other views of a video: ``clips`` in time, times 1 or 3 ``crops`` in space."""
         if self.views is None:
             raise UsageError(f'{self.name} labels images, of which there are no views in time')
@@ -138,9 +130,10 @@ def predict(
     """
     check_integers(1, topk=topk, batch_size=batch_size)
     model = classifier.model.to(device)
-    if classifier.views is not None:
+    if (views := classifier.views) is not None:
         model = VideoTask(model, classifier.classes)  # it averages
-        batch_size = max(1, batch_size // classifier.frames)
+        frames = views['num_frames'] * views.get('num_clips', 1) * classifier.transform.crops  # type: ignore[attr-defined]
+        batch_size = max(1, batch_size // frames)
     for first in range(0, len(paths), batch_size):
         read: list[tuple[str, Tensor | BrokenImage]] = []
         for path in paths[first : first + batch_size]:
