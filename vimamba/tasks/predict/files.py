@@ -97,9 +97,9 @@ def predict_files(
         counts = {option: count for option, count in counts.items() if count is not None}
         results: Iterator[Any] = classify.predict(classifier, paths, device=device, **counts)
     else:
-        author = dense_prediction.author_of(state, str(checkpoint), name)
+        name = dense_prediction.author_of(state, str(checkpoint), name)
         dense, paths = dense_prediction.load_dense(state, str(checkpoint)), find_images(files)
-        name, classes = author, dense.classes
+        classes = dense.classes
         results = dense_prediction.predict_dense(dense, paths, device, 0.5 if threshold is None else threshold)
         files_of_maps = _files_of_maps(maps, paths) if maps else {}
     found, broken = list[Any](), list[BrokenImage]()
