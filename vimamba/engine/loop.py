@@ -96,7 +96,7 @@ class TrainLoop(BaseLoop):
         try:
             with state.update.optim_context(self.runner.model):
                 yield losses
-            total = sum(losses.values())
+            total: Any = sum(losses.values())
             state.update.update_params(total)
         except NonFinite as error:
             where = self._first_bad_module(error, batch)
