@@ -1,4 +1,4 @@
-from checkout import main
+from checkout import command
 
 if __name__ == '__main__':
-    main('benchmark')
+    command('benchmark')()

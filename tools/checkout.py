@@ -1,15 +1,17 @@
-"""Runs a command of vimamba from a checkout, which need not be installed."""
+"""The command ``vimamba`` from a checkout, which need not be installed."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ['main']
+__all__ = ['command']
 
 
-def main(command: str) -> None:
+def command(name: str) -> Callable[[], None]:
+    """The function that runs a command with the arguments of this process."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    sys.argv[:1] = ['vimamba', command]  # before the import, as the command itself would have it
+    sys.argv[:1] = ['vimamba', name]  # before the import, as the command itself would have it
 
     from vimamba import commands
 
-    commands.main()
+    return commands.main

@@ -6,8 +6,6 @@ bytes of the file, holds the SHA-256 of all that comes before; the reader refuse
     [ the archive, as torch.save writes it .......... | length of the comment ] sha256:<64 hexadecimal digits>
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import os
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import UsageError
@@ -34,11 +33,10 @@ _END_RECORD = 22  # bytes of the zip end record when there is no comment
 
 
 class _HashedFile:
-    """Passes bytes on to a file and hashes them on the way."""
+    """Hashes bytes on their way to a file."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
+        self.file, self.sha256 = file, hashlib.sha256()
 
     def write(self, data: bytes) -> int:
         self.sha256.update(data)
@@ -49,11 +47,9 @@ class _HashedFile:
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Writes a checkpoint: afterwards ``path`` is the whole new file, or what it was before, as in `whole_file`.
+    """Writes tensors, numbers, strings, and lists, tuples and dictionaries of these.
 
-    Args:
-        checkpoint: tensors, numbers, strings, and lists, tuples and dictionaries of these.
-        path: the file; its folder is made.
+    Afterwards ``path`` is the whole new file, or what it was before, as in `whole_file`.
 
     Raises:
         UsageError: the file cannot be written; the message names it and the reason.
@@ -95,12 +91,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             )
         with open(path, 'rb'):  # safetensors would say that there is none
             pass
-        if path.suffix == '.safetensors':
-            return {'model': _load_safetensors(path)}
-        _verify(path)
+        if path.suffix != '.safetensors':
+            _verify(path)
     except OSError as error:
         raise UsageError(f'{path}: cannot be read ({error.strerror or error})') from error
     try:
+        if path.suffix == '.safetensors':
+            return {'model': load_file(path)}
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # whatever a malformed file provokes is a mistake in the file
@@ -136,14 +133,9 @@ def written_by(checkpoint: Mapping[str, Any]) -> str:
 def load_weights(
     model: nn.Module, weights: Mapping[str, Tensor], path: str | Path, name: str = '', author: str = ''
 ) -> None:
-    """Copies weights into a model: all of them, or none and an error.
+    """Copies weights of `model_weights` into a model: all of them, or none and an error.
 
-    Args:
-        model: takes the weights.
-        weights: as from `model_weights`.
-        path: the file they came from, for the message.
-        name: the model's name, for the message.
-        author: the name of the model that wrote them, where it is known.
+    The error names the file, the model and, if it is known, the ``author``: the model that wrote them.
 
     Raises:
         UsageError: a tensor is missing, unexpected or of another shape.
@@ -215,20 +207,8 @@ def _verify(path: Path) -> None:
         raise UsageError(f'{path}: the file is damaged or cut short ({size} bytes); use another copy')
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise UsageError(
-            f'{path}: the file is damaged or cut short ({_first_line(error)}); use another copy'
-        ) from error
-
-
 def _reason(error: Exception, path: Path) -> str:
-    """One line on why ``torch.load`` refused a file."""
+    """One line on why a file was refused."""
     asked = re.search(r'GLOBAL\s+([\w.]+)|[Uu]nsupported class\s+([\w.]+)', str(error))
     names = [asked[1] or asked[2]] if asked else _named_globals(path)
     if names:
@@ -236,7 +216,7 @@ def _reason(error: Exception, path: Path) -> str:
             f'refused, and nothing in it was executed: it asks for {", ".join(map(repr, names))}, neither tensors '
             'nor plain values; ask its author for a .safetensors file'
         )
-    return f'not a checkpoint that torch.save wrote, or damaged ({type(error).__name__}); use another copy'
+    return f'not a checkpoint, or the file is damaged or cut short ({type(error).__name__}); use another copy'
 
 
 def _named_globals(path: Path) -> list[str]:
@@ -255,7 +235,3 @@ def _named_globals(path: Path) -> list[str]:
         return []
     harmless = ('torch.', 'collections.', 'argparse.')
     return sorted({name for name in names if not name.startswith(harmless)})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ['no message'])[0][:200]

@@ -3,8 +3,6 @@
 A message is one line: what was wrong, what was expected, what to do.
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import math
@@ -18,9 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-__all__ = ['Rule', 'UsageError', 'bad_argument', 'check_flags', 'check_integers', 'check_numbers', 'check_options',
-           'first_line', 'flag', 'integer', 'number', 'one_of', 'one_or_several', 'or_none', 'run', 'several',
-           'text', 'unknown_name', 'within']  # fmt: skip
+__all__ = ['Rule', 'UsageError', 'bad_argument', 'check_flags', 'check_integers', 'check_numbers',
+           'check_options', 'exit_on_errors', 'first_line', 'flag', 'integer', 'number', 'one_of',
+           'one_or_several', 'or_none', 'run', 'several', 'text', 'unknown_name', 'within']  # fmt: skip
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # errors of a write, which do not name the file
 _NOT_TEXT = 'a number has no quotes, and in YAML a point: 1.0e-3'
@@ -187,10 +185,11 @@ def one_or_several(rule: Rule, *counts: int) -> Rule:
     def fits(value: Any) -> bool:
         return rule.fits(value) or any(many.fits(value) for many in lists)
 
+    def convert(value: Any) -> Any:
+        return (rule if rule.fits(value) else lists[0]).convert(value)
+
     words = ' or '.join(map(str, counts)) or 'several'
-    return Rule(
-        f'{rule.expected}, or {words} of them', fits, lambda v: rule.convert(v) if rule.fits(v) else lists[0].convert(v)
-    )
+    return Rule(f'{rule.expected}, or {words} of them', fits, convert)
 
 
 def or_none(rule: Rule) -> Rule:
@@ -203,13 +202,9 @@ def or_none(rule: Rule) -> Rule:
 
 
 def check_options(given: Mapping[str, Any], rules: Mapping[str, Rule], kind: str, prefix: str = '') -> dict[str, Any]:
-    """The given options, each checked and converted by its rule.
+    """The given options, each checked and converted by its rule; ``rules`` has one for every option that there is.
 
-    Args:
-        given: option -> value.
-        rules: option -> rule, of every option that there is.
-        kind: the options in words, for the error of an unknown one.
-        prefix: of the keys in errors, with its dot.
+    ``kind`` says in the error of an unknown option what it is, ``prefix`` precedes the option in keys.
 
     >>> check_options({'dropout': 1, 'flp': True}, {'dropout': number(0, 1), 'flip': flag()}, 'option', 'task.')
     Traceback (most recent call last):
@@ -246,13 +241,15 @@ def check_numbers(low: float, below: float, **arguments: object) -> None:
         number(low, below=None if below == math.inf else below)(value, name)
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Runs a command-line tool and exits: 2 and a line on stderr for a `UsageError` or failed file, 130 for SIGINT."""
+@contextmanager
+def exit_on_errors() -> Iterator[None]:
+    """Exits with 2 and a line on stderr for a `UsageError` or a failed file, with 130 for SIGINT."""
     if callable(signal.getsignal(signal.SIGINT)):  # a shell ignores it for its background processes
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        code = main()
+        yield
         sys.stdout.flush()
+        return
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         code = 128 + signal.SIGINT
@@ -270,4 +267,11 @@ def run(main: Callable[[], int | None]) -> None:
         sys.stdout.flush()
     except OSError:  # already reported; Python would report it again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a program and exits with its code, or as `exit_on_errors` says."""
+    with exit_on_errors():
+        code = main()
     sys.exit(code)

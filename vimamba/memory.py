@@ -1,13 +1,10 @@
 """Memory of this process and of a GPU: its peak, and what malloc keeps."""
 
-from __future__ import annotations
-
 import ctypes
 import resource
 import sys
 from pathlib import Path
-
-import torch
+from typing import Any
 
 __all__ = ['keep_memory', 'peak_memory']
 
@@ -15,13 +12,15 @@ _STATUS = Path('/proc/self/status')
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def peak_memory(device: torch.device | None = None) -> float:
-    """Peak memory so far in MiB: of tensors on a CUDA device, else of the process since its start.
+def peak_memory(device: Any = None) -> float:
+    """Peak memory so far in MiB: of tensors on a CUDA `torch.device`, else of the process since its start.
 
     Linux reports the program alone (VmHWM). getrusage, used elsewhere, also counts what the process held before it
     became this program.
     """
     if device is not None and device.type == 'cuda':
+        import torch  # a command reads its arguments without it
+
         return torch.cuda.max_memory_allocated(device) / 2**20
     lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
     for line in lines:

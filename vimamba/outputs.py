@@ -1,7 +1,5 @@
 """Output files: checked before the work, and written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -12,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import UsageError, first_line
 
 __all__ = ['check_output', 'naming', 'whole_file', 'write_json', 'write_text']
 
@@ -103,9 +101,8 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(
-            f'{path}: cannot be written ({error.strerror or error}): make room, or choose another place'
-        ) from error
+        reason = error.strerror or error
+        raise UsageError(f'{path}: cannot be written ({reason}): make room, or choose another place') from error
 
 
 @contextmanager
@@ -128,7 +125,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(below, OSError) and below.strerror:
             return below.strerror
         below = below.__cause__ or below.__context__
-    return (str(error).strip().splitlines() or ['no message'])[0][:200]
+    return first_line(error)
 
 
 def _flush_folder(folder: Path) -> None:

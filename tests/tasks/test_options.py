@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip('mmengine', reason='configurations of training need vimamba[train]')
 pytest.importorskip('segmentation_models_pytorch', reason='segmentation needs vimamba[seg]')
 
-from vimamba.errors import UsageError
+from vimamba.errors import Rule, UsageError
 from vimamba.tasks import TASKS, load_task
 
 NOT_POSITIVE = (0, -1, 1.5, 'many', None, True)
@@ -89,8 +89,9 @@ def test_every_option_has_a_rule_and_is_tried(task):
     kind = TASKS[task]
     functions = (kind.build_model, kind.__init__, *kind.heads.values())
     parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
-    options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    assert options == {'head', *kind.rules} == WRONG[task].keys()
+    options = {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert options.keys() == WRONG[task].keys()
+    assert all(isinstance(options[name].__metadata__[0], Rule) for name in options.keys() - {'head'})
 
 
 @pytest.mark.parametrize('task', WRONG)

@@ -6,11 +6,10 @@ A command imports torch only after it has read its arguments, so that help and m
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from typing import Any
 
-from vimamba.errors import run, unknown_name
+from vimamba.errors import exit_on_errors, unknown_name
 from vimamba.memory import keep_memory
 
 __all__ = ['COMMANDS', 'main']
@@ -22,18 +21,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command with its arguments and exits with its code."""
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # spinning threads collapse on a busy machine; before torch
     keep_memory()
-    run(partial(_main, sys.argv[1:] if argv is None else argv))
-
-
-def _main(argv: Sequence[str]) -> int:
-    if not argv or argv[0] in ('-h', '--help'):
-        print('usage: vimamba COMMAND ...\n\ncommands (each has --help):')
-        for name in COMMANDS:
-            print(f'  {name:<11}{_module(name).__doc__.partition(chr(10))[0]}')
-        return 0
-    if argv[0] not in COMMANDS:
-        raise unknown_name('command', argv[0], COMMANDS)
-    return _module(argv[0]).main(argv[1:])
+    arguments = sys.argv[1:] if argv is None else argv
+    with exit_on_errors():
+        if not arguments or arguments[0] in ('-h', '--help'):
+            print('usage: vimamba COMMAND ...\n\ncommands (each has --help):')
+            for name in COMMANDS:
+                print(f'  {name:<11}{_module(name).__doc__.partition(chr(10))[0]}')
+            code = 0
+        elif arguments[0] not in COMMANDS:
+            raise unknown_name('command', arguments[0], COMMANDS)
+        else:
+            code = _module(arguments[0]).main(arguments[1:])
+    sys.exit(code)
 
 
 def _module(command: str) -> Any:

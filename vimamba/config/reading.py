@@ -13,13 +13,13 @@ A ``.py`` file is parsed with `ast` and never executed. It may hold
 and anything else is refused with ``file:line``. ``.json`` and ``.yaml`` files hold the same things.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,15 @@ class Table(dict):
         inside = self[name].find(rest) if isinstance(self.get(name), Table) else ''
         return inside or self.where.get(name, '')
 
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Adds ``file:line`` to a UsageError raised inside whose key is in the table."""
+        try:
+            yield
+        except UsageError as error:
+            error.where = error.where or self.find(error.key)
+            raise
+
 
 def read_config(path: str | Path, options: Iterable[str] = ()) -> Table:
     """Reads a configuration file with what it inherits, then applies ``a.b=value`` options.
@@ -95,28 +104,22 @@ def apply_option(table: Table, option: str) -> None:
         raise UsageError(f'--cfg-options {option!r}: expected key.subkey=value')
     value = _option_value(text.strip(), where)
     here: Any = table
+    key: Any
     for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        if isinstance(here, Table):
-            if last:
-                here.put(key, value, where)
-            else:
-                child = here.get(key, Table())
-                if not isinstance(child, Table | list | tuple):
-                    raise UsageError(f'{where}: {".".join(keys[: depth + 1])} is {child!r}, which has no keys')
-                child = _opened(child)
-                here.put(key, child, here.where.get(key, where))
-                here = child
-        else:
+        if not isinstance(here, Table):
             if not key.isdecimal() or int(key) >= len(here):
                 raise UsageError(f'{where}: {".".join(keys[:depth])} is a list of {len(here)}, {key!r} is not in it')
-            if last:
-                here[int(key)] = value
-            elif not isinstance(here[int(key)], Table | list | tuple):
-                raise UsageError(f'{where}: {".".join(keys[: depth + 1])} is {here[int(key)]!r}, which has no keys')
-            else:
-                here[int(key)] = child = _opened(here[int(key)])
-                here = child
+            key = int(key)
+        child = value
+        if depth < len(keys) - 1:
+            child = here.get(key, Table()) if isinstance(here, Table) else here[key]
+            if not isinstance(child, Table | list | tuple):
+                raise UsageError(f'{where}: {".".join(keys[: depth + 1])} is {child!r}, which has no keys')
+            child = Table(child, child.where) if isinstance(child, Table) else list(child)  # others may hold it, too
+        here[key] = child
+        if isinstance(here, Table) and (child is value or key not in here.where):
+            here.where[key] = where
+        here = child
 
 
 def _option_value(text: str, where: str) -> Any:
@@ -158,30 +161,22 @@ def _read(path: Path, parents: tuple[Path, ...]) -> Table:
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list | tuple) or not all(isinstance(base, str) for base in bases):
         raise UsageError(f'{table.where["_base_"]}: _base_: expected a file name or a list of them')
-    merged = Table()
-    for base in bases:
-        merged = _merge(merged, _read(path.parent / base, (*parents, path.resolve())))
-    return _merge(merged, table)
+    inherited = [_read(path.parent / base, (*parents, path.resolve())) for base in bases]
+    return reduce(_merge, [*inherited, table], Table())
 
 
 def _merge(base: Table, child: Table) -> Table:
     """A new table: ``child`` over ``base``, key by key."""
     if child.get('_delete_') is True:
         base = Table()
-    merged = Table(base, base.where)
+    merged = Table(base, {**base.where, **child.where})
     for key, value in child.items():
-        if key == '_delete_':
-            continue
         if isinstance(value, Table):
             old = base.get(key)
             value = _merge(old if isinstance(old, Table) else Table(), value)
-        merged.put(key, value, child.where.get(key, ''))
+        merged[key] = value
+    merged.pop('_delete_', None)
     return merged
-
-
-def _opened(value: Any) -> Any:
-    """A copy of a table or a sequence whose entries can be changed; they themselves are as they were."""
-    return Table(value, value.where) if isinstance(value, Table) else list(value)
 
 
 def _parse_python(text: str, file: str) -> Table:
@@ -240,11 +235,10 @@ def _parse_yaml(text: str, file: str) -> Table:
         if isinstance(node, yaml.MappingNode):
             table = Table()
             for key_node, value_node in node.value:
-                key = loader.construct_object(key_node)
+                key, where = loader.construct_object(key_node), f'{file}:{key_node.start_mark.line + 1}'
                 if not isinstance(key, str) or key in table:
-                    line = key_node.start_mark.line + 1
-                    raise UsageError(f'{file}:{line}: {key!r}: expected a new key that is text')
-                table.put(key, value(value_node), f'{file}:{key_node.start_mark.line + 1}')
+                    raise UsageError(f'{where}: {key!r}: expected a new key that is text')
+                table.put(key, value(value_node), where)
             return table
         if isinstance(node, yaml.SequenceNode):
             return [value(item) for item in node.value]

@@ -5,12 +5,10 @@ models, data sets and augmentation styles) are checked by the tasks.
 """
 # ruff: noqa: RUF009  (key returns a dataclass field)
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +57,9 @@ class Task:
 class Model:
     """The network; any further key goes to timm.create_model (d_state=16, class_token='middle', ...)."""
 
-    name: str = key(
-        dataclasses.MISSING, "a model of timm, those of vimamba among them; timm.list_models('vim*')", text()
-    )
+    name: str = key(MISSING, "a model of timm, such as those of vimamba: timm.list_models('vim*')", text())
     pretrained: bool = key(False, 'start from the published weights', flag())
-    checkpoint: str | None = key(
-        None, 'start from the weights in this file; a head for other classes is left out', text()
-    )
+    checkpoint: str | None = key(None, 'start from the weights in this file, less a head for other classes', text())
     img_size: int | tuple[int, int] | None = key(
         None, "side or (height, width) in pixels; None: the model's own", one_or_several(integer(1), 2)
     )
@@ -78,21 +72,17 @@ class Model:
 class Data:
     """The images; any further key is an option of the data set."""
 
-    name: str = key(dataclasses.MISSING, 'the data set, one of its task', text())
+    name: str = key(MISSING, 'the data set, one of its task', text())
     root: str | None = key(None, 'the folder that holds train/ and val/; digits need none', text())
     batch_size: int = key(64, 'images per step and process', integer(1))
     eval_batch_size: int | None = key(None, 'images per evaluation step; None: batch_size', integer(1))
     workers: int = key(2, 'loading processes; the batches do not depend on it', integer(0))
     timeout: float = key(120.0, 'seconds to wait for a loading process', number(above=0))
     max_broken: float = key(0.001, 'share of unreadable training images at which training stops', number(0, below=1))
-    mean: tuple[float, ...] | None = key(
-        None, "per channel, for pixels in 0..1; None: the model's own", several(number())
-    )
+    mean: tuple[float, ...] | None = key(None, "per channel, in 0..1; None: the model's own", several(number()))
     std: tuple[float, ...] | None = key(None, "per channel; None: the model's own", several(number(above=0)))
     interpolation: str | None = key(None, "resizing filter; None: the model's own", text())
-    crop_pct: float | None = key(
-        None, "share of a side that evaluation keeps; None: the model's own", number(above=0, high=1)
-    )
+    crop_pct: float | None = key(None, "share of a side to evaluate; None: the model's own", number(above=0, high=1))
     options: dict[str, Any] = options()
 
 
@@ -113,13 +103,9 @@ class Augment:
 class Optim:
     """The optimizer."""
 
-    name: str = key(
-        'adamw', 'an optimizer of timm; timm.optim.list_optimizers()', one_of(*timm.optim.list_optimizers())
-    )
+    name: str = key('adamw', 'one of timm.optim.list_optimizers()', one_of(*timm.optim.list_optimizers()))
     lr: float = key(1e-3, 'peak learning rate', number(0))
-    lr_batch: int | None = key(
-        None, 'if set, lr is meant for this total batch and scaled linearly to yours', integer(1)
-    )
+    lr_batch: int | None = key(None, 'total batch that lr is for; it is scaled linearly to yours', integer(1))
     weight_decay: float = key(0.05, 'on matrices; not on norms, biases and what the model exempts', number(0))
     momentum: float = key(0.9, 'of optimizers that have one', number(0, 1))
     betas: tuple[float, ...] | None = key(None, "None: the optimizer's own", several(number(0, 1)))
@@ -138,24 +124,18 @@ class Schedule:
     warmup_epochs: float = key(5.0, 'length of the warm-up', number(0))
     warmup_lr: float = key(1e-6, 'where it starts', number(0))
     min_lr: float = key(1e-5, 'where it ends', number(0))
-    milestones: tuple[float, ...] | None = key(
-        None, 'step: the epochs after which the rate is divided by ten', several(number(above=0))
-    )
+    milestones: tuple[float, ...] | None = key(None, 'step: epochs that divide it by ten', several(number(above=0)))
 
 
 @dataclass(frozen=True)
 class Run:
     """How the training runs."""
 
-    work_dir: str | None = key(
-        None, 'folder for checkpoints, logs and plots; None: runs/<name of the configuration>', text()
-    )
+    work_dir: str | None = key(None, 'checkpoints, logs and plots; None: runs/<name of the configuration>', text())
     seed: int = key(0, 'of weights, order and augmentation', integer(0))
     device: str = key('auto', 'auto: a GPU if there is one', one_of('auto', 'cpu', 'cuda', 'mps'))
     amp: str | None = key(None, 'mixed precision', one_of('bf16', 'fp16'))
-    ema: float = key(
-        0.0, 'decay of the averaged weights that are evaluated and saved beside; 0: off', number(0, below=1)
-    )
+    ema: float = key(0.0, 'decay of the averaged weights, which are evaluated; 0: off', number(0, below=1))
     ema_warmup: bool = key(False, 'let that decay grow from 0, for short runs', flag())
     deterministic: bool = key(False, 'only deterministic algorithms, on a GPU too', flag())
     compile: bool = key(False, 'torch.compile the model', flag())
@@ -185,7 +165,7 @@ class Config:
     source: Table = field(default_factory=Table, repr=False, compare=False)
 
     @classmethod
-    def from_dict(cls, sections: Mapping[str, Mapping[str, Any]]) -> Config:
+    def from_dict(cls, sections: Mapping[str, Mapping[str, Any]]) -> 'Config':
         """The configuration of a checkpoint, as `as_dict` gives it; keys added since have their defaults.
 
         Raises:
@@ -193,14 +173,9 @@ class Config:
         """
         return cls(**{name: kind(**sections.get(name, {})) for name, kind in _SECTIONS.items()})
 
-    @contextmanager
-    def located(self) -> Iterator[None]:
+    def located(self) -> AbstractContextManager[None]:
         """Adds ``file:line`` to a UsageError raised inside whose key is one of this configuration."""
-        try:
-            yield
-        except UsageError as error:
-            error.where = error.where or self.source.find(error.key)
-            raise
+        return self.source.located()
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """The sections as plain dictionaries, every default written out."""
@@ -218,15 +193,7 @@ class Config:
         return written
 
 
-_SECTIONS: dict[str, Any] = {
-    'task': Task,
-    'model': Model,
-    'data': Data,
-    'augment': Augment,
-    'optim': Optim,
-    'schedule': Schedule,
-    'run': Run,
-}
+_SECTIONS: dict[str, Any] = {kind.__name__.lower(): kind for kind in (Task, Model, Data, Augment, Optim, Schedule, Run)}
 
 
 def load_config(path: str | Path, options: Iterable[str] = ()) -> Config:
@@ -245,7 +212,7 @@ def check(table: Table) -> Config:
         UsageError: an unknown or missing key, or a value of the wrong type or out of range; with ``file:line`` and the
             nearest valid name.
     """
-    try:
+    with table.located():
         for name, section in table.items():
             if name not in _SECTIONS:
                 raise unknown_name('section', name, _SECTIONS, name)
@@ -254,9 +221,6 @@ def check(table: Table) -> Config:
         sections = {name: _section(name, kind, table.get(name, {})) for name, kind in _SECTIONS.items()}
         config = Config(**sections, source=table)
         _check_together(config)
-    except UsageError as error:
-        error.where = table.find(error.key)
-        raise
     return config
 
 
@@ -266,14 +230,13 @@ def keys_of(section: str) -> dict[str, dataclasses.Field]:
 
 
 def _section(name: str, kind: Any, table: Mapping[str, Any]) -> Any:
-    fields = keys_of(name)
+    fields, given = keys_of(name), dict(table)
     further = {}
     if 'options' in kind.__dataclass_fields__:
-        further = {entry: value for entry, value in table.items() if entry not in fields}
-    given = {entry: value for entry, value in table.items() if entry not in further}
+        further = {entry: given.pop(entry) for entry in table if entry not in fields}
     values = check_options(given, {n: f.metadata['rule'] for n, f in fields.items()}, f'key in {name}', f'{name}.')
     for entry, f in fields.items():
-        if entry not in values and f.default is dataclasses.MISSING:
+        if entry not in values and f.default is MISSING:
             raise UsageError(f'is missing: {f.metadata["doc"]}', key=f'{name}.{entry}')
     return kind(**values, **({'options': further} if further else {}))
 
@@ -305,7 +268,7 @@ def describe() -> str:
     for name, kind in _SECTIONS.items():
         lines += [f'{name} = dict(  # {(kind.__doc__ or "").strip()}']
         for entry, f in keys_of(name).items():
-            shown = 'required' if f.default is dataclasses.MISSING else repr(f.default)
+            shown = 'required' if f.default is MISSING else repr(f.default)
             names = f.metadata['rule'].names
             listed = f' [{" ".join(names)}]' if 0 < len(names) <= 6 else ''
             lines.append(f'    {f"{entry} = {shown}":<28} {f.metadata["doc"]}{listed}')

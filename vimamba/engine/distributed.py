@@ -1,6 +1,4 @@
-"""One process or several: the same functions for both."""
-
-from __future__ import annotations
+"""The processes of a run. For one or several alike, what they exchange goes through `mmengine.dist`."""
 
 import atexit
 import gc
@@ -8,17 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from vimamba.data import end_workers, lost_worker
 from vimamba.errors import UsageError
 
-__all__ = ['all_sum', 'gather', 'initialized', 'is_main', 'largest', 'rank', 'sync_buffers', 'world_size', 'wrap']
+__all__ = ['initialized']
 
 
 def _local_device(name: str) -> torch.device:
@@ -87,67 +82,11 @@ def _process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def is_main() -> bool:
-    """Whether this process writes files and messages."""
-    return rank() == 0
-
-
-def all_sum(tensor: Tensor, device: torch.device) -> Tensor:
-    """The sum over processes, on the CPU; ``device`` is where the process group communicates."""
-    if not dist.is_initialized():
-        return tensor
-    moved = tensor.to(device)
-    dist.all_reduce(moved)
-    return moved.cpu()
-
-
-def gather(value: Any) -> list[Any]:
-    """The values of all processes, in the order of rank."""
-    if not dist.is_initialized():
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def largest(number: int, device: torch.device) -> int:
-    """The largest integer over processes."""
-    if not dist.is_initialized():
-        return number
-    tensor = torch.tensor(number, device=device)
-    dist.all_reduce(tensor, dist.ReduceOp.MAX)
-    return int(tensor)
-
-
 def _lost_peer(error: RuntimeError) -> UsageError | None:
     """The UsageError for an error of torch that reports a lost process; None for any other error."""
     if not dist.is_initialized() or not (isinstance(error, dist.DistError) or 'gloo' in str(error)):
         return None
     return UsageError(
-        f'rank {rank()}: another process of this run ended, and its own message says why; the command with --resume '
-        'goes on, and torchrun --max-restarts does so by itself'
+        f'rank {dist.get_rank()}: another process of this run ended, and its own message says why; the command with '
+        '--resume goes on, and torchrun --max-restarts does so by itself'
     )
-
-
-def wrap(task: nn.Module, device: torch.device) -> nn.Module:
-    """A task on its device, data-parallel if there are several processes."""
-    task = task.to(device)
-    if not dist.is_initialized():
-        return task
-    return DistributedDataParallel(task, device_ids=[device.index] if device.type == 'cuda' else None)
-
-
-def sync_buffers(*modules: nn.Module) -> None:
-    """Gives all processes the buffers (running statistics) of the first."""
-    if dist.is_initialized():
-        for module in modules:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)

@@ -1,10 +1,10 @@
 """A checkpoint on a split: table, JSON, confusion matrix and predictions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from mmengine import dist
 
 from vimamba.checkpoint import load_checkpoint, load_weights, model_weights, written_by
 from vimamba.data import BrokenImage
@@ -43,9 +43,6 @@ def evaluate_checkpoint(
 
     Returns:
         The exit code, 0.
-
-    Raises:
-        UsageError: a mistake of the user.
     """
     config, task_type = load_task(path, options)
     if json_file is not None:
@@ -68,15 +65,10 @@ def evaluate_checkpoint(
             metric = evaluate(task.to(device), loader, device, config.run.amp, sample if out_dir else None)
         except BrokenImage as error:
             raise UsageError(f'{error}; an evaluation leaves none out: mend or remove it') from error
-        if not distributed.is_main():
+        if not dist.is_main_process():
             return 0
-    result = {
-        'model': config.model.name,
-        'checkpoint': str(checkpoint),
-        'data': config.data.name,
-        'split': split,
-        **metric.summary(),
-    }
+    result = {'model': config.model.name, 'checkpoint': str(checkpoint), 'data': config.data.name, 'split': split}
+    result |= metric.summary()
     where = f'{config.data.name}/{split}, {result[task.what]} {task.what}'
     print(f'{config.model.name} from {checkpoint} on {where}\n{metric.table()}')
     if json_file:

@@ -1,70 +1,42 @@
-"""What happens around a step: learning rate, weight average, log, checkpoints. Called in this order."""
-
-from __future__ import annotations
+"""What follows a step: its log and its checkpoints, in this order."""
 
 import json
 import logging
 import os
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine import dist
 from mmengine.hooks import Hook
-from timm.scheduler.scheduler import Scheduler
 
 from vimamba.errors import UsageError
 from vimamba.memory import peak_memory
 from vimamba.outputs import naming, write_text
 
-from . import distributed
 from .state import TrainingState
 
-__all__ = ['CheckpointHook', 'EmaHook', 'Interrupted', 'LogHook', 'ScheduleHook', 'clock', 'read_log']
+__all__ = ['CheckpointHook', 'Interrupted', 'LogHook', 'read_log']
 
 logger = logging.getLogger('vimamba')
-
-
-class ScheduleHook(Hook):
-    """Sets the learning rate of each step before it."""
-
-    def __init__(self, state: TrainingState, schedule: Scheduler) -> None:
-        self.state, self.schedule = state, schedule
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        self.schedule.step_update(self.state.step)
-
-
-class EmaHook(Hook):
-    """Moves the averaged weights after each update."""
-
-    def __init__(self, state: TrainingState) -> None:
-        self.state = state
-
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if self.state.ema and self.state.update.should_update():
-            self.state.ema.update(self.state.task, step=self.state.step // self.state.config.optim.accumulate)
 
 
 class LogHook(Hook):
     """Progress on the terminal and in ``train.log``, records in ``log.jsonl``, events for TensorBoard.
 
     A record is ``{'kind': 'train' | 'val', 'epoch': .., 'step': .., 'loss': .., ..}``. Losses are means over the steps
-    since the last record and over processes; these sums are in the checkpoint, so an interrupted run logs the
-    same losses.
-
-    Args:
-        state: of the run.
-        folder: of the run.
+    since the last record and over processes; their sums are in the checkpoint, so an interrupted run logs the same.
     """
 
     def __init__(self, state: TrainingState, folder: Path) -> None:
         self.state, self.folder = state, folder
         self.writer: Any = None
         self.tensorboard: Any = None  # makes it when the run begins
-        if distributed.is_main() and state.config.run.tensorboard:
+        if dist.is_main_process() and state.config.run.tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
@@ -75,7 +47,7 @@ class LogHook(Hook):
     def before_train(self, runner: Any) -> None:
         self.start, self.first_step = time.monotonic(), self.state.step
         self.mark, self.marked_step = self.start, self.state.step
-        if not distributed.is_main():
+        if not dist.is_main_process():
             return
         kept = [r for r in read_log(self.folder) if r['step'] <= self.state.step]
         write_text(self.folder / 'log.jsonl', ''.join(json.dumps(record) + '\n' for record in kept))
@@ -97,22 +69,21 @@ class LogHook(Hook):
 
     def _log_training(self, runner: Any) -> None:
         state = self.state
-        sums = torch.tensor(list(state.window.values()))  # float32, which every device can add
-        sums = distributed.all_sum(sums, state.device)
+        sums = torch.tensor(list(state.window.values()))
+        dist.all_reduce(sums)
         means = {name: float(value / sums[0]) for name, value in zip(state.window, sums) if name != 'count'}
         state.window.clear()
         now = time.monotonic()
         steps = state.step - self.marked_step
-        speed = steps * state.config.data.batch_size * distributed.world_size() / max(now - self.mark, 1e-9)
+        speed = steps * state.config.data.batch_size * dist.get_world_size() / max(now - self.mark, 1e-9)
         left = (now - self.start) / (state.step - self.first_step) * (runner.max_iters - state.step)
         self.mark, self.marked_step = now, state.step
-        rate = max(group['lr'] for group in state.update.optimizer.param_groups)
         record = {
             'kind': 'train',
             'epoch': state.epoch + state.position / state.steps_per_epoch,
             'step': state.step,
             **means,
-            'lr': rate,
+            'lr': max(group['lr'] for group in state.update.optimizer.param_groups),
             'grad_norm': state.update.grad_norm,
             f'{state.task.what}_per_second': round(speed, 1),
             'memory_mib': round(peak_memory(state.device)),
@@ -121,15 +92,15 @@ class LogHook(Hook):
         logger.info(
             f'epoch {state.epoch + 1:>{len(str(runner.max_epochs))}}/{runner.max_epochs}'
             f'  step {state.position:>{len(str(state.steps_per_epoch))}}/{state.steps_per_epoch}'
-            f'  {losses}  lr {rate:.2e}  {speed:.0f} {state.task.what}/s  {record["memory_mib"]} MiB  eta {clock(left)}'
+            f'  {losses}  lr {record["lr"]:.2e}  {speed:.0f} {state.task.what}/s  {record["memory_mib"]} MiB'
+            f'  eta {timedelta(seconds=round(left))}'
         )
         self._write(record)
 
     def after_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
-        state = self.state
         if not metrics:
             return
-        best = state.task.best
+        state, best = self.state, self.state.task.best
         if metrics[best] > state.best.get(best, float('-inf')) or not state.best:  # NaN where there is nothing to find
             state.best = {'epoch': state.epoch, **metrics}
         shown = '  '.join(f'{name} {value:.4f}' if name == 'loss' else f'{name} {value:.2f}'
@@ -144,7 +115,7 @@ class LogHook(Hook):
                 self.writer.flush()
 
     def _write(self, record: dict[str, Any]) -> None:
-        if not distributed.is_main():
+        if not dist.is_main_process():
             return
         with naming(self.folder / 'log.jsonl'), open(self.folder / 'log.jsonl', 'a') as file:
             file.write(json.dumps(record) + '\n')
@@ -162,15 +133,7 @@ class LogHook(Hook):
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; everything is saved.
-
-    Attributes:
-        signal: its number.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.signal = number
+    """A signal, the argument, asked the run to stop; everything is saved."""
 
 
 class CheckpointHook(Hook):
@@ -180,15 +143,13 @@ class CheckpointHook(Hook):
     """
 
     def __init__(self, state: TrainingState, folder: Path) -> None:
-        self.state, self.folder = state, folder
-        self.signal = 0
-        self.due = False
+        self.state, self.folder, self.signal, self.due = state, folder, 0, False
 
     def receive(self, number: int, frame: Any) -> None:
         """The handler of SIGINT and SIGTERM; a second signal has its usual effect."""
         self.signal = number
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-        if distributed.is_main():  # a log call here could interrupt another one
+        if dist.is_main_process():  # a log call here could interrupt another one
             os.write(2, f'{signal.Signals(number).name}: saving after this step\n'.encode())
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -216,7 +177,7 @@ class CheckpointHook(Hook):
             names.append(f'epoch_{state.epoch:04}.pth')
         state.save(self.folder, *names)
         self.due = False
-        if keep and distributed.is_main():
+        if keep and dist.is_main_process():
             for old in sorted(self.folder.glob('epoch_[0-9][0-9][0-9][0-9].pth'))[:-keep]:
                 old.unlink()
         stop = self._stop()
@@ -225,7 +186,9 @@ class CheckpointHook(Hook):
 
     def _stop(self) -> int:
         """The signal that any process has received, or 0; the same in all of them."""
-        return distributed.largest(self.signal, self.state.device)
+        received = torch.tensor(self.signal)
+        dist.all_reduce(received, 'max')
+        return int(received)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -238,9 +201,3 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
-
-
-def clock(seconds: float) -> str:
-    """``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f'{minutes // 60}:{minutes % 60:02}:{rest:02}'

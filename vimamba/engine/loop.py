@@ -1,11 +1,12 @@
 """The training loop, which can start in the middle of an epoch, and the evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from mmengine import dist
 from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,7 +16,6 @@ from vimamba.errors import UsageError
 from vimamba.memory import peak_memory
 from vimamba.visualize.samples import picture
 
-from . import distributed
 from .optim import NonFinite, autocast
 from .state import TrainingState
 
@@ -25,7 +25,11 @@ _SHOWN = 8  # validation images that TensorBoard shows
 
 
 class TrainLoop(BaseLoop):
-    """Epochs of `TrainingState.steps_per_epoch` batches, from the position of the state.
+    """Epochs of `TrainingState.steps_per_epoch` batches, from the position of the state::
+
+        for batch in loop.run():
+            with loop.step(batch) as losses:
+                losses.update(model(*batch, mode='loss'))
 
     Hooks are called as mmengine calls them, and ``after_epoch`` when an epoch has been trained and evaluated.
     """
@@ -50,24 +54,22 @@ class TrainLoop(BaseLoop):
     def max_iters(self) -> int:
         return self.max_epochs * self.state.steps_per_epoch
 
-    def run(self) -> nn.Module:
+    def run(self) -> Iterator[list[Any]]:
+        """The batches of the run, each to be trained on in `step`."""
         state = self.state
         state.update.initialize_count_status(self.runner.model, self.iter, self.max_iters)
         self.runner.call_hook('before_train')
         while state.epoch < self.max_epochs or state.unevaluated:
             if not state.unevaluated:
-                for batch in self.batches():
-                    self.step(batch)
-                self.end_epoch()
+                yield from self._epoch()
             metrics = {}
             if state.unevaluated:
                 metrics = self.runner.val_loop.run()
                 state.unevaluated = False
             self.runner.call_hook('after_epoch', metrics=metrics)
         self.runner.call_hook('after_train')
-        return self.runner.model
 
-    def batches(self) -> Iterator[list[Any]]:
+    def _epoch(self) -> Iterator[list[Any]]:
         """The batches of the current epoch that are left."""
         state = self.state
         self.runner.call_hook('before_train_epoch')
@@ -76,39 +78,44 @@ class TrainLoop(BaseLoop):
         batches = iter(self.dataloader)
         state.restore_rng()
         yield from batches
-
-    def step(self, batch: list[Any]) -> None:
-        """Forward, backward, and at the end of a window the update."""
-        state, index, model = self.state, self.state.position, self.runner.model
-        self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=batch)
-        try:
-            with state.update.optim_context(model):
-                losses = model(*each_tensor(batch, lambda part: part.to(state.device)), mode='loss')
-            total = sum(losses.values())
-            state.update.update_params(total)
-        except NonFinite as error:
-            raise UsageError(self._diagnosis(error, batch)) from error
-        except torch.OutOfMemoryError as error:
-            raise UsageError(self._out_of_memory(batch)) from error
-        state.position += 1
-        outputs = {'loss': total, **losses}
-        self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=batch, outputs=outputs)
-
-    def end_epoch(self) -> None:
-        state = self.state
         assert state.position == state.steps_per_epoch, 'the loader gave another number of batches than its length'
         state.epoch, state.position = state.epoch + 1, 0
         state.unevaluated = state.epoch % state.config.run.val_interval == 0 or state.epoch == self.max_epochs
         self.runner.call_hook('after_train_epoch')
 
-    def _diagnosis(self, error: NonFinite, batch: list[Any]) -> str:
-        state = self.state
-        where = self._first_bad_module(error, batch)
-        return (
-            f'{error} at step {state.step + 1} (epoch {state.epoch + 1}, batch {state.position + 1}) on rank '
-            f'{distributed.rank()}, first in {where}; stopped before the update, so the weights are those of step '
-            f'{state.step}: try a lower optim.lr, optim.clip_grad, or run.amp bf16 or None'
-        )
+    @contextmanager
+    def step(self, batch: list[Any]) -> Iterator[dict[str, Tensor]]:
+        """Yields a dictionary for the losses of a forward pass; then backward, and at the end of a window the update.
+
+        Raises:
+            UsageError: a loss or gradient is not finite, or memory does not suffice.
+        """
+        state, index, losses = self.state, self.state.position, dict[str, Tensor]()
+        state.schedule.step_update(state.step)
+        self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=batch)
+        try:
+            with state.update.optim_context(self.runner.model):
+                yield losses
+            total: Any = sum(losses.values())
+            state.update.update_params(total)
+        except NonFinite as error:
+            where = self._first_bad_module(error, batch)
+            raise UsageError(
+                f'{error} at step {state.step + 1} (epoch {state.epoch + 1}, batch {index + 1}) on rank '
+                f'{dist.get_rank()}, first in {where}; stopped before the update, so the weights are those of step '
+                f'{state.step}: try a lower optim.lr, optim.clip_grad, or run.amp bf16 or None'
+            ) from error
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f'out of memory at step {state.step + 1}: batch of {len(batch[0])} x {tuple(batch[0][0].shape)}, '
+                f'peak {peak_memory(state.device) / 2**10:.1f} GiB: halve data.batch_size and double optim.accumulate, '
+                'or run.grad_checkpointing=True'
+            ) from error
+        state.position += 1
+        if state.ema and state.update.should_update():
+            state.ema.update(state.task, step=state.step // state.config.optim.accumulate)
+        outputs = {'loss': total, **losses}
+        self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=batch, outputs=outputs)
 
     def _first_bad_module(self, error: NonFinite, batch: list[Any]) -> str:
         """Where it began: for a gradient the last parameter that has a bad one, for a loss the first bad output."""
@@ -123,27 +130,17 @@ class TrainLoop(BaseLoop):
             return [name for name, grad in grads if not torch.isfinite(grad).all()][-1]
         found: list[str] = []
 
-        def inspect(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                if not all(torch.isfinite(part).all() for part in tensors_in(output)):
-                    found.append(name)
+        def inspect(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+            if not all(torch.isfinite(part).all() for part in tensors_in(output)):
+                found.append(name)
 
-            return hook
-
-        modules = [(name, module) for name, module in state.task.model.named_modules() if name]
-        handles = [module.register_forward_hook(inspect(name)) for name, module in modules]
+        modules = state.task.model.named_modules()
+        handles = [module.register_forward_hook(partial(inspect, name)) for name, module in modules if name]
         with torch.no_grad(), autocast(state.device, state.config.run.amp):
             state.task(*each_tensor(batch, lambda part: part.to(state.device)), mode='loss')
         for handle in handles:
             handle.remove()
         return f'the output of {found[0]}' if found else 'the loss itself'
-
-    def _out_of_memory(self, batch: list[Any]) -> str:
-        peak = peak_memory(self.state.device) / 2**10
-        return (
-            f'out of memory at step {self.state.step + 1}: batch of {len(batch[0])} x {tuple(batch[0][0].shape)}, '
-            f'peak {peak:.1f} GiB: halve data.batch_size and double optim.accumulate, or run.grad_checkpointing=True'
-        )
 
 
 class EvalLoop(BaseLoop):
@@ -156,7 +153,8 @@ class EvalLoop(BaseLoop):
     def run(self) -> dict[str, float]:
         state = self.state
         self.runner.call_hook('before_val')
-        distributed.sync_buffers(state.task, state.evaluated)
+        for buffer in (*state.task.buffers(), *state.evaluated.buffers()):  # running statistics
+            dist.broadcast(buffer)
         state.sample = Sample(_SHOWN)
         try:
             metric = evaluate(state.evaluated, self.dataloader, state.device, state.config.run.amp, state.sample)
@@ -174,16 +172,11 @@ def evaluate(
     loader: DataLoader,
     device: torch.device,
     amp: str | None = None,
-    sample: Sample | None = None,
+    sample: 'Sample | None' = None,
 ) -> Any:
     """The metric of a task over a loader, exact over all processes: each image counts once.
 
-    Args:
-        task: its ``forward(images, mode='predict')`` gives outputs, its ``metric()`` collects them.
-        loader: from `create_loader`; its padding is left out.
-        device: where the task is.
-        amp: mixed precision, as in training.
-        sample: takes some images with their targets and outputs, to be looked at.
+    The task is on ``device``. ``sample`` collects some images with their targets and outputs, to be looked at.
     """
     task.eval()
     metric = task.metric()
@@ -204,9 +197,9 @@ def evaluate(
         metric.update(outputs, targets)
         if sample:
             sample.add(task, images, targets, outputs, [paths[row] for row in rows])
-    for name, value in metric.state.items():
-        metric.state[name] = distributed.all_sum(value, device)
-    metric.records = [record for part in distributed.gather(metric.records) for record in part]
+    for value in metric.state.values():
+        dist.all_reduce(value)
+    metric.records = [record for part in dist.all_gather_object(metric.records) for record in part]
     return metric
 
 
@@ -214,9 +207,6 @@ class Sample:
     """A few images with their targets, outputs and paths; mistakes first.
 
     Copies of what pictures show are kept, not whole batches.
-
-    Args:
-        size: how many.
     """
 
     def __init__(self, size: int) -> None:

@@ -1,7 +1,5 @@
 """Optimizer, learning-rate schedule, and the update: mixed precision, accumulation, clipping, and no NaN."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,28 +22,19 @@ _DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 class NonFinite(ArithmeticError):
-    """A loss or gradient that is NaN or infinite, found before the weights were touched.
-
-    Attributes:
-        what: 'loss' or 'gradient'.
-        value: the offending value.
-    """
+    """A loss or gradient (``what``) that is NaN or infinite, found before the weights were touched."""
 
     def __init__(self, what: str, value: float) -> None:
         super().__init__(f'{what} is {value}')
-        self.what, self.value = what, value
+        self.what = what
 
 
 def create_optimizer(model: nn.Module, config: Config, total_batch: int) -> torch.optim.Optimizer:
     """timm's optimizer over timm's parameter groups.
 
     No weight decay on vectors and on what ``model.no_weight_decay()`` names; with ``layer_decay``, layer i of n
-    learns at ``lr * layer_decay ** (n - i)``, which the group carries as ``lr_scale`` for the schedule.
-
-    Args:
-        model: the network.
-        config: ``optim`` is read.
-        total_batch: images per update over all processes; ``optim.lr_batch`` scales with it.
+    learns at ``lr * layer_decay ** (n - i)``, which the group carries as ``lr_scale`` for the schedule. With
+    ``lr_batch``, ``lr`` scales with ``total_batch``, the images per update over all processes.
     """
     optim = config.optim
     given = {key: value for key in ('betas', 'eps') if (value := getattr(optim, key)) is not None}
@@ -77,12 +66,8 @@ def create_schedule(optimizer: torch.optim.Optimizer, config: Config, steps_per_
     schedule = config.schedule
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
     rest = max(1, schedule.epochs * steps_per_epoch - warmup)
-    common: dict[str, Any] = {
-        't_in_epochs': False,
-        'warmup_t': warmup,
-        'warmup_lr_init': schedule.warmup_lr,
-        'warmup_prefix': True,
-    }
+    common: dict[str, Any] = {'t_in_epochs': False, 'warmup_prefix': True}
+    common |= {'warmup_t': warmup, 'warmup_lr_init': schedule.warmup_lr}
     if schedule.name == 'constant' or (schedule.name == 'cosine' and rest == 1):  # one step, at lr; timm would warn
         return timm.scheduler.StepLRScheduler(optimizer, decay_t=rest + warmup + 1, **common)
     if schedule.name == 'step':
@@ -105,12 +90,6 @@ class Update(OptimWrapper):
     mmengine's `AmpOptimWrapper` wants a GPU; this one runs under autocast on any device, scales the loss for fp16,
     and averages each ``accumulate`` losses into one update. An epoch ends with an update: its last, shorter window
     is averaged over what it has, so that a checkpoint between epochs never holds half a gradient.
-
-    Args:
-        optimizer: makes the steps.
-        config: ``optim`` and ``run.amp`` are read.
-        device: where the model is.
-        steps_per_epoch: batches per epoch.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: Config, device: torch.device, steps_per_epoch: int):

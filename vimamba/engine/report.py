@@ -1,24 +1,24 @@
 """What a run says: its log, a summary before, a table and curves after."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
+
+from mmengine import dist
 
 from vimamba.errors import UsageError
 from vimamba.memory import peak_memory
 from vimamba.outputs import check_output, write_text
 from vimamba.visualize.plots import plot_curves
 
-from . import distributed
-from .hooks import clock, read_log
+from .hooks import read_log
 from .state import TrainingState
 
 __all__ = ['logging_to', 'report', 'summary']
@@ -29,7 +29,7 @@ logger = logging.getLogger('vimamba')
 def summary(state: TrainingState, train_loader: Any, val_loader: Any, folder: Path) -> str:
     config = state.config
     parameters = sum(p.numel() for p in state.task.model.parameters())
-    processes = f' x {distributed.world_size()} processes' if distributed.world_size() > 1 else ''
+    processes = f' x {dist.get_world_size()} processes' if dist.get_world_size() > 1 else ''
     accumulate = f' x {config.optim.accumulate} accumulated' if config.optim.accumulate > 1 else ''
     what = state.task.what
     return (
@@ -43,27 +43,25 @@ def summary(state: TrainingState, train_loader: Any, val_loader: Any, folder: Pa
 
 def report(state: TrainingState, folder: Path, broken: dict[str, str], seconds: float) -> None:
     """The final table, also in ``summary.txt``, and the curves."""
-    every_broken = {path: why for part in distributed.gather(broken) for path, why in part.items()}
-    if not distributed.is_main():
+    every_broken = {path: why for part in dist.all_gather_object(broken) for path, why in part.items()}
+    if not dist.is_main_process():
         return
     records = read_log(folder)
     losses = {r['step']: r for r in records if r['kind'] == 'train'}
     rows = [{**losses.get(r['step'], {}), 'val': r} for r in records if r['kind'] == 'val']
-    skip = -(-len(rows) // 20)
-    best, chosen = state.best.get('epoch'), []
-    for i, row in enumerate(rows):
-        if (len(rows) - 1 - i) % skip == 0 or row['val']['epoch'] == best:
-            chosen.append(row)
-    names = [
-        name for name in (rows[-1]['val'] if rows else {}) if name not in ('kind', 'epoch', 'step', 'images', 'videos')
-    ]
+    best, skip = state.best.get('epoch'), -(-len(rows) // 20)  # about 20 lines, the last and the best among them
+    chosen = [row for i, row in enumerate(rows[::-1]) if i % skip == 0 or row['val']['epoch'] == best][::-1]
+    others = ('kind', 'epoch', 'step', 'images', 'videos')
+    names = [name for name in (rows[-1]['val'] if rows else {}) if name not in others]
     lines = [f'{"epoch":>6} {"lr":>9} {"train loss":>10} ' + ' '.join(f'{"val " + n:>9}' for n in names)]
     for row in chosen:
         values = ' '.join(f'{row["val"][n]:>9.4f}' if n == 'loss' else f'{row["val"][n]:>9.2f}' for n in names)
         mark = '  best' if row['val']['epoch'] == best else ''
         rate, loss = row.get('lr', float('nan')), row.get('loss', float('nan'))
         lines.append(f'{row["val"]["epoch"]:>6} {rate:>9.2e} {loss:>10.4f} {values}{mark}')
-    lines.append(f'{clock(seconds)} in this session, peak memory {peak_memory(state.device):.0f} MiB')
+    lines.append(
+        f'{timedelta(seconds=round(seconds))} in this session, peak memory {peak_memory(state.device):.0f} MiB'
+    )
     lines += [f'left out of training: {path}: {why}' for path, why in sorted(every_broken.items())]
     if rows:
         lines.append(f'best weights in {folder / "best.pth"}')
@@ -95,7 +93,7 @@ def logging_to(folder: Path) -> Iterator[Callable[[], None]]:
     file.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
     waiting = MemoryHandler(sys.maxsize, flushLevel=sys.maxsize, target=file, flushOnClose=False)
     handlers: list[logging.Handler] = [logging.NullHandler()]
-    if distributed.is_main():
+    if dist.is_main_process():
         check_output('run.work_dir', folder, folder=True)
         handlers = [logging.StreamHandler(sys.stdout), waiting]
     for handler in handlers:

@@ -4,14 +4,12 @@
 |---|---|
 | checkpoints by unpickling anything, written in place | `state.TrainingState`, through `vimamba.checkpoint` |
 | initialises weights, loads, and wants a ``train_step`` in ``train`` | `loop.TrainLoop.run` is called instead |
-| starts distributed runs with torch.cuda.set_device, wraps with device_ids=[LOCAL_RANK] | `distributed` |
+| starts distributed runs with torch.cuda.set_device, wraps with device_ids=[LOCAL_RANK] | `distributed`, `train` |
 | moves the model to whatever device it finds | the model stays where it was put |
 | calls ``init_weights`` of every module before training, over pretrained weights | left out |
 | dumps configuration, environment and hooks into the log; a folder per start | left out |
 | its own default hooks | `hooks` |
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
@@ -19,13 +17,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner as MMRunner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from . import distributed
 from .loop import EvalLoop, TrainLoop
 from .state import TrainingState
 
@@ -37,14 +35,8 @@ _runs = count(1)  # mmengine keeps its loggers by the name of the run
 class Runner(MMRunner):
     """Runs `loop.TrainLoop` with our hooks.
 
-    Rank r seeds the global generators with ``run.seed`` + r; otherwise all ranks would drop the same paths.
-
-    Args:
-        model: of `distributed.wrap`.
-        state: of the run.
-        loaders: of training and of validation.
-        hooks: called in this order.
-        folder: of the run.
+    Rank r seeds the global generators with ``run.seed`` + r; otherwise all ranks would drop the same paths. The
+    loaders are those of training and validation; hooks are called in their order.
     """
 
     def __init__(
@@ -64,7 +56,7 @@ class Runner(MMRunner):
             optim_wrapper=state.update,
             default_hooks=dict.fromkeys(defaults),
             custom_hooks=hooks,
-            launcher='pytorch' if distributed.world_size() > 1 else 'none',
+            launcher='pytorch' if dist.get_world_size() > 1 else 'none',
             randomness={'seed': run.seed, 'diff_rank_seed': True, 'deterministic': run.deterministic},
             experiment_name=f'vimamba {next(_runs)}',
         )

@@ -1,17 +1,18 @@
 """The state of a training run: all of it, so that a run cut off anywhere ends as the undisturbed one, bit for bit."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine import dist
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -20,7 +21,6 @@ from vimamba.config import Config
 from vimamba.errors import UsageError
 from vimamba.outputs import write_text
 
-from . import distributed
 from .optim import Update
 
 __all__ = ['TrainingState', 'find_checkpoint']
@@ -28,37 +28,25 @@ __all__ = ['TrainingState', 'find_checkpoint']
 _FREE_TO_CHANGE = ('run.work_dir', 'run.device', 'run.log_interval', 'run.tensorboard', 'data.workers', 'data.timeout')
 
 
+@dataclass
 class TrainingState:
-    """The state of a run that a checkpoint holds.
+    """The state of a run, with all that a checkpoint holds of it."""
 
-    Attributes:
-        epoch: epochs completed.
-        position: batches of the next epoch that are done.
-        unevaluated: whether the last epoch is due to be evaluated.
-        best: the best evaluation so far, ``{'epoch': .., 'top1': .., ..}``, empty before the first.
-        window: sums of this process since the last log line.
-        sample: some images of the latest evaluation, with targets and predictions.
-        pending_rng: generators to set once the loader has been started, after a restore.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        task: Any,
-        update: Update,
-        ema: ModelEmaV3 | None,
-        classes: list[str],
-        steps_per_epoch: int,
-        device: torch.device,
-    ) -> None:
-        self.config, self.task, self.update, self.ema = config, task, update, ema
-        self.classes, self.steps_per_epoch, self.device = classes, steps_per_epoch, device
-        self.epoch = self.position = 0
-        self.unevaluated = False
-        self.best: dict[str, Any] = {}
-        self.window: dict[str, float] = {}
-        self.pending_rng: dict[str, Any] | None = None
-        self.sample: Any = None
+    config: Config
+    task: Any
+    update: Update
+    schedule: Scheduler
+    ema: ModelEmaV3 | None
+    classes: list[str]
+    steps_per_epoch: int
+    device: torch.device
+    epoch: int = 0  # epochs completed
+    position: int = 0  # batches of the next epoch that are done
+    unevaluated: bool = False  # whether the last epoch is due to be evaluated
+    best: dict[str, Any] = field(default_factory=dict)  # evaluation: {'epoch': .., 'top1': .., ..}; empty before
+    window: dict[str, float] = field(default_factory=dict)  # sums of this process since the last log line
+    pending_rng: dict[str, Any] | None = None  # generators to set once the loader has been started, after a restore
+    sample: Any = None  # images of the latest evaluation, with targets and predictions
 
     @property
     def step(self) -> int:
@@ -72,7 +60,7 @@ class TrainingState:
 
     def pack(self) -> dict[str, Any]:
         """The checkpoint, from all processes: each calls this, the first one writes it."""
-        ranks = distributed.gather({'rng': _rng_state(self.device), 'window': dict(self.window)})
+        ranks = dist.all_gather_object({'rng': _rng_state(self.device), 'window': dict(self.window)})
         checkpoint = {
             'format': FORMAT,
             'model': self.task.model.state_dict(),
@@ -95,7 +83,7 @@ class TrainingState:
     def save(self, folder: Path, *names: str) -> None:
         """Writes files of these names; a ``last.pth`` that is there becomes ``previous.pth``."""
         checkpoint = self.pack()
-        if not distributed.is_main():
+        if not dist.is_main_process():
             return
         for name in names:
             if name == 'last.pth' and (folder / name).exists():
@@ -115,24 +103,20 @@ class TrainingState:
                 f'{path}: weights only; a run resumes from its own last.pth (model.checkpoint starts from weights)'
             )
         config, old = self.config, checkpoint['config']
-        if old['optim']['name'] != config.optim.name:
-            raise UsageError(
-                f'{path}: written with optim.name={old["optim"]["name"]!r}, this run has {config.optim.name!r}'
-            )
-        if checkpoint['classes'] != self.classes:
-            raise UsageError(
-                f'{path}: written for {_count(checkpoint["classes"])}, the data set has {_count(self.classes)}'
-            )
+        if (optimizer := old['optim']['name']) != config.optim.name:
+            raise UsageError(f'{path}: written with optim.name={optimizer!r}, this run has {config.optim.name!r}')
+        if (classes := checkpoint['classes']) != self.classes:
+            raise UsageError(f'{path}: written for {_count(classes)}, the data set has {_count(self.classes)}')
         ranks = checkpoint['ranks']
         same_batches = (
-            len(ranks) == distributed.world_size()
+            len(ranks) == dist.get_world_size()
             and old['data']['batch_size'] == config.data.batch_size
             and checkpoint['step'] == checkpoint['epoch'] * self.steps_per_epoch + checkpoint['position']
         )
         if checkpoint['position'] and not same_batches:
             raise UsageError(
                 f'{path}: written in the middle of an epoch with {len(ranks)} processes x {old["data"]["batch_size"]} '
-                f'images; this run has {distributed.world_size()} x {config.data.batch_size}: resume with the same'
+                f'images; this run has {dist.get_world_size()} x {config.data.batch_size}: resume with the same'
             )
         name, author = config.model.name, written_by(checkpoint)
         load_weights(self.task.model, checkpoint['model'], path, name, author)
@@ -144,9 +128,9 @@ class TrainingState:
         self.epoch, self.position = checkpoint['epoch'], checkpoint['position']
         self.unevaluated = checkpoint.get('unevaluated', False)
         self.best = dict(checkpoint['best'])
-        if len(ranks) == distributed.world_size():
-            self.pending_rng = ranks[distributed.rank()]['rng']
-            self.window = dict(ranks[distributed.rank()]['window'])
+        if len(ranks) == dist.get_world_size():
+            self.pending_rng = ranks[dist.get_rank()]['rng']
+            self.window = dict(ranks[dist.get_rank()]['window'])
         return _differences(old, config.as_dict())
 
     def _restore_optimizer(self, state: dict[str, Any], path: Path) -> None:

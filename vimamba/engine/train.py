@@ -1,7 +1,5 @@
 """Training from a configuration file."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
@@ -14,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine import dist
 from timm.utils import ModelEmaV3
+from torch.nn.parallel import DistributedDataParallel
 
 from vimamba.checkpoint import load_checkpoint
 from vimamba.config import Config
@@ -23,7 +23,8 @@ from vimamba.engine import distributed
 from vimamba.errors import UsageError, within
 from vimamba.tasks import load_task
 
-from .hooks import CheckpointHook, EmaHook, Interrupted, LogHook, ScheduleHook
+from .hooks import CheckpointHook, Interrupted, LogHook
+from .loop import each_tensor
 from .optim import Update, create_optimizer, create_schedule
 from .report import logging_to, report, summary
 from .runner import Runner
@@ -31,13 +32,8 @@ from .state import TrainingState, find_checkpoint
 
 __all__ = ['open_loader', 'train']
 
-_RUN = (
-    'last.pth',
-    'previous.pth',
-    'best.pth',
-    'epoch_[0-9][0-9][0-9][0-9].pth',
-    'summary.txt',
-)  # a folder with one of them holds a run
+# a folder with one of them holds a run
+_RUN = ('last.pth', 'previous.pth', 'best.pth', 'epoch_[0-9][0-9][0-9][0-9].pth', 'summary.txt')
 _ALL = (*_RUN, 'config.json', 'curves.png', 'log.jsonl', 'train.log', 'tensorboard', '.part.*')
 
 logger = logging.getLogger('vimamba')
@@ -78,11 +74,14 @@ def train(
         train_set, val_set = (task_type.dataset(config, split, split == 'train') for split in ('train', 'val'))
         task = task_type.build(config, train_set.classes, with_weights=found is None)
         train_loader, val_loader = open_loader(task, train_set, config, True), open_loader(task, val_set, config, False)
-        model, steps = distributed.wrap(task, device), len(train_loader)
-        total = config.data.batch_size * distributed.world_size() * config.optim.accumulate
+        model, steps = task.to(device), len(train_loader)
+        if dist.is_distributed():
+            model = DistributedDataParallel(task, [device] if device.type == 'cuda' else None)
+        total = config.data.batch_size * dist.get_world_size() * config.optim.accumulate
         update = Update(create_optimizer(task.model, config, total), config, device, steps)
         ema = ModelEmaV3(task, config.run.ema, use_warmup=config.run.ema_warmup) if config.run.ema else None
-        state = TrainingState(config, task, update, ema, list(train_set.classes), steps, device)
+        schedule = create_schedule(update.optimizer, config, steps)
+        state = TrainingState(config, task, update, schedule, ema, list(train_set.classes), steps, device)
         if found:
             _resume(state, *found)
             if not (folder / 'best.pth').exists():
@@ -91,23 +90,25 @@ def train(
             task.model.compile()
         logger.info(summary(state, train_loader, val_loader, folder))
         saving = CheckpointHook(state, folder)
-        schedule = create_schedule(update.optimizer, config, steps)
-        hooks = [ScheduleHook(state, schedule), EmaHook(state), LogHook(state, folder), saving]
-        runner = Runner(model, state, (train_loader, val_loader), hooks, folder)
+        runner = Runner(model, state, (train_loader, val_loader), [LogHook(state, folder), saving], folder)
+        loop = runner.train_loop
         try:
             with _signals(saving):
-                distributed.gather(None)  # every process has come so far: from here on files are written
-                if distributed.is_main():
+                dist.all_gather_object(None)  # every process has come so far: from here on files are written
+                if dist.is_main_process():
                     if not resume:
                         _remove(folder)
                     open_log()
-                runner.train_loop.run()
+                for batch in loop.run():
+                    with loop.step(batch) as losses:
+                        losses.update(model(*each_tensor(batch, lambda part: part.to(device)), mode='loss'))
         except Interrupted as interrupt:
+            [number] = interrupt.args
             logger.info(
-                f'stopped by {signal.Signals(interrupt.signal).name} after step {state.step} of {runner.max_iters}; '
+                f'stopped by {signal.Signals(number).name} after step {state.step} of {runner.max_iters}; '
                 f'to go on: the same command with --resume ({folder / "last.pth"})'
             )
-            return 128 + interrupt.signal
+            return 128 + number
         report(state, folder, train_loader.broken, time.monotonic() - started)
     return 0
 
@@ -123,8 +124,8 @@ def open_loader(task: Any, dataset: Any, config: Config, training: bool) -> Any:
             training=training,
             seed=config.run.seed,
             workers=data.workers,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            rank=dist.get_rank(),
+            world_size=dist.get_world_size(),
             max_broken=data.max_broken,
             timeout=data.timeout,
             lists=task.lists,
@@ -162,10 +163,8 @@ def _resume(state: TrainingState, path: Path, checkpoint: dict[str, Any], warnin
     changed = state.restore(checkpoint, path)
     if warning:
         logger.warning(f'warning: {warning}')
-    where = f'epoch {state.epoch}' + (
-        f' and {state.position} of {state.steps_per_epoch} steps' if state.position else ''
-    )
-    logger.info(f'resuming {path} after {where}')
+    steps = f' and {state.position} of {state.steps_per_epoch} steps' if state.position else ''
+    logger.info(f'resuming {path} after epoch {state.epoch}{steps}')
     if changed:
         logger.warning(f'warning: not the settings it was written with: {"; ".join(changed)}')
     if state.pending_rng is None:
@@ -175,10 +174,8 @@ def _resume(state: TrainingState, path: Path, checkpoint: dict[str, Any], warnin
 @contextmanager
 def _signals(saving: CheckpointHook) -> Iterator[None]:
     """Sends SIGINT and SIGTERM to the hook; only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, saving.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, saving.receive) for number in handled}
     try:
         yield
     finally:

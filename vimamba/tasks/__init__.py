@@ -1,7 +1,5 @@
 """Tasks: a backbone with its head, loss and metric."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from vimamba import config as configuration
 from vimamba.config import Config, load_config
 from vimamba.errors import unknown_name
 
-from .base import Task
+from .base import Task, keywords
 from .classification import ClassificationMetric, ClassificationTask
 from .dense import DenseTask
 from .detection import DetectionTask
@@ -48,6 +46,6 @@ def describe() -> str:
     lines.append('augment styles:')
     for task in TASKS.values():
         for style, options in task.styles.items():
-            line = f'    {style}: ' + ', '.join(f'{key}={value!r}' for key, value in options.items())
+            line = f'    {style}: {keywords(options)}'
             lines += [line] if line not in lines else []
     return '\n'.join(lines)

@@ -1,7 +1,5 @@
 """The interface of a task: what training, evaluation and the tools ask of it, and the checks of its configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,10 +19,6 @@ _FROM_THE_TASK = {'split', 'transform', 'training', 'seed', 'masks', 'num_frames
 
 class Task(nn.Module):
     """A model with its loss and its metric.
-
-    Args:
-        model: the network.
-        classes: their names.
 
     Attributes:
         name: of the task, in a configuration and in `DATASETS`.
@@ -50,13 +44,7 @@ class Task(nn.Module):
 
     @classmethod
     def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> Any:
-        """The configured task.
-
-        Args:
-            config: ``model``, ``task``, ``augment`` and ``run.grad_checkpointing`` are read.
-            classes: their names.
-            with_weights: whether to load ``model.pretrained`` or ``model.checkpoint``; False if a run resumes.
-        """
+        """The configured task; ``with_weights``, those of ``model.pretrained`` or ``model.checkpoint`` are loaded."""
         raise NotImplementedError
 
     @classmethod
@@ -87,39 +75,31 @@ class Task(nn.Module):
         task.check_together(config, task.transform(config, training=True))
 
     def check_together(self, config: Config, transform: Any) -> None:
-        """Checks keys that depend on each other or on the model.
+        """Checks keys that depend on each other, on the model or on the ``transform`` of training.
 
-        Args:
-            config: the configuration of this task, which is on the meta device.
-            transform: of training.
-
-        Raises:
-            UsageError: they do not go together.
+        The task is on the meta device.
         """
 
     @classmethod
     def data_options(cls, name: str) -> dict[str, Any]:
         """The further keys that ``data`` takes for a data set, and their defaults."""
         hidden = {*keys_of('data'), *_FROM_THE_TASK}
-        options = {key: value for key, value in options_of(DATASETS[cls.name][name]).items() if key not in hidden}
-        return options | dict(cls.transform_options)
+        options = {**options_of(DATASETS[cls.name][name]), **cls.transform_options}
+        return {key: value for key, value in options.items() if key not in hidden}
 
     @classmethod
     def describe(cls) -> list[str]:
         """The data sets of the task and its options, a line each."""
-        lines = []
-        for name in DATASETS[cls.name]:
-            options = (f'{key}={default!r}' for key, default in cls.data_options(name).items())
-            lines.append(f'    {cls.name} {name}: {", ".join(options)}'.rstrip(': '))
-        return lines
+        options = {name: keywords(cls.data_options(name)) for name in DATASETS[cls.name]}
+        return [f'    {cls.name} {name}: {listed}'.rstrip(': ') for name, listed in options.items()]
 
     @classmethod
     def dataset(cls, config: Config, split: str, training: bool) -> Any:
         """A split of the configured data set, to be given its transform by `prepare`."""
-        options = {**config.data.options, **cls.dataset_options(config, training)}
-        other = {*cls.transform_options, *(() if split == 'train' else ('fraction',))}  # that is of training images
-        options = {key: value for key, value in options.items() if key not in other}
         data = config.data
+        other = {*cls.transform_options, *(() if split == 'train' else ('fraction',))}  # that is of training images
+        options = {**data.options, **cls.dataset_options(config, training)}
+        options = {key: value for key, value in options.items() if key not in other}
         with within('data'):
             return create_dataset(
                 data.name, task=cls.name, root=data.root, split=split, seed=config.run.seed, **options
@@ -152,6 +132,11 @@ class Task(nn.Module):
     def mistaken(output: Any, target: Any) -> bool:
         """Whether pictures show this sample before others."""
         return False
+
+
+def keywords(options: Mapping[str, Any]) -> str:
+    """Options and their defaults as the arguments of a call."""
+    return ', '.join(f'{key}={default!r}' for key, default in options.items())
 
 
 def _check_known(section: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -1,7 +1,5 @@
 """The configured timm model: its arguments, its weights and its preprocessing, with errors of one line."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any, NamedTuple
 
@@ -69,23 +67,15 @@ def build_model(config: Config, num_classes: int, with_weights: bool = True, **a
     settings = config.model
     file = settings.checkpoint if with_weights else None
     state = load_checkpoint(file) if file else {}
-    model = create(
-        config, pretrained=settings.pretrained and with_weights and not file, num_classes=num_classes, **arguments
-    )
+    pretrained = settings.pretrained and with_weights and not file
+    model = create(config, pretrained, num_classes=num_classes, **arguments)
     if file:
         load_weights(model, fit_weights(state, model, file), file, settings.name, written_by(state))
     return model
 
 
 def create(config: Config, pretrained: bool = False, sized: bool = True, **arguments: Any) -> Any:
-    """`timm.create_model`, with one-line errors.
-
-    Args:
-        config: ``model`` is read.
-        pretrained: whether to fetch the published weights.
-        sized: whether to pass img_size.
-        arguments: besides those of the configuration, such as num_classes.
-    """
+    """`timm.create_model` with the configured arguments, img_size if ``sized``, and others; with one-line errors."""
     settings = config.model
     name = settings.name
     if not timm.is_model(name.split('.')[0]):
@@ -135,6 +125,5 @@ def checkpointed(model: nn.Module, config: Config) -> None:
         try:
             model.set_grad_checkpointing(True)  # type: ignore[operator]
         except (AttributeError, AssertionError, NotImplementedError):
-            raise UsageError(
-                f'{config.model.name!r} cannot recompute its activations', key='run.grad_checkpointing'
-            ) from None
+            fault = f'{config.model.name!r} cannot recompute its activations'
+            raise UsageError(fault, key='run.grad_checkpointing') from None

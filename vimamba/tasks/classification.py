@@ -1,7 +1,5 @@
 """Image classification: a timm model, its loss and its metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,7 +94,7 @@ class ClassificationTask(Task):
     Args:
         model: images (B, C, H, W) -> logits (B, classes).
         classes: their names.
-        smoothing: of the labels.
+        smoothing: of the labels, 0..1.
         mixup: mixes images and targets in training; it smooths the labels itself.
         preprocessing: the inputs of the model, for transforms and pictures.
     """
@@ -114,10 +112,11 @@ class ClassificationTask(Task):
         preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__(model, classes)
-        self.smoothing, self.mixup, self.preprocessing = smoothing, mixup, preprocessing
+        self.smoothing, self.preprocessing = smoothing, preprocessing
+        self.mixup: Any = mixup
 
     @classmethod
-    def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> ClassificationTask:
+    def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> 'ClassificationTask':
         augment, model = config.augment, build_model(config, len(classes), with_weights)
         checkpointed(model, config)
         mixup = None
@@ -134,31 +133,25 @@ class ClassificationTask(Task):
 
     @classmethod
     def preprocessing_of(cls, model: nn.Module, config: Config) -> Preprocessing:
-        """The inputs of a built model.
-
-        Raises:
-            UsageError: the model takes clips.
-        """
+        """The inputs of a built model, which takes images, or clips if the task is video."""
         if getattr(model, 'num_frames', None) is not None:  # Mamba-ND over images has None
             takes = f"model {config.model.name!r} takes clips; set task.name='video', or choose one of images"
             raise UsageError(takes, key='model.name')
         return preprocessing(model, config)
 
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
-        """``{'loss': ()}`` in mode 'loss', logits (B, classes) in mode 'predict'.
-
-        Args:
-            images: (B, C, H, W).
-            targets: (B,) int64, in mode 'loss'.
-            mode: 'loss' or 'predict'.
-        """
+        """``{'loss': ()}`` for targets (B,) int64 in mode 'loss', logits (B, classes) in mode 'predict'."""
         if mode == 'predict':
             return self.model(images)
         assert targets is not None
-        if self.mixup is None:
-            return {'loss': F.cross_entropy(self.model(images).float(), targets, label_smoothing=self.smoothing)}
-        images, targets = self.mixup(images.clone(), targets)  # it mixes in place
-        return {'loss': F.cross_entropy(self.model(images).float(), targets)}
+        smoothing = self.smoothing
+        if self.mixup is not None:
+            (images, targets), smoothing = self.mix(images, targets), 0.0
+        return {'loss': F.cross_entropy(self.model(images).float(), targets, label_smoothing=smoothing)}
+
+    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixed images, and their targets (B, classes)."""
+        return self.mixup(images.clone(), targets)  # it mixes in place
 
     @classmethod
     def check(cls, config: Config) -> None:

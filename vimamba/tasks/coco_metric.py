@@ -1,7 +1,5 @@
 """COCO's average precision of boxes and masks, by the ecosystem's evaluator."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math
@@ -36,7 +34,7 @@ class CocoMetric:
         self.classes = list(classes)
         self.state: dict[str, Tensor] = {}
         self.records: list[tuple[int, tuple[int, ...], list[dict[str, Any]], list[dict[str, Any]]]] = []
-        self._evaluated: dict[tuple[str, int], Any] = {}
+        self._evaluated: dict[str, Any] = {}
         self.kinds = {'': 'bbox'}  # prefix of the figures -> what the evaluator calls it
 
     def update(self, outputs: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Any]]) -> None:
@@ -56,25 +54,21 @@ class CocoMetric:
         for prefix, kind in self.kinds.items():
             stats = self._evaluator(kind).stats[:6]
             result |= {prefix + name: 100 * float(value) for name, value in zip(_NAMES, stats)}
-        # the evaluator says -1 where there is nothing to find
-        return {name: math.nan if value < 0 else value for name, value in result.items()} | {
-            'images': len(self.records)
-        }
+        figures = {name: math.nan if value < 0 else value for name, value in result.items()}  # -1: nothing to find
+        return {**figures, 'images': len(self.records)}
 
     def per_class(self) -> dict[str, list[float]]:
         """AP of boxes, and of masks where there are any, of each class in percent; NaN for a class without objects."""
-        return {prefix + 'AP': self._per_class(kind) for prefix, kind in self.kinds.items()}
-
-    def _per_class(self, kind: str) -> list[float]:
-        precision = self._evaluator(kind).eval['precision'][..., 0, -1]  # (IoU, recall, class)
-        return [100 * float(of[of > -1].mean()) if (of > -1).any() else math.nan for of in precision.transpose(2, 0, 1)]
+        result = {}
+        for prefix, kind in self.kinds.items():
+            precision = self._evaluator(kind).eval['precision'][..., 0, -1].transpose(2, 0, 1)  # (class, IoU, recall)
+            found = (of[of > -1] for of in precision)
+            result[prefix + 'AP'] = [100 * float(of.mean()) if of.size else math.nan for of in found]
+        return result
 
     def _evaluator(self, kind: str) -> Any:
-        if (kind, len(self.records)) not in self._evaluated:
-            self._evaluated[kind, len(self.records)] = self._evaluate(kind)
-        return self._evaluated[kind, len(self.records)]
-
-    def _evaluate(self, kind: str) -> Any:
+        if kind in self._evaluated:
+            return self._evaluated[kind]
         try:
             from faster_coco_eval import COCO, COCOeval_faster
         except ImportError as error:
@@ -98,6 +92,7 @@ class CocoMetric:
             evaluator.evaluate()
             evaluator.accumulate()
             evaluator.summarize()
+        self._evaluated[kind] = evaluator
         return evaluator
 
     def summary(self) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """What detection and segmentation share: a head by name on the features of a backbone, from a configuration."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
@@ -15,31 +13,35 @@ from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weig
 from vimamba.config import Config
 from vimamba.data import AUGMENT_DENSE, DATASETS, DenseTransform
 from vimamba.data.factory import options_of
-from vimamba.errors import Rule, UsageError, check_options, first_line, one_of
+from vimamba.errors import Rule, UsageError, check_options, first_line, integer, one_of, or_none, several
 
-from .base import Task
+from .base import Task, keywords
 from .feature_pyramid import DenseModel
 
-__all__ = ['DenseTask']
+__all__ = ['BackboneNorm', 'DenseTask', 'OutIndices']
 
 logger = logging.getLogger('vimamba')
+
+BackboneNorm = Annotated[str, one_of('batch', 'frozen', 'sync')]
+OutIndices = Annotated[Sequence[int] | None, or_none(several(integer(0)))]
 
 
 class DenseTask(Task):
     """A model with an output for every place of an image, with its loss and its metric.
 
-    Images are a list of tensors (C, H, W) in 0..1, each of its own size; the model resizes and normalises them.
+    Images are a list of tensors (C, H, W) in 0..1, each of any size; the model resizes and normalises them.
 
     Attributes:
-        heads: name -> function that makes the head, whose keywords are options of a configuration's ``task``.
-        rules: option of ``task`` -> its rule.
+        heads: name -> function that makes the head.
+
+    The keywords of a head, of `build_model` and of the task are the options of a configuration's ``task``, each
+    annotated with the `Rule` of its values.
     """
 
     lists = True
     styles: ClassVar[Mapping[str, Mapping[str, Any]]] = {'dense': AUGMENT_DENSE}
     unused = ('augment.mixup', 'augment.cutmix', 'augment.smoothing', 'data.interpolation', 'data.crop_pct')
     heads: ClassVar[Mapping[str, Callable[..., nn.Module]]]
-    rules: ClassVar[Mapping[str, Rule]]
 
     @classmethod
     def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> Any:
@@ -48,18 +50,16 @@ class DenseTask(Task):
         ``model.checkpoint`` may hold a backbone, or this task as it was trained. Then all weights are taken except
         those of predictors of other classes.
         """
-        of_task, options = _keywords(cls.__init__), cls.options(config)
-        trained = cls._trained(config) if with_weights else {}
+        options = cls.options(config)
+        of_task = {name: value for name, value in options.items() if name in _keywords(cls.__init__)}
+        of_model = {name: value for name, value in options.items() if name not in of_task}
+        state = load_checkpoint(config.model.checkpoint) if config.model.checkpoint and with_weights else {}
+        trained = state.get('format') == FORMAT and state['config'].get('task', {}).get('name') == cls.name
         try:
-            model = cls.build_model(
-                config,
-                len(classes),
-                with_weights and not trained,
-                **{k: v for k, v in options.items() if k not in of_task},
-            )
-            task = cls(model, classes, **{k: v for k, v in options.items() if k in of_task})
+            model = cls.build_model(config, len(classes), with_weights and not trained, **of_model)
+            task = cls(model, classes, **of_task)
             if trained:
-                _take(model, trained, str(config.model.checkpoint))
+                _take(model, state, str(config.model.checkpoint))
         except (TypeError, ArithmeticError, RuntimeError) as error:
             raise UsageError(f'the model cannot be built: {first_line(error)}', key='task') from error
         if options['norm'] == 'sync' and dist.is_initialized() and dist.get_backend() == 'nccl':
@@ -67,20 +67,12 @@ class DenseTask(Task):
         return task
 
     @classmethod
-    def _trained(cls, config: Config) -> dict[str, Any]:
-        """The file of ``model.checkpoint`` if this task was trained into it; else nothing."""
-        state = load_checkpoint(config.model.checkpoint) if config.model.checkpoint else {}
-        ours = state.get('format') == FORMAT and state['config'].get('task', {}).get('name') == cls.name
-        return state if ours else {}
-
-    @classmethod
     def check(cls, config: Config) -> None:
         options = cls.options(config)
         super().check(config)
         data, wanted = config.data.name, cls.targets(options)
         if wanted.keys() - options_of(DATASETS[cls.name][data]).keys():
-            fault = f'{options["head"]!r} learns from {", ".join(wanted)}, {data!r} has none'
-            raise UsageError(fault, key='task.head')
+            raise UsageError(f'{options["head"]!r} learns from {", ".join(wanted)}, {data!r} has none', key='task.head')
 
     @classmethod
     def dataset_options(cls, config: Config, training: bool) -> dict[str, Any]:
@@ -104,10 +96,10 @@ class DenseTask(Task):
     def describe(cls) -> list[str]:
         shared = _keywords(cls.build_model) | _keywords(cls.__init__)
         lines = [*super().describe(), f'options of task {cls.name}:']
-        lines += [f'    {f"{k} = {shared[k].default!r}":<28} {cls.rules[k].expected}' for k in shared if k != 'head']
+        lines += [f'    {f"{k} = {p.default!r}":<28} {_rule(p).expected}' for k, p in shared.items() if k != 'head']
         for head, function in cls.heads.items():
-            defaults = (f'{name}={p.default!r}' for name, p in _keywords(function).items() if name not in shared)
-            lines.append(f'    with head={head!r}: ' + ', '.join(defaults))
+            defaults = {name: p.default for name, p in _keywords(function).items() if name not in shared}
+            lines.append(f'    with head={head!r}: {keywords(defaults)}')
         return lines
 
     @classmethod
@@ -116,7 +108,7 @@ class DenseTask(Task):
         shared, given = _keywords(cls.build_model), config.task.options
         head = one_of(*cls.heads)(given.get('head', shared['head'].default), 'task.head')
         known = shared | _keywords(cls.heads[head]) | _keywords(cls.__init__)
-        rules = {name: cls.rules[name] for name in known if name != 'head'}
+        rules = {name: _rule(parameter) for name, parameter in known.items() if name != 'head'}
         rest = {name: value for name, value in given.items() if name != 'head'}
         check_options(rest, rules, f'key in task with head {head!r}', 'task.')
         return {**{name: parameter.default for name, parameter in known.items()}, **given}
@@ -136,3 +128,8 @@ def _take(model: nn.Module, state: dict[str, Any], path: str) -> None:
 def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function).parameters
     return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _rule(parameter: inspect.Parameter) -> Rule:
+    [rule] = parameter.annotation.__metadata__
+    return rule

@@ -1,12 +1,10 @@
 """Object detection and instance segmentation: torchvision's detectors on any timm backbone."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,16 +21,22 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from torchvision.ops.poolers import LevelMapper
 
 from vimamba.config import Config
-from vimamba.errors import Rule, bad_argument, integer, number, one_of, one_or_several, or_none, several
+from vimamba.errors import bad_argument, integer, number, one_of, one_or_several, or_none, several
 
 from .coco_metric import CocoMetric
-from .dense import DenseTask
+from .dense import BackboneNorm, DenseTask, OutIndices
 from .feature_pyramid import DenseModel, Features, create_features
 
 __all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']
 
 NORMS = {'batch': nn.BatchNorm2d, 'layer': LayerNorm2d}  # of the heads
 _THIN = 32  # a thinner image than 1 : 32 is padded to that
+
+Count = Annotated[int, integer(1)]
+Share = Annotated[float, number(0, 1)]
+Scale = Annotated[float, number(above=0)]
+Ratios = Annotated[Sequence[float], several(number(above=0))]
+Norm = Annotated[str | None, or_none(one_of(*NORMS))]
 
 
 class Neck(nn.Module):
@@ -50,29 +54,20 @@ class Neck(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         with torch.autocast(images.device.type, self.amp, enabled=self.amp is not None):
-            return {name: level.float() for name, level in self._maps(images).items()}
-
-    def _maps(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.features(images)
-        names = [str(i) for i in range(len(maps))]
-        if self.fpn is not None:
-            return self.fpn(OrderedDict(zip(names, maps)))
-        assert self.top is not None
-        maps, names = self.top(maps, maps, names)
-        return OrderedDict(zip(names, maps))
+            maps = self.features(images)
+            names = [str(i) for i in range(len(maps))]
+            if self.fpn is not None:
+                return {name: level.float() for name, level in self.fpn(OrderedDict(zip(names, maps))).items()}
+            assert self.top is not None
+            maps, names = self.top(maps, maps, names)
+            return {name: level.float() for name, level in zip(names, maps)}
 
 
 class Anchors(AnchorGenerator):
-    """Anchors at the strides of their levels.
+    """Anchors at the strides of their levels, in pixels; ``centre`` is that of a level's first anchor, in strides.
 
     torchvision divides the side of the image by that of the map instead, which is another number where the map is
     rounded up: the two rows of stride 64 on an image of 96 pixels would be 48 pixels apart.
-
-    Args:
-        sides: of the anchors of each level, in pixels, for each ratio.
-        ratios: heights over widths.
-        strides: of the levels, in pixels.
-        centre: of the first anchor of a level, in strides.
     """
 
     def __init__(
@@ -89,9 +84,8 @@ class Anchors(AnchorGenerator):
 class RoIAlign(MultiScaleRoIAlign):
     """Regions out of maps of known strides, each from the level of its size (arXiv:1612.03144, Eq. 1).
 
-    torchvision guesses the strides from the first batch, without its padding, and keeps them: wrong ones for ever,
-    where the first image is low. And it takes the corner of a cell for the place of its value; here that is the
-    centre, as in mmdetection, where the published backbones were trained.
+    torchvision derives the strides from the first batch, without its padding, and keeps them: wrong ones if the first
+    image is low. It also places a value at the corner of its cell; here it is at the centre, as in mmdetection.
     """
 
     def __init__(self, output_size: int, strides: Sequence[int]):
@@ -111,7 +105,7 @@ class RoIAlign(MultiScaleRoIAlign):
 
 
 class Resize(GeneralizedRCNNTransform):
-    """torchvision's normalisation, resizing and batching, of images as thin as they come, for any backbone.
+    """torchvision's normalisation, resizing and batching, also of very thin images and for backbones of one size.
 
     Args:
         min_size: the short side in pixels; in training one of several, drawn at random.
@@ -139,7 +133,7 @@ class Resize(GeneralizedRCNNTransform):
         if target is not None and 'masks' in target:
             target['masks'] = F.pad(target['masks'], (0, right, 0, down))
         image, target = super().resize(image, target)
-        return image, target if target is None else _with_area(target)
+        return image, target and _with_area(target)
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
         if self.padded_size is None:
@@ -157,16 +151,11 @@ class Resize(GeneralizedRCNNTransform):
         result = super().postprocess(result, image_shapes, padded)
         if self.training:
             return result
-        return [self._cut(detections, *size) for detections, size in zip(result, original_image_sizes)]
-
-    @staticmethod
-    def _cut(detections: dict[str, Tensor], height: int, width: int) -> dict[str, Tensor]:
-        """Without what lies in the padding of a thin image."""
-        boxes = detections['boxes'].minimum(detections['boxes'].new_tensor([width, height] * 2))
-        cut = {**detections, 'boxes': boxes}
-        if 'masks' in cut:
-            cut['masks'] = cut['masks'][..., :height, :width]
-        return _with_area(cut)
+        for found, (height, width) in zip(result, original_image_sizes):  # without the padding of a thin image
+            found['boxes'] = found['boxes'].minimum(found['boxes'].new_tensor([width, height] * 2))
+            if 'masks' in found:
+                found['masks'] = found['masks'][..., :height, :width]
+        return [_with_area(found) for found in result]
 
 
 def _with_area(objects: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -179,27 +168,27 @@ def faster_rcnn(
     features: Features,
     num_classes: int,
     *,
-    channels: int = 256,
-    anchor_scale: float = 8.0,
-    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    hidden: int = 1024,
-    proposals: int = 1000,
-    samples: int = 512,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
-    detections: int = 100,
-    mask_channels: int | None = None,
-    rpn_convs: int = 1,
-    box_convs: int = 0,
-    box_norm: str | None = None,
-    mask_norm: str | None = None,
+    channels: Count = 256,
+    anchor_scale: Scale = 8.0,
+    anchor_ratios: Ratios = (0.5, 1.0, 2.0),
+    hidden: Count = 1024,
+    proposals: Count = 1000,
+    samples: Annotated[int, integer(4)] = 512,  # of which a quarter may be objects
+    score_threshold: Share = 0.05,
+    nms_threshold: Share = 0.5,
+    detections: Count = 100,
+    mask_channels: Annotated[int | None, or_none(integer(1))] = None,
+    rpn_convs: Count = 1,
+    box_convs: Annotated[int, integer(0)] = 0,
+    box_norm: Norm = None,
+    mask_norm: Norm = None,
 ) -> nn.Module:
     """Faster R-CNN (arXiv:1506.01497) on P2 to P6, or with a branch for masks Mask R-CNN (arXiv:1703.06870).
 
     Args:
         features: maps of strides 4 to 32.
         num_classes: without the background.
-        channels: of the pyramid.
+        channels: width of the pyramid.
         anchor_scale: side of an anchor over the stride of its level.
         anchor_ratios: heights over widths of the anchors.
         hidden: width of the box head.
@@ -217,6 +206,8 @@ def faster_rcnn(
     """
     if mask_norm and mask_channels is None:
         raise bad_argument('task.mask_norm', 'None without task.mask_channels', repr(mask_norm))
+    if box_norm and not box_convs:
+        raise bad_argument('task.box_norm', 'None without task.box_convs', repr(box_norm))
     parts: dict[str, nn.Module] = {'box_roi_pool': RoIAlign(7, features.strides)}
     kind = FasterRCNN
     if mask_channels is not None:
@@ -233,7 +224,9 @@ def faster_rcnn(
         rpn_post_nms_top_n_train=2 * proposals,
         rpn_pre_nms_top_n_test=proposals,
         rpn_post_nms_top_n_test=proposals,
-        box_head=_box_head(channels, hidden, box_convs, box_norm),
+        box_head=FastRCNNConvFCHead((channels, 7, 7), [channels] * box_convs, [hidden], NORMS.get(box_norm or ''))
+        if box_convs
+        else TwoMLPHead(channels * 7**2, hidden),
         box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
         rpn_head=RPNHead(channels, len(anchor_ratios), rpn_convs),
         box_batch_size_per_image=samples,
@@ -244,24 +237,16 @@ def faster_rcnn(
     )
 
 
-def _box_head(channels: int, hidden: int, convs: int, norm: str | None) -> nn.Module:
-    if convs:
-        return FastRCNNConvFCHead((channels, 7, 7), [channels] * convs, [hidden], NORMS.get(norm or ''))
-    if norm:
-        raise bad_argument('task.box_norm', 'None without task.box_convs', repr(norm))
-    return TwoMLPHead(channels * 7**2, hidden)
-
-
 def retinanet(
     features: Features,
     num_classes: int,
     *,
-    channels: int = 256,
-    anchor_scale: float = 4.0,
-    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
-    detections: int = 100,
+    channels: Count = 256,
+    anchor_scale: Scale = 4.0,
+    anchor_ratios: Ratios = (0.5, 1.0, 2.0),
+    score_threshold: Share = 0.05,
+    nms_threshold: Share = 0.5,
+    detections: Count = 100,
 ) -> nn.Module:
     """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as in `faster_rcnn`."""
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
@@ -280,10 +265,10 @@ def fcos(
     features: Features,
     num_classes: int,
     *,
-    channels: int = 256,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.6,
-    detections: int = 100,
+    channels: Count = 256,
+    score_threshold: Share = 0.05,
+    nms_threshold: Share = 0.6,
+    detections: Count = 100,
 ) -> nn.Module:
     """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as in `faster_rcnn`."""
     if channels % 32 or channels < 64:  # 32 groups, which may not be of one number each
@@ -327,15 +312,14 @@ class Detector(DenseModel):
     def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
         device = images[0].device.type
         self.network.backbone.amp = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        with torch.autocast(device, enabled=False):
-            return self._detect(images, targets)
-
-    def _detect(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None) -> Any:
+        wanted = None
         if self.training:
             assert targets is not None, 'a detector in training mode needs targets'
-            losses = self.network(list(images), [self._single(target) for target in targets])
-            return {'loss_' + name.removeprefix('loss_'): loss for name, loss in losses.items()}
-        detections = self.network(list(images))
+            wanted = [self._single(target) for target in targets]
+        with torch.autocast(device, enabled=False):
+            detections = self.network(list(images), wanted)
+        if self.training:
+            return {'loss_' + name.removeprefix('loss_'): loss for name, loss in detections.items()}
         for found in detections:
             found['labels'] = found['labels'] - self.background
             if 'masks' in found:
@@ -356,26 +340,6 @@ class DetectionTask(DenseTask):
     name = 'detection'
     best = 'AP'
     heads = DETECTORS
-    rules: ClassVar[dict[str, Rule]] = {
-        'min_size': one_or_several(integer(1)),
-        'max_size': integer(1),
-        'norm': one_of('batch', 'frozen', 'sync'),
-        'out_indices': or_none(several(integer(0))),
-        'channels': integer(1),
-        'anchor_scale': number(above=0),
-        'anchor_ratios': several(number(above=0)),
-        'hidden': integer(1),
-        'proposals': integer(1),
-        'samples': integer(4),  # of which a quarter may be objects
-        'score_threshold': number(0, 1),
-        'nms_threshold': number(0, 1),
-        'detections': integer(1),
-        'mask_channels': or_none(integer(1)),
-        'rpn_convs': integer(1),
-        'box_convs': integer(0),
-        'box_norm': or_none(one_of(*NORMS)),
-        'mask_norm': or_none(one_of(*NORMS)),
-    }
 
     @classmethod
     def build_model(
@@ -385,23 +349,16 @@ class DetectionTask(DenseTask):
         with_weights: bool = True,
         *,
         head: str = 'faster_rcnn',
-        min_size: int | Sequence[int] = 800,
-        max_size: int = 1333,
-        norm: str = 'batch',
-        out_indices: Sequence[int] | None = None,
-        channels: int = 256,
+        min_size: Annotated[int | Sequence[int], one_or_several(integer(1))] = 800,
+        max_size: Count = 1333,
+        norm: BackboneNorm = 'batch',
+        out_indices: OutIndices = None,
+        channels: Count = 256,
         **options: Any,
     ) -> Detector:
-        """The configured detector.
+        """The configured detector; ``head`` is one of `DETECTORS`, which takes the further ``options``.
 
-        Args:
-            config: ``model`` and ``run.grad_checkpointing`` are read.
-            num_classes: without the background.
-            with_weights: whether to load those of the backbone.
-            head: one of `DETECTORS`, which take the further ``options``.
-            min_size, max_size: see `Resize`; evaluation takes the largest ``min_size``.
-            norm, out_indices: see `create_features`.
-            channels: of the pyramid.
+        The other arguments are those of `create_features` and `Resize`; evaluation takes the largest ``min_size``.
         """
         strides = (8, 16, 32) if head in ('retinanet', 'fcos') else (4, 8, 16, 32)
         features = create_features(

@@ -1,7 +1,5 @@
 """Feature maps of any timm backbone for dense tasks, as a pyramid, whether the backbone is one or not."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -45,13 +43,16 @@ class SimpleFeaturePyramid(nn.Module):
         super().__init__()
         self.levels, self.channels = nn.ModuleList(), []
         for (width, stride), wanted in zip(sources, strides, strict=True):
+            doublings = math.log2(stride / wanted)
+            if not doublings.is_integer():
+                raise bad_argument('stride of the backbone', f'{wanted} times or divided by a power of two', stride)
             layers: list[nn.Module] = []
-            for step in range(_doublings(stride, wanted)):
+            for step in range(int(doublings)):
                 layers += [LayerNorm2d(width), nn.GELU()] if step else []
                 layers += [nn.ConvTranspose2d(width, width // 2, 2, 2)]
                 width //= 2
-            if (down := _doublings(wanted, stride)) > 0:
-                layers += [nn.MaxPool2d(2**down, ceil_mode=True)]
+            if doublings < 0:
+                layers += [nn.MaxPool2d(wanted // stride, ceil_mode=True)]
             if out_channels:
                 layers += [nn.Conv2d(width, out_channels, 1, bias=False), LayerNorm2d(out_channels)]
                 layers += [nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels)]
@@ -62,30 +63,22 @@ class SimpleFeaturePyramid(nn.Module):
         return [level(map_) for level, map_ in zip(self.levels, maps)]
 
 
-def _doublings(stride: int, wanted: int) -> int:
-    """How often ``wanted`` has to be doubled to be ``stride``; negative where it has to be halved."""
-    steps = math.log2(stride / wanted)
-    if not steps.is_integer():
-        raise bad_argument('stride of the backbone', f'{wanted} times or divided by a power of two', stride)
-    return int(steps)
-
-
 class Features(nn.Module):
     """A backbone that gives maps of chosen strides.
 
     Args:
         backbone: of timm's ``features_only``, by `FeatureGetter`.
-        layers: of the backbone, whose map each level is, or is made of.
+        layers: the layer of the backbone for each level.
         strides: of the levels, in pixels.
-        out_channels: of the pyramid that is made where the backbone has other strides; see `SimpleFeaturePyramid`.
-        fixed_size: (height, width) in pixels of the only images that the backbone takes, if it does not take any.
+        out_channels: of the `SimpleFeaturePyramid` for a backbone of other strides.
+        fixed_size: (height, width) in pixels, if the backbone takes images of one size only.
         mean, std: per channel, for pixels in 0..1, of the images.
-        overlap: pixels by which each patch reaches into the next ones. They are added around an image, half of them on
-            each side: without, its last rows and columns would have no patch in whose middle they are.
+        overlap: pixels by which patches overlap. An image is padded by half of them on each side, so that its last
+            rows and columns also lie in the middle of a patch.
 
     Attributes:
         channels: of each level.
-        flat: whether the backbone is no pyramid of these strides, and one is made of its maps.
+        flat: whether the backbone has other strides, so that a pyramid is made of its maps.
 
     Shape: (b, in_chans, H, W) -> a list of (b, channels, H / stride, W / stride), rounded up.
     """
@@ -150,7 +143,7 @@ def create_features(
     norm: str = 'batch',
     with_weights: bool = True,
 ) -> Features:
-    """The configured backbone, with the weights that the configuration asks for.
+    """The configured backbone, ``with_weights`` those of ``model.pretrained`` or ``model.checkpoint``.
 
     Args:
         config: ``model`` and ``run.grad_checkpointing`` are read.
@@ -159,7 +152,6 @@ def create_features(
         out_channels: see `Features`.
         pyramid: False keeps the maps of a flat backbone as they are, all of its stride.
         norm: 'frozen' keeps the statistics and weights of its batch norms; 'batch' and 'sync' leave them.
-        with_weights: whether to load ``model.pretrained`` or ``model.checkpoint``.
 
     Raises:
         UsageError: unknown model or argument, a backbone without these strides, or weights that do not fit.
@@ -178,8 +170,8 @@ def create_features(
         if not _takes_any_size(plain, settings.in_chans):
             fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
             if fixed_size is None:
-                fault = f'model {settings.name!r} does not take images of 64 x 96 and 128 x 64 pixels'
-                raise UsageError(fault, key='model.name')
+                fault = 'does not take images of 64 x 96 and 128 x 64 pixels'
+                raise UsageError(f'model {settings.name!r} {fault}', key='model.name')
     if not hasattr(plain, 'forward_intermediates'):
         fault = f'model {settings.name!r} gives no feature maps: it has no forward_intermediates'
         raise UsageError(fault, key='model.name')
@@ -223,9 +215,8 @@ def _layers(reductions: Sequence[int], strides: Sequence[int], chosen: Sequence[
     if set(strides) <= set(reductions):
         raise bad_argument('task.out_indices', 'None for a pyramid', chosen)
     if len(chosen) not in (1, len(strides)) or not all(0 <= i < len(reductions) for i in chosen):
-        raise bad_argument(
-            'task.out_indices', f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}', chosen
-        )
+        expected = f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}'
+        raise bad_argument('task.out_indices', expected, chosen)
     return list(chosen) * (len(strides) // len(chosen))
 
 

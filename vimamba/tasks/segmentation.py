@@ -1,22 +1,22 @@
 """Semantic segmentation: the decoders of segmentation-models-pytorch on any timm backbone."""
 
-from __future__ import annotations
-
 import importlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from itertools import product
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
 from vimamba.config import Config
 from vimamba.data import DATASETS
-from vimamba.errors import Rule, UsageError, bad_argument, flag, integer, number, one_of, or_none, several
+from vimamba.errors import UsageError, bad_argument, flag, integer, number, or_none, several
 
-from .dense import DenseTask
+from .dense import BackboneNorm, DenseTask, OutIndices
 from .feature_pyramid import DenseModel, Features, create_features
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
@@ -24,31 +24,33 @@ __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
 _IGNORED = 255
 _STRIDES = (4, 8, 16, 32)
 
+Count = Annotated[int, integer(1)]
+Size = Annotated[Sequence[int] | None, or_none(several(integer(1), 2))]  # (height, width) in pixels
+
 
 def _decoder(kind: str, name: str, features: Features, out_channels: int, **options: Any) -> nn.Module:
     """A decoder of segmentation-models-pytorch, which expects maps of strides 1 and 2 before those that it uses."""
     try:
         module = importlib.import_module(f'segmentation_models_pytorch.decoders.{kind}.decoder')
     except ImportError as error:
-        raise UsageError(
-            f'segmentation needs segmentation-models-pytorch ({error}): pip install vimamba[seg]'
-        ) from None
+        needed = f'segmentation needs segmentation-models-pytorch ({error})'
+        raise UsageError(f'{needed}: pip install vimamba[seg]') from None
     decoder = getattr(module, name)([0, 0, *features.channels], **options)
     decoder.out_channels = out_channels
     return decoder
 
 
-def upernet(features: Features, *, channels: int = 512) -> nn.Module:
+def upernet(features: Features, *, channels: Count = 512) -> nn.Module:
     """UPerNet (arXiv:1807.10221): pyramid pooling and a feature pyramid, fused at stride 4."""
     return _decoder('upernet', 'UPerNetDecoder', features, channels, decoder_channels=channels)
 
 
-def segformer(features: Features, *, channels: int = 256) -> nn.Module:
+def segformer(features: Features, *, channels: Count = 256) -> nn.Module:
     """SegFormer's light head (arXiv:2105.15203): one linear layer per map, fused at stride 4."""
     return _decoder('segformer', 'SegformerDecoder', features, channels, segmentation_channels=channels)
 
 
-def fpn(features: Features, *, channels: int = 256) -> nn.Module:
+def fpn(features: Features, *, channels: Count = 256) -> nn.Module:
     """Semantic FPN (arXiv:1901.02446): a feature pyramid whose levels are added up at stride 4."""
     if channels % 64 or channels < 128:  # 32 groups of half of them, which may not be of one number each
         raise bad_argument('task.channels', 'a multiple of 64 from 128 on, for the group norms of the FPN', channels)
@@ -68,7 +70,7 @@ class Segmenter(DenseModel):
     Args:
         features: maps of strides 4, 8, 16 and 32, or four of one stride.
         decoder: of `DECODERS`: maps to one of the finest stride with ``decoder.out_channels``.
-        num_classes: of the map.
+        num_classes: channels of the logits.
         auxiliary: weight of the loss of a second, small head on one of the maps; 0 for none.
         auxiliary_level: which map that is, of 0 to 3.
         dropout: before the classifiers.
@@ -187,33 +189,18 @@ class SegmentationTask(DenseTask):
     name = 'segmentation'
     best = 'mIoU'
     heads = DECODERS
-    rules: ClassVar[dict[str, Rule]] = {
-        'norm': one_of('batch', 'frozen', 'sync'),
-        'out_indices': or_none(several(integer(0))),
-        'pyramid': flag(),
-        'channels': integer(1),
-        'auxiliary': number(0),
-        'auxiliary_level': integer(0, 3),
-        'dropout': number(0, 1),
-        'resize': or_none(several(integer(1), 2)),
-        'window': or_none(several(integer(1), 2)),
-        'stride': or_none(several(integer(1), 2)),
-        'scales': several(number(above=0)),
-        'flip': flag(),
-        'dice': number(0),
-    }
 
     def __init__(
         self,
         model: Segmenter,
         classes: Sequence[str],
         *,
-        resize: Sequence[int] | None = None,
-        window: Sequence[int] | None = None,
-        stride: Sequence[int] | None = None,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        dice: float = 0.0,
+        resize: Size = None,
+        window: Size = None,
+        stride: Size = None,
+        scales: Annotated[Sequence[float], several(number(above=0))] = (1.0,),
+        flip: Annotated[bool, flag()] = False,
+        dice: Annotated[float, number(0)] = 0.0,
     ) -> None:
         super().__init__(model, classes)
         self.resize, self.window, self.scales, self.flip, self.dice = resize, window, scales, flip, dice
@@ -232,23 +219,17 @@ class SegmentationTask(DenseTask):
         with_weights: bool = True,
         *,
         head: str = 'upernet',
-        norm: str = 'batch',
-        out_indices: Sequence[int] | None = None,
-        pyramid: bool = True,
-        auxiliary: float = 0.0,
-        auxiliary_level: int = 2,
-        dropout: float = 0.1,
+        norm: BackboneNorm = 'batch',
+        out_indices: OutIndices = None,
+        pyramid: Annotated[bool, flag()] = True,
+        auxiliary: Annotated[float, number(0)] = 0.0,
+        auxiliary_level: Annotated[int, integer(0, 3)] = 2,
+        dropout: Annotated[float, number(0, 1)] = 0.1,
         **options: Any,
     ) -> Segmenter:
-        """The configured network.
+        """The configured network; ``head`` is one of `DECODERS`, which takes the further ``options``.
 
-        Args:
-            config: ``model`` and ``run.grad_checkpointing`` are read.
-            num_classes: of the map.
-            with_weights: whether to load those of the backbone.
-            head: one of `DECODERS`, which take the further ``options``.
-            norm, out_indices, pyramid: see `create_features`.
-            auxiliary, auxiliary_level, dropout: see `Segmenter`.
+        The other arguments are those of `create_features` and `Segmenter`.
         """
         features = create_features(
             config, _STRIDES, out_indices=out_indices, pyramid=pyramid, norm=norm, with_weights=with_weights
@@ -259,7 +240,9 @@ class SegmentationTask(DenseTask):
     def check_together(self, config: Config, transform: Any) -> None:
         options = self.options(config)
         batch, window, resize = config.data.batch_size, options['window'], options['resize']
-        if options['head'] == 'upernet' and _normalises_one_image(config):
+        together = options['norm'] == 'sync' and torch.cuda.is_available()  # batch norms of all processes
+        normalised = batch * (int(os.environ.get('WORLD_SIZE', 1)) if together else 1)
+        if options['head'] == 'upernet' and normalised < 2:
             expected = 'at least 2 for UPerNet, which normalises pooled maps of one pixel'
             raise bad_argument('data.batch_size', expected, batch)
         if options['head'] == 'fpn' and not options['pyramid']:
@@ -286,23 +269,25 @@ class SegmentationTask(DenseTask):
     def forward(self, images: Sequence[Tensor], targets: Any = None, mode: str = 'predict') -> Any:
         """``{'loss_pixels': ()}`` in mode 'loss', classes (H, W) uint8 of each image in mode 'predict'.
 
-        Args:
-            images: (C, H, W) in 0..1; in mode 'loss' all of one size.
-            targets: with ``mask`` (H, W), in mode 'loss'.
-            mode: 'loss' or 'predict'.
+        In mode 'loss' the images (C, H, W) in 0..1 are all of one size, and targets have a ``mask`` (H, W).
         """
         if mode == 'predict':
             return [self.probabilities(image).argmax(0).to(torch.uint8) for image in images]
         assert targets is not None
         batch, truth = torch.stack(list(images)), torch.stack([target['mask'] for target in targets]).long()
-        padded = self._padded(self._normalised(batch))
+        padded = self._padded(normalize(batch, self.model.features.mean, self.model.features.std))
         outputs = self.model(padded)
         logits, second = outputs if isinstance(outputs, tuple) else (outputs, None)
-        losses = {'loss_pixels': _loss(logits, truth, padded.shape[2:])}
+
+        def at_pixels(logits: Tensor) -> Tensor:
+            full = F.interpolate(logits.float(), padded.shape[2:], mode='bilinear')
+            return full[..., : truth.shape[1], : truth.shape[2]]
+
+        losses = {'loss_pixels': _cross_entropy(at_pixels(logits), truth)}
         if self.dice:
-            losses['loss_dice'] = self.dice * _dice(logits, truth, padded.shape[2:])
+            losses['loss_dice'] = self.dice * _dice(at_pixels(logits), truth)
         if second is not None:
-            losses['loss_auxiliary'] = self.model.auxiliary * _loss(second, truth, padded.shape[2:])
+            losses['loss_auxiliary'] = self.model.auxiliary * _cross_entropy(at_pixels(second), truth)
         return losses
 
     def probabilities(self, image: Tensor) -> Tensor:
@@ -314,7 +299,7 @@ class SegmentationTask(DenseTask):
         total = torch.zeros(())
         for scale in self.scales:
             size = [max(1, round(side * factor * scale)) for side in (height, width)]
-            batch = self._normalised(image[None])
+            batch = normalize(image[None], self.model.features.mean, self.model.features.std)
             if size != [height, width]:
                 batch = F.interpolate(batch, size, mode='bilinear', antialias=True)
             for mirrored in (False, True)[: 1 + self.flip]:
@@ -333,14 +318,13 @@ class SegmentationTask(DenseTask):
             for side, of, step in zip(batch.shape[2:], self.window, self.stride)
         )
         total, count = torch.zeros(()), torch.zeros((1, 1, *batch.shape[2:]), device=batch.device)
-        for top in tops:
-            for left in lefts:
-                place = (..., slice(top, top + self.window[0]), slice(left, left + self.window[1]))
-                logits = self._whole(batch[place])
-                if total.ndim == 0:
-                    total = torch.zeros((1, logits.shape[1], *batch.shape[2:]), device=batch.device)
-                total[place] += logits
-                count[place] += 1
+        for top, left in product(tops, lefts):
+            place = (..., slice(top, top + self.window[0]), slice(left, left + self.window[1]))
+            logits = self._whole(batch[place])
+            if total.ndim == 0:
+                total = torch.zeros((1, logits.shape[1], *batch.shape[2:]), device=batch.device)
+            total[place] += logits
+            count[place] += 1
         return total / count
 
     def _whole(self, batch: Tensor) -> Tensor:
@@ -348,11 +332,6 @@ class SegmentationTask(DenseTask):
         padded = self._padded(batch)
         logits = F.interpolate(self.model(padded).float(), padded.shape[2:], mode='bilinear')
         return logits[..., :height, :width]
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        features: Any = self.model.features
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (features.mean, features.std))
-        return (images - mean) / std
 
     def _padded(self, images: Tensor) -> Tensor:
         """Zeros at the right and the bottom, to multiples of 32 or to the only size that the backbone takes."""
@@ -367,29 +346,17 @@ class SegmentationTask(DenseTask):
         return SegmentationMetric(self.classes)
 
 
-def _normalises_one_image(config: Config) -> bool:
-    """Whether a batch norm of the training sees one image: alone in its process, and not put together with others."""
-    together = config.task.options.get('norm') == 'sync' and torch.cuda.is_available()  # which only GPUs do
-    return config.data.batch_size * (int(os.environ.get('WORLD_SIZE', 1)) if together else 1) < 2
-
-
-def _loss(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
-    """Mean cross-entropy over the pixels that count, of logits for padded images of ``size``."""
-    logits = _at(logits, truth, size)
+def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """The mean over the pixels that count; 0 without any."""
     total = F.cross_entropy(logits, truth, ignore_index=_IGNORED, reduction='sum')
-    return total / (truth != _IGNORED).sum().clamp(1)  # a mean over no pixel would be NaN
+    return total / (truth != _IGNORED).sum().clamp(1)
 
 
-def _dice(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
+def _dice(logits: Tensor, truth: Tensor) -> Tensor:
     """One less the mean overlap of the classes that the batch has, over the pixels that count."""
     counted = truth != _IGNORED
-    probabilities = _at(logits, truth, size).softmax(1).movedim(1, -1)[counted]  # (pixels, classes)
+    probabilities = logits.softmax(1).movedim(1, -1)[counted]  # (pixels, classes)
     wanted = F.one_hot(truth[counted], logits.shape[1])
     overlap = 2 * (probabilities * wanted).sum(0) / (probabilities + wanted).sum(0).clamp(1e-6)
     present = wanted.any(0)
     return ((1 - overlap) * present).sum() / present.sum().clamp(1)
-
-
-def _at(logits: Tensor, truth: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits for padded images of ``size`` at every pixel of the truth (B, H, W)."""
-    return F.interpolate(logits.float(), list(size), mode='bilinear')[..., : truth.shape[1], : truth.shape[2]]

@@ -1,7 +1,5 @@
 """Classification of videos: a timm model of clips, its loss and its metrics."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -39,21 +37,16 @@ class VideoTask(ClassificationTask):
 
         In training, each view is a clip of the batch.
         """
-        several = images.ndim == 6
-        if mode == 'predict' and several:
+        if images.ndim == 6 and mode == 'predict':
             scores = [self.model(view).float().log_softmax(-1) for view in images.unbind(1)]  # memory is that of one
             return torch.stack(scores).logsumexp(0) - math.log(len(scores))
-        if mode == 'predict':
-            return self.model(images)
-        assert targets is not None
-        if several:
+        if images.ndim == 6 and targets is not None:
             images, targets = images.flatten(0, 1), targets.repeat_interleave(images.shape[1])
-        if self.mixup is None:
-            return super().forward(images, targets, mode)
-        frames = images.shape[2]
-        mixed, soft = self.mixup(images.flatten(1, 2).clone(), targets)  # as images of many channels: one box a clip
-        logits = self.model(mixed.unflatten(1, (-1, frames)))
-        return {'loss': nn.functional.cross_entropy(logits.float(), soft)}
+        return super().forward(images, targets, mode)
+
+    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        mixed, soft = super().mix(images.flatten(1, 2), targets)  # as images of many channels: one box a clip
+        return mixed.unflatten(1, (-1, images.shape[2])), soft
 
     @staticmethod
     def shown(image: Tensor) -> Tensor:
@@ -92,11 +85,6 @@ class VideoTask(ClassificationTask):
 
     @classmethod
     def preprocessing_of(cls, model: nn.Module, config: Config) -> Preprocessing:
-        """The inputs of a built model.
-
-        Raises:
-            UsageError: the model takes images.
-        """
         frames = getattr(model, 'num_frames', None)
         if frames is None:
             raise UsageError(f'model {config.model.name!r} takes images; choose one of clips', key='model.name')

@@ -1,7 +1,5 @@
 """Labels for image and video files: from a checkpoint of our training, an official file, or published weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weights, written_by
+from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weights
 from vimamba.config import Config
 from vimamba.data import BrokenImage, create_transform, read_image
 from vimamba.data.clip_transforms import ClipTransform
@@ -23,7 +21,7 @@ from vimamba.models import filter_weights, input_shape
 from vimamba.tasks import TASKS, VideoTask
 from vimamba.tasks.build import build_model
 
-from .dense import built_from, task_of
+from .dense import author_of, built_from, task_of
 
 __all__ = ['Classifier', 'Prediction', 'load_classifier', 'predict', 'table']
 
@@ -41,12 +39,6 @@ class Classifier(NamedTuple):
     data: dict[str, Any]  # what the transform does: input_size (C, H, W) or (C, T, H, W), mean, std, ...
     views: dict[str, Any] | None = None  # of a video, as arguments of `Clips`; None for a model of images
 
-    @property
-    def frames(self) -> int:
-        """Of all views of a video."""
-        views = self.views or {}
-        return views['num_frames'] * views.get('num_clips', 1) * self.transform.crops  # type: ignore[attr-defined]
-
     def read(self, path: str) -> Tensor:
         """An image (C, H, W), a clip (C, T, H, W), or several views of it (V, C, T, H, W), as the model takes it.
 
@@ -58,12 +50,8 @@ class Classifier(NamedTuple):
             return self.transform(read_image(path))
         return Clips([path], [0], self.classes, 'test', self.transform, **self.views)[0][0]
 
-    def with_views(self, clips: int, crops: int) -> Classifier:
-        """The same with other views of a video: so many in time, times 1 or 3 in space.
-
-        Raises:
-            UsageError: no such views, or the model takes images.
-        """
+    def with_views(self, clips: int, crops: int) -> 'Classifier':
+        """The same with other views of a video: ``clips`` in time, times 1 or 3 ``crops`` in space."""
         if self.views is None:
             raise UsageError(f'{self.name} labels images, of which there are no views in time')
         if clips < 1 or crops not in (1, 3):
@@ -71,12 +59,12 @@ class Classifier(NamedTuple):
         return self._replace(transform=_clips(self.data, crops), views={**self.views, 'num_clips': clips})
 
     def check_kind(self, path: str) -> None:
-        """Raises a `BrokenImage` for a video where the model takes images, and for an image where it takes videos."""
-        others, what, own = (
-            (VIDEO_EXTENSIONS, 'a video', 'images') if self.views is None else (IMG_EXTENSIONS, 'an image', 'videos')
-        )
-        if Path(path).suffix.lower() in others:
-            raise BrokenImage(path, f'{what}, but {self.name} labels {own}')
+        """Raises a `BrokenImage` for a video if the model takes images, and for an image if it takes videos."""
+        suffix = Path(path).suffix.lower()
+        if self.views is None and suffix in VIDEO_EXTENSIONS:
+            raise BrokenImage(path, f'a video, but {self.name} labels images')
+        if self.views is not None and suffix in IMG_EXTENSIONS:
+            raise BrokenImage(path, f'an image, but {self.name} labels videos')
 
 
 class Prediction(NamedTuple):
@@ -89,20 +77,19 @@ class Prediction(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """What ``tools/predict.py --json`` writes of it."""
-        keys = ('class', 'index', 'score')
         rows = zip(self.classes, self.indices, self.scores)
-        return {'path': self.path, 'predictions': [dict(zip(keys, row)) for row in rows]}
+        return {'path': self.path, 'predictions': [dict(zip(('class', 'index', 'score'), row)) for row in rows]}
 
 
 def load_classifier(name: str | None = None, checkpoint: str | Path | None = None) -> Classifier:
     """A classifier in evaluation mode on the CPU; its weights are never random.
 
     Args:
-        name: a timm model; may be left out where the checkpoint is one of our training.
-        checkpoint: of our training, which says the model, the image size and the class names; or an official file of
+        name: a timm model; may be left out if the checkpoint is one of our training.
+        checkpoint: of our training, which holds the model, the image size and the class names; or an official file of
             the model's weights. None for the weights published for ``name``.
 
-    Videos are seen in those views that a checkpoint of our training is tested with, else in one.
+    The views of a video are those that a checkpoint of our training is tested with, else one.
 
     Raises:
         UsageError: neither says which weights, they do not fit, or there is no such model or file.
@@ -143,9 +130,10 @@ def predict(
     """
     check_integers(1, topk=topk, batch_size=batch_size)
     model = classifier.model.to(device)
-    if classifier.views is not None:
+    if (views := classifier.views) is not None:
         model = VideoTask(model, classifier.classes)  # it averages
-        batch_size = max(1, batch_size // classifier.frames)
+        frames = views['num_frames'] * views.get('num_clips', 1) * classifier.transform.crops  # type: ignore[attr-defined]
+        batch_size = max(1, batch_size // frames)
     for first in range(0, len(paths), batch_size):
         read: list[tuple[str, Tensor | BrokenImage]] = []
         for path in paths[first : first + batch_size]:
@@ -187,9 +175,7 @@ def _clips(data: dict[str, Any], crops: int) -> ClipTransform:
 
 
 def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) -> Classifier:
-    author = written_by(state)
-    if name not in (None, author):
-        raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
+    author = author_of(state, path, name)
     if (trained := task_of(state)) not in ('classification', 'video'):
         raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier')
     classes = list(state['classes'])
@@ -225,10 +211,8 @@ def _published(name: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # whatever the network, a proxy or the hub answers
-        reason = first_line(error)
-        raise UsageError(
-            f'{name}: its published weights cannot be loaded ({reason}): check the network, or give --checkpoint FILE'
-        ) from error
+        reason = f'its published weights cannot be loaded ({first_line(error)})'
+        raise UsageError(f'{name}: {reason}: check the network, or give --checkpoint FILE') from error
 
 
 def table(predictions: Sequence[Prediction], what: str = 'image') -> str:

@@ -1,7 +1,5 @@
 """Boxes, masks and maps for image files, from a checkpoint of our training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,7 @@ from vimamba.tasks import TASKS
 from vimamba.tasks.build import OWN
 from vimamba.tasks.coco_metric import run_lengths
 
-__all__ = ['DensePrediction', 'built_from', 'load_dense', 'predict_dense', 'table', 'task_of']
+__all__ = ['DensePrediction', 'author_of', 'built_from', 'load_dense', 'predict_dense', 'table', 'task_of']
 
 
 class DensePrediction(NamedTuple):
@@ -35,15 +33,19 @@ class DensePrediction(NamedTuple):
         """Objects with boxes (left, top, right, bottom) in pixels and COCO's RLE of masks, or each class's share."""
         return {'path': self.path, **self.said}
 
-    def without_pixels(self) -> DensePrediction:
-        """The same without what is only needed to draw it."""
-        return self._replace(image=None, output=None)
-
 
 def task_of(state: dict[str, Any]) -> str:
     """What a checkpoint of our training was trained for; 'classification' for any other file."""
     section = state['config'].get('task', {}) if state.get('format') == FORMAT else {}
     return section.get('name', 'classification')
+
+
+def author_of(state: dict[str, Any], path: str | Path, name: str | None) -> str:
+    """The model that our training wrote a checkpoint of; ``name``, if given, must be the same."""
+    author = written_by(state)
+    if name not in (None, author):
+        raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
+    return author
 
 
 def load_dense(state: dict[str, Any], path: str | Path) -> Any:
@@ -76,9 +78,9 @@ def built_from(path: str | Path) -> Iterator[None]:
 def predict_dense(
     task: Any, paths: Sequence[str], device: torch.device | str = 'cpu', threshold: float = 0.5
 ) -> Iterator[DensePrediction | BrokenImage]:
-    """What the task's model says of each image, in the order of ``paths``; an unreadable one gives its error.
+    """The prediction for each image, in the order of ``paths``, or the error of one that the model cannot take.
 
-    Boxes of a score below ``threshold`` are left out; an image that the model does not take gives its error, too.
+    Boxes of a score below ``threshold`` are left out.
 
     Raises:
         UsageError: the threshold is not a score.
@@ -106,13 +108,11 @@ def predict_dense(
 
 
 def _objects(output: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
-    rows = zip(output['labels'].tolist(), output['scores'].tolist(), output['boxes'].tolist())
-    objects: list[dict[str, Any]] = [
-        {'class': classes[label], 'score': score, 'box': box} for label, score, box in rows
-    ]
-    for found, mask in zip(objects, run_lengths(output['masks']) if 'masks' in output else ()):
-        found['mask'] = {**mask, 'counts': mask['counts'].decode()}
-    return objects
+    columns = {'class': [classes[label] for label in output['labels'].tolist()]}
+    columns |= {'score': output['scores'].tolist(), 'box': output['boxes'].tolist()}
+    if 'masks' in output:
+        columns['mask'] = [{**mask, 'counts': mask['counts'].decode()} for mask in run_lengths(output['masks'])]
+    return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

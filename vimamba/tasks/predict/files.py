@@ -1,7 +1,5 @@
 """Runs a trained model on files."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from vimamba.checkpoint import load_checkpoint, written_by
+from vimamba.checkpoint import load_checkpoint
 from vimamba.data import BrokenImage, find_images
 from vimamba.data.video_decode import find_videos
 from vimamba.errors import UsageError
@@ -25,7 +23,7 @@ SHOWN = 48  # files that a picture shows
 
 
 class Answers(NamedTuple):
-    """Of some files."""
+    """The predictions for some files."""
 
     task: str  # 'classification', 'video', 'detection' or 'segmentation'
     name: str  # of the model
@@ -70,12 +68,11 @@ def predict_files(
         topk, batch_size: as in `predict`; None for its default.
         views: (in time, in space) of a video, as in `Classifier.with_views`.
         threshold: the least score of an object, by default 0.5.
-        device: where the model runs.
         maps: a folder for the map of each image, NAME.png with the number of the class in each pixel.
 
     Raises:
-        UsageError: a file that does not exist, no such model, weights that do not fit, an option that a model of its
-            task has not, or maps of two images of one name.
+        UsageError: a missing file or model, weights that do not fit, an option that the task does not have, or maps of
+            two images of one name.
     """
     state = load_checkpoint(checkpoint) if checkpoint else {}
     task, what = dense_prediction.task_of(state), 'image'
@@ -100,11 +97,9 @@ def predict_files(
         counts = {option: count for option, count in counts.items() if count is not None}
         results: Iterator[Any] = classify.predict(classifier, paths, device=device, **counts)
     else:
-        author = written_by(state)
-        if name not in (None, author):
-            raise UsageError(f'{checkpoint}: written by {author!r}, not {name!r}: leave --model out')
+        name = dense_prediction.author_of(state, str(checkpoint), name)
         dense, paths = dense_prediction.load_dense(state, str(checkpoint)), find_images(files)
-        name, classes = author, dense.classes
+        classes = dense.classes
         results = dense_prediction.predict_dense(dense, paths, device, 0.5 if threshold is None else threshold)
         files_of_maps = _files_of_maps(maps, paths) if maps else {}
     found, broken = list[Any](), list[BrokenImage]()
@@ -118,7 +113,7 @@ def predict_files(
                 with whole_file(files_of_maps[result.path]) as part:
                     Image.fromarray(result.output.numpy()).save(part)
             if isinstance(result, dense_prediction.DensePrediction) and len(found) >= SHOWN:
-                result = result.without_pixels()
+                result = result._replace(image=None, output=None)
             found.append(result)
     return Answers(task, str(name), found, broken, what, classes)
 

@@ -1,13 +1,12 @@
 """What a causal model says of a video while its frames come, in memory that does not grow with their number."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vimamba.data import BrokenImage
 from vimamba.data.video_decode import timed_frames
@@ -66,6 +65,13 @@ def stream(
     scores = state = broken = None
     seen, said, seconds, start = 0, 0, 0.0, time.perf_counter()
 
+    def prediction(seconds: float, scores: Tensor) -> StreamPrediction:
+        top = scores.float().softmax(1)[0].max(0)  # of (1, classes)
+        if not top.values.isfinite():
+            raise UsageError(f'{classifier.name} gives numbers that are not finite: its weights are damaged')
+        index, rate = int(top.indices), seen / (time.perf_counter() - start)
+        return StreamPrediction(seen, seconds, classifier.classes[index], index, float(top.values), rate)
+
     try:
         classifier.check_kind(path)
         for seconds, frame in timed_frames(path):
@@ -78,18 +84,17 @@ def stream(
                     scores, state = model.step(clip, state)  # type: ignore[operator]
                 waiting.clear()
             if seen % every == 0 and scores is not None:
-                yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
+                yield prediction(seconds, scores)
                 said = seen
             if stopped():
                 break
     except BrokenImage as error:
         broken = error
     if said < seen and scores is not None:
-        yield StreamPrediction(seen, seconds, *_best(classifier, scores), seen / (time.perf_counter() - start))
+        yield prediction(seconds, scores)
     if broken is None and scores is None and not stopped():
-        broken = BrokenImage(
-            path, f'{seen} frames, fewer than the {(patch - 1) * interval + 1} that one patch is made of'
-        )
+        needed = (patch - 1) * interval + 1
+        broken = BrokenImage(path, f'{seen} frames, fewer than the {needed} that one patch is made of')
     if broken is not None:
         yield broken
 
@@ -112,12 +117,3 @@ def check_causal(classifier: Classifier) -> None:
         raise UsageError(f'{classifier.name} takes {what}: frames as they come need a causal VideoMamba (causal=True)')
     if views.get('time', 'forward') != 'forward':
         raise UsageError(f'{classifier.name} was trained on frames {views["time"]}: they come forward')
-
-
-def _best(classifier: Classifier, scores: torch.Tensor) -> tuple[str, int, float]:
-    """The name, number and probability of the likeliest class, of scores (1, classes)."""
-    top = scores.float().softmax(1)[0].max(0)
-    if not top.values.isfinite():
-        raise UsageError(f'{classifier.name} gives numbers that are not finite: its weights are damaged')
-    index = int(top.indices)
-    return classifier.classes[index], index, float(top.values)
