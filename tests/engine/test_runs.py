@@ -182,7 +182,9 @@ def test_a_run_is_overwritten_with_all_that_it_left_and_nothing_else(run, tmp_pa
     (tmp_path / 'run' / '.part.last.pth').write_bytes(b'of a killed process')
     (tmp_path / 'run' / 'notes.txt').write_text('of the user')
     there = []
-    monkeypatch.setattr('vimamba.engine.loop.TrainLoop.run', lambda self: there.extend((tmp_path / 'run').iterdir()) or ())
+    monkeypatch.setattr(
+        'vimamba.engine.loop.TrainLoop.run', lambda self: there.extend((tmp_path / 'run').iterdir()) or ()
+    )
     config = write_config(tmp_path / 'c.py', schedule={'epochs': 1, 'warmup_epochs': 0})
     train(config, work_dir=tmp_path / 'run', overwrite=True)
     assert {path.name for path in there} == {'notes.txt', 'train.log'}  # before the first step

@@ -79,8 +79,11 @@ class Backbone(nn.Module):
         """Normalised output of the last layer."""
         x = self.embed(x)
         for layer in self._layers:
-            x = self._run(layer, x)
-        return self.norm(x)
+            x = checkpoint(layer, x, use_reentrant=False) if self.grad_checkpointing else layer(x)
+        return self._final(self.norm(x))
+
+    def _final(self, x: Tensor) -> Tensor:
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

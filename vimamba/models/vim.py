@@ -281,9 +281,8 @@ class Vim(Backbone):
             return self.pos_embed
         return self._positions(self.patch_embed.grid_size, self.patch_embed.dynamic_feat_size(tuple(x.shape[-2:])))
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Normalised tokens of the last block, in sequence order: (b, in_chans, H, W) -> (b, l, embed_dim)."""
-        return super().forward_features(x).to(self.pos_embed.dtype)  # a pruned norm leaves the wider stream
+    def _final(self, x: Tensor) -> Tensor:
+        return x.to(self.pos_embed.dtype)  # a pruned norm leaves the wider stream
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         if self.global_pool:
