@@ -11,7 +11,7 @@ from vimamba.profile.flops import FVCORE_HANDLES, count_flops
 
 L, D, N, K, DEPTH = 197, 384, 16, 2, 24  # tokens, channels, states, routes and layers of Vim-T at 224 pixels
 SCAN = DEPTH * L * D * (9 * K * N + K + 1)
-CONV = DEPTH * 2 * L * K * D * 4
+CONV = DEPTH * 2 * (L + 3) * K * D * 4  # counters hook modules, which are then called: the padding counts, too
 
 
 def vim_tiny():
@@ -23,7 +23,7 @@ def test_vim_tiny_is_counted_as_by_hand():
     patches = 2 * 196 * 192 * 3 * 16 * 16
     counts = count_flops(vim_tiny(), (1, 3, 224, 224))
     assert counts[''] == DEPTH * 2 * L * dense + patches + 2 * 192 * 1000 + SCAN + CONV
-    assert counts['blocks.0'] * DEPTH == counts['blocks']
+    assert counts['blocks.0'] == counts[f'blocks.{DEPTH - 1}'] > 0
     assert count_flops(vim_tiny(), torch.empty(2, 3, 224, 224, device='meta'))[''] == 2 * counts['']
 
 
@@ -49,4 +49,4 @@ def test_fvcore_counts_the_scan():
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     operators = analysis.by_operator()
     assert operators['route_scan'] == SCAN
-    assert operators['route_conv1d'] == CONV
+    assert operators['conv'] == (CONV + 2 * 196 * 192 * 3 * 16 * 16) // 2  # it counts multiply-adds
