@@ -89,7 +89,7 @@ class GatedDelta(Core):
         q, k, a, b = projected.split(self.splits, -1)
         g = -torch.exp(widen(self.A_log)) * F.softplus(widen(a) + widen(self.dt_bias))
         q, k, v = (t.unflatten(-1, (self.splits[2], -1)).flatten(2, 3) for t in (q, k, u))  # (b, l, K * heads, .)
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        q, k = F.normalize(widen(q), dim=-1), F.normalize(widen(k), dim=-1)  # float16 has no 1e-12
         y, state = gated_delta(
             q, k, v, g.flatten(2), b.sigmoid().flatten(2), initial_state=state, return_last_state=True
         )

@@ -69,7 +69,6 @@ def project(u: Tensor, x_proj: Tensor, dt_proj: Tensor, splits: Sequence[int]) -
     return tuple([t.unflatten(1, (b, l)).permute(1, 0, 3, 2) for t in (delta, B, C)])
 
 
-@register_mixer('mamba1')
 class SelectiveScan(Core):
     """Selective scans of Mamba-1, with parameters for each route (arXiv:2401.10166, Fig. 3).
 
@@ -256,4 +255,4 @@ class Mamba1(SequenceMixer):
         return u, delta, A, B, C, D, bias
 
 
-SelectiveScan.block = Mamba1
+register_mixer('mamba1', Mamba1)(SelectiveScan)

@@ -52,7 +52,6 @@ def scan_heads(
     return routes.unread(y.reshape(u.shape).permute(0, 2, 3, 1)).transpose(2, 3)
 
 
-@register_mixer('mamba2')
 class SSD(Core):
     """State space duality of Mamba-2 (arXiv:2405.21060): one step size and one A per head, parameters for each route.
 
@@ -197,4 +196,4 @@ class Mamba2(SequenceMixer):
         return dense(self.out_proj, self.norm(y * self.scale * F.silu(widen(z[:, :tokens]))))
 
 
-SSD.block = Mamba2
+register_mixer('mamba2', Mamba2)(SSD)

@@ -8,11 +8,12 @@ A mixer computes over tokens along routes. It is written once, as a *core*, and 
 
 Two shells hold a core. A `CoreMixer` convolves along each route in front of it, as the inner block of Mamba-1 does. A
 `GridMixer` (ss2d.py) convolves the map, as VMamba does. Where the published sequence block lays out its parameters in
-another way, the core names that block as ``block``.
+another way, that block is registered with the core.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -66,7 +67,7 @@ class Core(nn.Module):
     """
 
     no_weight_decay: ClassVar[tuple[str, ...]] = ()  # names of parameters
-    block: ClassVar[type[Mixer] | None] = None  # its published block of sequences, where that is not `CoreMixer`
+    merges: ClassVar[bool] = True  # whether it applies `merge`
     grid_act: ClassVar[Callable[[], nn.Module]] = nn.SiLU  # in front of it, in a `GridMixer`
 
     def __init__(self) -> None:
@@ -74,7 +75,9 @@ class Core(nn.Module):
         self.merge: nn.Module | None = None
 
     def resume(self, u: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Outputs and next state of the next tokens (b, l, dim) of one route in memory order; state None at the start.
+        """Outputs and next state of the next tokens (b, l, dim) of one route in memory order.
+
+        The state is one tensor (b, 1, ...), at least float32. None and zeros are the start of a sequence.
 
         Raises:
             UsageError: the mixer does not carry a state.
@@ -93,20 +96,24 @@ def merge_routes(y: Tensor, routes: Routes, merge: nn.Module | None) -> Tensor:
     return total
 
 
-_MIXERS: dict[str, type[Core]] = {}
+_MIXERS: dict[str, tuple[type[Core], Callable[..., Mixer]]] = {}  # name -> the core and its block of sequences
 
 
-def register_mixer(name: str) -> Callable[[type[Core]], type[Core]]:
+def register_mixer(name: str, block: Callable[..., Mixer] | None = None) -> Callable[[type[Core]], type[Core]]:
     """Registers a `Core` under the name that ``mixer=`` takes in every family.
+
+    Args:
+        name: the name.
+        block: the block of sequence models; a `CoreMixer` around the core if None.
 
     Raises:
         UsageError: another module has registered that name.
     """
 
     def decorate(core: type[Core]) -> type[Core]:
-        if name in _MIXERS and _MIXERS[name].__module__ != core.__module__:
-            raise UsageError(f'mixer {name!r} is registered by {_MIXERS[name].__module__}: choose another name')
-        _MIXERS[name] = core
+        if name in _MIXERS and (other := _MIXERS[name][0]).__module__ != core.__module__:
+            raise UsageError(f'mixer {name!r} is registered by {other.__module__}: choose another name')
+        _MIXERS[name] = core, block or partial(CoreMixer, core=core)
         return core
 
     return decorate
@@ -127,9 +134,9 @@ def find_mixer(name: str) -> type[Core]:
     Raises:
         UsageError: an unknown name.
     """
-    if name not in _MIXERS:
+    if not isinstance(name, str) or name not in _MIXERS:
         raise unknown_name('mixer', str(name), _MIXERS, 'mixer')
-    return _MIXERS[name]
+    return _MIXERS[name][0]
 
 
 def mixer_per_block(mixer: str | Sequence[str], depth: int) -> list[str]:
@@ -149,6 +156,8 @@ def mixer_per_block(mixer: str | Sequence[str], depth: int) -> list[str]:
 def create_mixer(name: str, d_model: int, scan: ScanOrder | FixedScan | MapScan, **options: Any) -> Mixer:
     """The registered mixer as a block over sequences: projections, convolution along each route, core, gate.
 
+    Its parameters are allocated, not initialised: ``reset_parameters()`` gives them their values.
+
     Args:
         name: registered name.
         d_model: width of the tokens.
@@ -162,12 +171,13 @@ def create_mixer(name: str, d_model: int, scan: ScanOrder | FixedScan | MapScan,
     >>> create_mixer('mamba1', 32, create_order('cross', (4, 6)))(torch.zeros(1, 24, 32)).shape
     torch.Size([1, 24, 32])
     """
-    core = find_mixer(name)
-    block: Callable[..., Mixer] = core.block or partial(CoreMixer, core=core)
+    find_mixer(name)
+    block = _MIXERS[name][1]
     try:
-        return block(d_model, scan, **options)
+        inspect.signature(block).bind(d_model, scan, **options)
     except TypeError as error:
-        raise UsageError(f'mixer {name!r}: {error}') from error
+        raise UsageError(f'{name!r}: {error}', key='mixer') from error
+    return block(d_model, scan, **options)
 
 
 class MixerState(NamedTuple):

@@ -73,6 +73,7 @@ class DirectionalScan(Core):
     """
 
     no_weight_decay = ('A_log', 'D', 'directions')
+    merges = False
 
     def __init__(self, dim: int, routes: int, d_model: int, d_state: int = 16, device=None, dtype=None):
         super().__init__()

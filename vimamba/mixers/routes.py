@@ -97,6 +97,9 @@ class FixedScan(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Routes:
+        rows = self.routes.rows
+        if rows is not None and rows.device != x.device and x.device.type != 'meta':  # moved without `_apply`
+            self.routes = replace(self.routes, rows=rows.to(x.device))
         return self.routes
 
 

@@ -63,6 +63,8 @@ class GridMixer(Mixer):
         d_inner, self.gate = int(expand * d_model), gate
         if merge not in ('sum', 'attention'):
             raise bad_argument('merge', "'sum' or 'attention'", repr(merge))
+        if merge == 'attention' and not core.merges:
+            raise bad_argument('merge', f"'sum' with {core.__name__}", repr(merge))
         attention = ChannelAttention(d_inner, **dd) if merge == 'attention' else None
         self.in_proj = nn.Linear(d_model, d_inner * (2 if gate else 1), bias=bias, **dd)
         self.conv2d = Conv2d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv // 2, bias=conv_bias, **dd)
@@ -99,6 +101,8 @@ class StridedScan(SelectiveScan):
         routes: not used; there are step * step.
         step: distance between tokens of a sub-grid.
     """
+
+    merges = False
 
     def __init__(self, dim: int, routes: int, step: int = 2, **options: Any):
         super().__init__(dim, step * step, **options)

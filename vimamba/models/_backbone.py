@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vimamba.errors import bad_argument, check_integers
 from vimamba.layers.patch_embed import check_images, image_size
+from vimamba.mixers import Core
 
 from ._builder import record_input_size
 
@@ -242,10 +243,14 @@ class MapBackbone(Backbone):
         self.head_hidden_size = self.head.num_features
 
     def init_weights(self) -> None:
-        """Initialises linear layers by `init_linear`, other modules by their ``reset_parameters``."""
+        """Initialises linear layers by `init_linear`, mixers' cores and others by their ``reset_parameters``."""
         if next(self.parameters()).device.type == 'meta':
             return
+        cores = [module for module in self.modules() if isinstance(module, Core)]  # they initialise their parts
+        inside = {m for core in cores for name, m in core.named_modules() if name and not name.startswith('merge')}
         for module in self.modules():
+            if module in inside:
+                continue
             if isinstance(module, nn.Linear):
                 init_linear(module)
             elif callable(reset := getattr(module, 'reset_parameters', None)):

@@ -178,7 +178,8 @@ def filter_weights(state_dict: Mapping[str, Any], model: nn.Module, source: str 
 
 def _check_options(cls: type[nn.Module], options: Mapping[str, Any]) -> None:
     """Checks flags, rates and ratios by the annotations of the model's arguments, those of its bases included."""
-    kinds = {p.name: p.annotation for base in cls.__mro__ for p in inspect.signature(base).parameters.values()}
+    signatures = [inspect.signature(base, eval_str=True) for base in reversed(cls.__mro__)]
+    kinds = {p.name: p.annotation for signature in signatures for p in signature.parameters.values()}
     for name, value in options.items():
         positive = number(0, below=1 if name.endswith('_rate') else None)
         rules = {bool: flag(), float: positive, float | None: or_none(positive)}

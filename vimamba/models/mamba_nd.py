@@ -92,7 +92,7 @@ class MambaND(MapBackbone):
     |---|---|
     | merging, positions, head | truncated normal, std 0.02; bias 0 |
     | patches | PyTorch's: uniform, bound fan_in^-1/2 |
-    | mixers | those of `Mamba1` |
+    | mixers | their own |
     | norms | 1; bias 0 |
 
     Shape: (b, in_chans, H, W), or (b, in_chans, T, H, W) with ``num_frames`` -> (b, num_classes). T is any multiple of

@@ -90,6 +90,8 @@ class VideoMamba(Vim):
         )
         self.num_frames, self.tubelet_size = num_frames, tubelet_size
         self.causal, self.chunk_frames = causal, chunk_frames
+        if causal and not all(block.mixer.carries_state for block in self.blocks):
+            raise bad_argument('mixer', 'one that carries a state, in a causal model', repr(options.get('mixer')))
         if causal and not all(block.mixer.is_causal for block in self.blocks):
             routes = repr(options.get('scan', 'raster')), repr(options.get('merge', 'sum'))
             raise bad_argument('causal', "one route in memory order, scan='raster', merge='sum'", ' and '.join(routes))

@@ -41,7 +41,7 @@ class VMamba(MapBackbone):
         mixer: a registered mixer, or a list with one per block; see `vimamba.mixers.list_mixers`.
         scan: a scan order, a schedule, or an order per block; see `vimamba.scans.schedule`.
         merge: 'sum' of the routes, or 'attention', the sum after channel attention per route (LocalVMamba).
-        d_state: states per channel.
+        d_state: states per channel; None for 1 with Mamba-1 and Mamba-2, else the mixer's default.
         expand: d_inner / width of the stage.
         conv_bias: add a bias to the depthwise convolution.
         gate: multiply the output of the scan by silu(z), z from the input projection.
@@ -74,7 +74,7 @@ class VMamba(MapBackbone):
         mixer: str | Sequence[str] = 'mamba1',
         scan: Schedule = 'cross',
         merge: str = 'sum',
-        d_state: int = 1,
+        d_state: int | None = None,
         expand: float = 1.0,
         conv_bias: bool = False,
         gate: bool = False,
@@ -86,18 +86,21 @@ class VMamba(MapBackbone):
         dtype=None,
         **options: Any,
     ):
-        check_integers(1, in_chans=in_chans, embed_dim=embed_dim, d_state=d_state)
+        check_integers(1, in_chans=in_chans, embed_dim=embed_dim, **({} if d_state is None else {'d_state': d_state}))
         dd = {'device': device, 'dtype': dtype}
         depth = sum(depths)
         scans, mixers = iter(schedule(scan, depth)), iter(mixer_per_block(mixer, depth))
         rates = iter(calculate_drop_path_rates(drop_path_rate, depth))
-        shell = {'expand': expand, 'conv_bias': conv_bias, 'gate': gate, 'merge': merge, 'd_state': d_state}
+        shell = {'expand': expand, 'conv_bias': conv_bias, 'gate': gate, 'merge': merge}
         widths = [embed_dim * 2**i for i in range(len(depths))]
 
         def block(dim: int) -> Block:
+            name = next(mixers)
+            states = 1 if d_state is None and name in ('mamba1', 'mamba2') else d_state
+            options = shell if states is None else {**shell, 'd_state': states}
             return Block(
                 _NORM(dim, **dd),
-                GridMixer(dim, next(scans), find_mixer(next(mixers)), **shell, **dd),
+                GridMixer(dim, next(scans), find_mixer(name), **options, **dd),
                 dim,
                 norm2=_NORM(dim, **dd) if mlp_ratio else None,
                 mlp=Mlp(dim, int(dim * mlp_ratio), **dd) if mlp_ratio else None,
