@@ -7,13 +7,13 @@ split and number alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from vimamba.data.files import Transform
 from vimamba.data.image_datasets import Digits
 from vimamba.errors import bad_argument, check_integers, integer, several
 
@@ -52,9 +52,8 @@ class DigitScenes(torch.utils.data.Dataset):
     def __init__(
         self,
         *,
-        root: object = None,
         split: str,
-        transform: Callable[..., Any] | None = None,
+        transform: Transform | None = None,
         seed: int = 0,
         masks: bool = False,
         size: int = 128,
@@ -67,7 +66,7 @@ class DigitScenes(torch.utils.data.Dataset):
         for name, pair, least, most in (('digits', digits, 1, 50), ('scale', scale, 8, size)):
             if not several(integer(least, most), 2).fits(pair) or pair[0] > pair[1]:
                 raise bad_argument(name, f'two integers (low, high) in {least}..{most}', repr(pair))
-        source = Digits(root=root, split=split)
+        source = Digits(split=split)
         self.images, self.targets = source.images, source.targets
         self.classes = [*self.background, *source.classes]
         self.split, self.seed, self.transform = split, seed if split == 'train' else 0, transform

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from vimamba.data.image import BrokenImage, find_files
+from vimamba.data.files import find_files
+from vimamba.data.image import BrokenImage
 from vimamba.errors import UsageError, check_integers
 
 __all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'find_videos', 'read_clip', 'sample_dense', 'sample_uniform',
