@@ -74,7 +74,7 @@ class ObjectDataset(FileDataset):
         }
         if self.with_masks:
             masks = [self._mask(o['shape'], height, width) for o in objects]
-            target['masks'] = np.stack(masks) if masks else np.zeros((0, height, width), np.uint8)
+            target['masks'] = np.array(masks, np.uint8).reshape(-1, height, width)
         return self.transform(image, target) if self.transform else (image, target)
 
     def _mask(self, shape: Any, height: int, width: int) -> np.ndarray:

@@ -91,7 +91,7 @@ class MovingDigits(Clips):
     """Real mp4 files of 8 frames of 32 x 32 pixels; 8000 for training, 400 for validation, 800 for testing.
 
     They are written once, in a second or two per thousand, and all at once or not at all. A clip is a function of its
-    split and number, except for the rounding of the encoder: a few grey levels, which vary from one writing to the next.
+    split and number, except for the rounding of the encoder: a few grey levels, which differ between writings.
 
     Args:
         root: the folder to keep them in; None for ``$XDG_CACHE_HOME/vimamba`` or ``~/.cache/vimamba``.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.ops import masks_to_boxes
 
 from vimamba.data.files import Transform
 from vimamba.data.image_datasets import Digits
@@ -158,12 +159,8 @@ def _contrasting(rng: np.random.RandomState, light: float) -> np.ndarray:
 
 
 def _boxes(masks: np.ndarray) -> np.ndarray:
-    """The boxes (N, 4) that just hold each mask."""
-    boxes = np.zeros((len(masks), 4), np.float32)
-    for box, mask in zip(boxes, masks):
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return boxes
+    """The smallest boxes (N, 4) that hold each mask."""
+    return masks_to_boxes(torch.from_numpy(masks)).numpy() + np.array([0, 0, 1, 1], np.float32)  # outer edges
 
 
 def _overlap(box: np.ndarray, boxes: np.ndarray) -> float:
