@@ -6,13 +6,13 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 
+from vimamba.data.files import FileDataset, Root, Transform
 from vimamba.data.image import BrokenImage, read_image
 from vimamba.errors import UsageError
 
@@ -21,7 +21,7 @@ __all__ = ['ObjectDataset', 'checked_box', 'inside', 'is_number']
 MAX_ASPECT = 100_000  # a strip is padded by the model, not scaled up
 
 
-class ObjectDataset(Dataset):
+class ObjectDataset(FileDataset):
     """Images with boxes, and maybe masks, of the objects in them.
 
     ``dataset[i]`` is ``transform(image, target)`` with a PIL image and a target of arrays:
@@ -39,62 +39,42 @@ class ObjectDataset(Dataset):
         skipped: records that were left out, as ``'file: record: reason'``.
     """
 
-    def __init__(self, classes: Sequence[str], transform: Callable[..., Any] | None, masks: bool) -> None:
+    def __init__(self, classes: Sequence[str], transform: Transform | None, masks: bool) -> None:
         self.classes, self.transform, self.with_masks = list(classes), transform, masks
         self.skipped: list[str] = []
-        self._images: list[tuple[bytes, int, int, int]] = []  # path, number, height, width
-        self._rows: list[tuple[Any, ...]] = []  # box, label, iscrowd, area
-        self._shapes: list[bytes] = []
-        self._starts = [0]
+        self._added: list[tuple[Root, bytes]] = []
 
-    def _add(self, path: str | os.PathLike[str], number: int, size: tuple[int, int], objects: Sequence[dict]) -> None:
+    def _add(self, path: Root, number: int, size: tuple[int, int], objects: Sequence[dict]) -> None:
         """An image of ``size`` (height, width) with objects: 'box', 'label', 'iscrowd', 'area', 'shape'."""
-        self._images.append((os.fsencode(path), number, *size))
-        for o in objects:
-            self._rows.append((*o['box'], o['label'], o['iscrowd'], o['area']))
-            if self.with_masks:
-                self._shapes.append(json.dumps(o['shape'], separators=(',', ':')).encode())
-        self._starts.append(len(self._rows))
+        self._added.append((path, json.dumps([number, *size, objects], separators=(',', ':')).encode()))
 
     def _close(self, file: Path) -> None:
-        """Everything into arrays: a million small objects would be copied into each worker as it touches them."""
-        self._paths = np.array([path for path, *_ in self._images])
-        self._sizes = np.array([row[1:] for row in self._images], np.int64).reshape(-1, 3)
-        self._table = np.array(self._rows, np.float64).reshape(-1, 7)
-        self._ends = np.cumsum([0, *map(len, self._shapes)])
-        self._bytes = b''.join(self._shapes)
-        self._begin = np.array(self._starts)
-        del self._images, self._rows, self._shapes, self._starts
+        """All records into one text: a million small objects would be copied into each worker as it touches them."""
+        super().__init__([path for path, _ in self._added], self.transform)
+        records = [record for _, record in self._added]
+        self._records, self._ends = b''.join(records), np.cumsum([0, *map(len, records)])
+        del self._added
         if not len(self):
             raise UsageError(f'{file}: no images in it')
         if self.skipped:
             warnings.warn(f'{len(self.skipped)} annotations left out, the first: {self.skipped[0]}', stacklevel=3)
 
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def sample_path(self, index: int) -> str:
-        return os.fsdecode(self._paths[index])
-
     def __getitem__(self, index: int) -> Any:
         path = self.sample_path(index)
         image = read_image(path, upright=False, max_aspect=MAX_ASPECT)
-        number, height, width = (int(value) for value in self._sizes[index])
+        number, height, width, objects = json.loads(self._records[self._ends[index] : self._ends[index + 1]])
         if (image.height, image.width) != (height, width):
             raise BrokenImage(path, f'{image.width} x {image.height} pixels, its annotation says {width} x {height}')
-        first, last = int(self._begin[index]), int(self._begin[index + 1])
-        rows = self._table[first:last]
         target: dict[str, Any] = {
-            'boxes': rows[:, :4].astype(np.float32),
-            'labels': rows[:, 4].astype(np.int64),
-            'iscrowd': rows[:, 5].astype(np.int64),
-            'area': rows[:, 6].astype(np.float32),
+            'boxes': np.array([o['box'] for o in objects], np.float32).reshape(-1, 4),
+            'labels': np.array([o['label'] for o in objects], np.int64),
+            'iscrowd': np.array([o['iscrowd'] for o in objects], np.int64),
+            'area': np.array([float(o['area']) for o in objects]).astype(np.float32),
             'image_id': number,
         }
         if self.with_masks:
-            shapes = (json.loads(self._bytes[self._ends[i] : self._ends[i + 1]]) for i in range(first, last))
-            masks = [self._mask(shape, height, width) for shape in shapes]
-            target['masks'] = np.stack(masks) if masks else np.zeros((0, height, width), np.uint8)
+            masks = [self._mask(o['shape'], height, width) for o in objects]
+            target['masks'] = np.array(masks, np.uint8).reshape(-1, height, width)
         return self.transform(image, target) if self.transform else (image, target)
 
     def _mask(self, shape: Any, height: int, width: int) -> np.ndarray:

@@ -16,14 +16,14 @@ Refused means a `UsageError` before training, with file, record and reason.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vimamba.data.box_datasets import ObjectDataset, checked_box, inside, is_number
+from vimamba.data.files import Root, Transform, read_json
 from vimamba.errors import UsageError
 
 __all__ = ['CocoDataset', 'run_lengths']
@@ -36,7 +36,6 @@ class CocoDataset(ObjectDataset):
         root: the folder.
         split: 'train' or 'val'.
         transform: see `ObjectDataset`.
-        seed: of no effect here.
         masks: give instance masks, which every object then needs to have.
         train_images, val_images: the folders of the images, in ``root``.
         train_json, val_json: the files of the annotations, in ``root``.
@@ -51,10 +50,9 @@ class CocoDataset(ObjectDataset):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str],
+        root: Root,
         split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
+        transform: Transform | None = None,
         masks: bool = False,
         train_images: str = 'train2017',
         val_images: str = 'val2017',
@@ -66,32 +64,26 @@ class CocoDataset(ObjectDataset):
         folder, file = (Path(root, name) for name in names[split])
         content = _load(file)
         categories = _categories(content, file)
-        if split != 'train' and (train := Path(root, train_json)).is_file():
-            expected = _categories(_load(train), train)
-            if expected != categories:
-                raise UsageError(f'{file}: its categories are not those of {train}: write the same into both')
+        train = Path(root, train_json)
+        if split != 'train' and train.is_file() and _categories(_load(train), train) != categories:
+            raise UsageError(f'{file}: its categories are not those of {train}: write the same into both')
         super().__init__(list(categories.values()), transform, masks)
         images = _images(content, file, folder)
         objects: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
         labels = {number: label for label, number in enumerate(categories)}
-        seen: set[int] = set()
-        for position, record in enumerate(content['annotations']):
-            where = _place(file, 'annotation', position, record)
-            _need(record, {'id': int, 'image_id': int, 'category_id': int, 'bbox': list}, where)
-            if record['id'] in seen:
-                raise UsageError(f'{where}: another annotation has this id')
-            seen.add(record['id'])
-            if record['image_id'] not in images:
-                raise UsageError(f'{where}: no image has the id {record["image_id"]}')
-            if record['category_id'] not in labels:
-                raise UsageError(f'{where}: no category has the id {record["category_id"]}')
-            size = images[record['image_id']][1]
-            if made := self._object(record, labels[record['category_id']], size, where):
-                objects[record['image_id']].append(made)
+        keys = {'image_id': int, 'category_id': int, 'bbox': list}
+        for where, record in _records(content, file, 'annotation', 'annotations', keys):
+            image, category = record['image_id'], record['category_id']
+            if image not in images:
+                raise UsageError(f'{where}: no image has the id {image}')
+            if category not in labels:
+                raise UsageError(f'{where}: no category has the id {category}')
+            if made := self._object(record, labels[category], images[image][1], where):
+                objects[image].append(made)
         for number, (path, size) in images.items():
             if keep_empty or split != 'train' or objects[number]:
                 self._add(path, number, size, objects[number])
-        if images and not self._images:
+        if images and not self._added:
             raise UsageError(f'{file}: none of its {len(images)} images has objects; data.keep_empty=True keeps them')
         self._close(file)
 
@@ -109,9 +101,7 @@ class CocoDataset(ObjectDataset):
             raise UsageError(f'{where}: iscrowd: expected 0 or 1, got {_shown(crowd)}')
         if not is_number(area) or area < 0:
             raise UsageError(f'{where}: area: expected a number of square pixels, got {_shown(area)}')
-        shape = None
-        if self.with_masks:
-            shape = _shape(record.get('segmentation'), size, where)
+        shape = _shape(record.get('segmentation'), size, where) if self.with_masks else None
         return {'box': box, 'label': label, 'iscrowd': crowd, 'area': area, 'shape': shape}
 
     def _mask(self, shape: Any, height: int, width: int) -> np.ndarray:
@@ -156,14 +146,7 @@ def run_lengths(text: str) -> list[int]:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UsageError(f'{file}: no such annotation file') from None
-    except json.JSONDecodeError as error:
-        raise UsageError(f'{file}:{error.lineno}: not JSON: {error.msg}') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f'{file}: cannot be read ({error or type(error).__name__})') from None
+    content = read_json(file)
     _need(content, {'images': list, 'annotations': list, 'categories': list}, str(file))
     return content
 
@@ -180,15 +163,24 @@ def _need(record: Any, keys: dict[str, type], where: str) -> None:
             raise UsageError(f'{where}: {key}: expected an integer of 64 bits, got {_shown(record[key])}')
 
 
-def _place(file: Path, kind: str, position: int, record: Any) -> str:
-    """Where a record stands: by its id, else by its number, from 1."""
-    number = record.get('id') if isinstance(record, dict) else None
-    named = f'id {number}' if type(number) is int and -(2**63) <= number < 2**63 else f'number {position + 1}'
-    return f'{file}: {kind} {named}'
+def _records(
+    content: dict[str, Any], file: Path, kind: str, section: str, keys: dict[str, type]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a section with the place of each: by its id, else by its number, from 1. No id is there twice."""
+    seen: set[int] = set()
+    for position, record in enumerate(content[section], 1):
+        number = record.get('id') if isinstance(record, dict) else None
+        named = type(number) is int and -(2**63) <= number < 2**63
+        where = f'{file}: {kind} ' + (f'id {number}' if named else f'number {position}')
+        _need(record, {'id': int, **keys}, where)
+        if number in seen:
+            raise UsageError(f'{where}: another {kind} has this id')
+        seen.add(number)
+        yield where, record
 
 
 def _shown(value: Any) -> str:
-    """A value as the file has it, its begin where it is long."""
+    """A value as the file has it, cut if it is long."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f'{text[:40]}...'
 
@@ -196,12 +188,9 @@ def _shown(value: Any) -> str:
 def _categories(content: dict[str, Any], file: Path) -> dict[int, str]:
     """Names by id, in the order of ids."""
     names: dict[int, str] = {}
-    for position, record in enumerate(content['categories']):
-        where = _place(file, 'category', position, record)
-        _need(record, {'id': int, 'name': str}, where)
-        for key, others in (('id', names), ('name', names.values())):
-            if record[key] in others:
-                raise UsageError(f'{where}: another category has this {key}')
+    for where, record in _records(content, file, 'category', 'categories', {'name': str}):
+        if record['name'] in names.values():
+            raise UsageError(f'{where}: another category has this name')
         names[record['id']] = record['name']
     if not names:
         raise UsageError(f'{file}: no categories in it')
@@ -213,17 +202,12 @@ def _images(content: dict[str, Any], file: Path, folder: Path) -> dict[int, tupl
     images: dict[int, tuple[Path, tuple[int, int]]] = {}
     files: dict[Path, int] = {}
     missing = []
-    for position, record in enumerate(content['images']):
-        where = _place(file, 'image', position, record)
-        _need(record, {'id': int, 'file_name': str, 'height': int, 'width': int}, where)
-        if record['id'] in images:
-            raise UsageError(f'{where}: another image has this id')
+    for where, record in _records(content, file, 'image', 'images', {'file_name': str, 'height': int, 'width': int}):
         if record['height'] < 1 or record['width'] < 1:
             raise UsageError(f'{where}: a size of {record["width"]} x {record["height"]} pixels')
         path = inside(folder, record['file_name'], where)
-        if path in files:
+        if files.setdefault(path, record['id']) != record['id']:
             raise UsageError(f'{where}: image id {files[path]} has this file_name, too')
-        files[path] = record['id']
         if not path.is_file():
             missing.append(f'{where}: no such file as {path}')
         images[record['id']] = path, (record['height'], record['width'])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,77 +83,42 @@ class DenseTransform:
         steps = [library['HorizontalFlip'](p=a['hflip'])] if a['hflip'] else []
         steps += build_albumentations(a['albumentations'] or [], library)
         if jitter:
-            steps.append(library['ColorJitter']((1 - jitter, 1 + jitter), (1 - jitter, 1 + jitter),
-                                                (1 - jitter, 1 + jitter), (0, 0), p=1.0))  # fmt: skip
+            steps.append(library['ColorJitter'](*[(1 - jitter, 1 + jitter)] * 3, (0, 0), p=1.0))
         least = {'min_width': 0.5, 'min_height': 0.5, 'filter_invalid_bboxes': True}
         boxes = library['BboxParams']('pascal_voc', label_fields=['rows'], clip=True, **least)
         return library['Compose'](steps, bbox_params=boxes) if steps else None
 
     def __call__(self, image: Image.Image, target: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         pixels = np.asarray(to_channels(image, self.channels))
-        pixels = pixels.reshape(*pixels.shape[:2], self.channels)
-        target = dict(target)
+        sample = {**target, 'image': pixels.reshape(*pixels.shape[:2], self.channels)}
+        if 'boxes' in sample:
+            sample['boxes'] = np.asarray(sample['boxes'], np.float32).reshape(-1, 4)
         if self.options is not None:
-            pixels, target = self._augmented(pixels, target)
-        if 'boxes' in target:
-            target['boxes'] = np.asarray(target['boxes'], np.float32).reshape(-1, 4)
-        tensor = torch.from_numpy(np.array(pixels.transpose(2, 0, 1))).float() / 255
+            sample = self._augmented(sample, self.options)
+        tensor = torch.from_numpy(np.array(sample.pop('image').transpose(2, 0, 1))).float() / 255
         return tensor, {
             key: torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
-            for key, value in target.items()
+            for key, value in sample.items()
         }
 
-    def _augmented(self, pixels: np.ndarray, target: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        a = self.options
-        assert a is not None
+    def _augmented(self, sample: dict[str, Any], a: dict[str, Any]) -> dict[str, Any]:
         if random.random() < a['crop_first']:
-            pixels, target = _crop(pixels, target, *_detr_window(*pixels.shape[:2]))
+            sample = _crop(sample, *_detr_window(*sample['image'].shape[:2]))
         factor = random.uniform(*a['scale'])
-        height, width = pixels.shape[:2]
+        height, width = sample['image'].shape[:2]
         if a['resize']:
             factor *= min(a['resize'][0] / min(height, width), a['resize'][1] / max(height, width))
         if factor != 1:
-            pixels, target = _resized(pixels, target, factor)
+            sample = _resized(sample, factor)
         if a['crop']:
-            pixels, target = self._random_crop(pixels, target, *a['crop'])
-        if self.pipeline is not None:
-            pixels, target = self._pipelined(pixels, target)
-        return pixels, target
+            sample = _random_crop(sample, *a['crop'], a['max_class_share'])
+        return self._pipelined(sample) if self.pipeline else sample
 
-    def _random_crop(
-        self, pixels: np.ndarray, target: dict[str, Any], height: int, width: int
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        assert self.options is not None
-        down, right = max(height - pixels.shape[0], 0), max(width - pixels.shape[1], 0)
-        if down or right:
-            pixels = np.pad(pixels, ((0, down), (0, right), (0, 0)), constant_values=114)
-            for key, fill in (('masks', 0), ('mask', IGNORED)):
-                if key in target:
-                    sides = ((0, 0),) * (target[key].ndim - 2)
-                    target[key] = np.pad(target[key], (*sides, (0, down), (0, right)), constant_values=fill)
-        for _ in range(10):
-            top = random.randint(0, pixels.shape[0] - height)
-            left = random.randint(0, pixels.shape[1] - width)
-            window = (top, left, top + height, left + width)
-            if 'mask' not in target or self.options['max_class_share'] >= 1:
-                break
-            counts = np.bincount(target['mask'][window[0] : window[2], window[1] : window[3]].ravel(), minlength=256)
-            seen = counts[:IGNORED]
-            if (seen > 0).sum() > 1 and seen.max() < self.options['max_class_share'] * seen.sum():
-                break
-        return _crop(pixels, target, *window)
-
-    def _pipelined(self, pixels: np.ndarray, target: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        assert self.pipeline is not None
+    def _pipelined(self, sample: dict[str, Any]) -> dict[str, Any]:
         seed_albumentations(self.pipeline)
-        given: dict[str, Any] = {'image': pixels, 'bboxes': np.zeros((0, 4), np.float32), 'rows': []}
-        if 'boxes' in target:
-            boxes = np.asarray(target['boxes'], np.float32).reshape(-1, 4)
-            given |= {'bboxes': boxes, 'rows': list(range(len(boxes)))}
-        if 'mask' in target:
-            given['mask'] = target['mask']
-        if 'masks' in target and len(target['masks']):
-            given['masks'] = target['masks']
+        boxes = sample.get('boxes', np.zeros((0, 4), np.float32))
+        given = {'image': sample['image'], 'bboxes': boxes, 'rows': list(range(len(boxes)))}
+        given |= {key: sample[key] for key in ('mask', 'masks') if len(sample.get(key, ()))}
         try:
             out = self.pipeline(**given)
             image = np.asarray(out['image']).reshape(*out['image'].shape[:2], self.channels)
@@ -162,17 +126,37 @@ class DenseTransform:
             raise UsageError(one_line(error), key='augment.albumentations') from error
         if image.dtype != np.uint8:
             raise bad_argument('augment.albumentations', 'transforms that keep images uint8', image.dtype)
-        if 'mask' in given:
-            target['mask'] = out['mask']
-        if 'boxes' in target:
-            rows = np.array(out['rows'], np.int64)
-            if 'masks' in given:  # beyond the image they are 255, as maps are
-                target['masks'] = (np.stack(out['masks']) == 1).astype(np.uint8)
-            target = _keep(target, rows)
-            target['boxes'] = np.asarray(out['bboxes'], np.float32).reshape(-1, 4)
-            if 'masks' in target and 'masks' not in given:
-                target['masks'] = np.zeros((0, *image.shape[:2]), np.uint8)
-        return image, target
+        sample['image'] = image
+        if 'mask' in sample:
+            sample['mask'] = out['mask']
+        if 'masks' in sample:  # beyond the image they are 255, as maps are
+            masks = np.array(out.get('masks', ())) == 1
+            sample['masks'] = masks.astype(np.uint8).reshape(-1, *image.shape[:2])
+        if 'boxes' in sample:
+            sample = _keep(sample, np.array(out['rows'], np.int64))
+            sample['boxes'] = np.asarray(out['bboxes'], np.float32).reshape(-1, 4)
+        return sample
+
+
+def _random_crop(sample: dict[str, Any], height: int, width: int, max_class_share: float) -> dict[str, Any]:
+    full = sample['image'].shape
+    down, right = max(height - full[0], 0), max(width - full[1], 0)
+    if down or right:
+        sides = ((0, down), (0, right))
+        sample['image'] = np.pad(sample['image'], (*sides, (0, 0)), constant_values=114)
+        if 'masks' in sample:
+            sample['masks'] = np.pad(sample['masks'], ((0, 0), *sides))
+        if 'mask' in sample:
+            sample['mask'] = np.pad(sample['mask'], sides, constant_values=IGNORED)
+    for _ in range(10):
+        top, left = random.randint(0, full[0] + down - height), random.randint(0, full[1] + right - width)
+        if 'mask' not in sample or max_class_share >= 1:
+            break
+        counts = np.bincount(sample['mask'][top : top + height, left : left + width].ravel(), minlength=256)
+        seen = counts[:IGNORED]
+        if (seen > 0).sum() > 1 and seen.max() < max_class_share * seen.sum():
+            break
+    return _crop(sample, top, left, top + height, left + width)
 
 
 def _detr_window(height: int, width: int) -> tuple[int, int, int, int]:
@@ -184,49 +168,47 @@ def _detr_window(height: int, width: int) -> tuple[int, int, int, int]:
     return top, left, top + tall, left + wide
 
 
-def _crop(
-    pixels: np.ndarray, target: dict[str, Any], top: int, left: int, bottom: int, right: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+def _crop(sample: dict[str, Any], top: int, left: int, bottom: int, right: int) -> dict[str, Any]:
     """The window of everything; objects without a pixel in it are left out."""
-    pixels = pixels[top:bottom, left:right]
+    sample['image'] = sample['image'][top:bottom, left:right]
     for key in ('mask', 'masks'):
-        if key in target:
-            target[key] = target[key][..., top:bottom, left:right]
-    if 'boxes' in target:
-        boxes = np.asarray(target['boxes'], np.float32).reshape(-1, 4) - (left, top, left, top)
-        boxes = boxes.clip(0, (right - left, bottom - top) * 2).astype(np.float32)
+        if key in sample:
+            sample[key] = sample[key][..., top:bottom, left:right]
+    if 'boxes' in sample:
+        boxes = sample['boxes'] - (left, top, left, top)
+        sample['boxes'] = boxes = boxes.clip(0, (right - left, bottom - top) * 2).astype(np.float32)
         seen = ((boxes[:, 2:] - boxes[:, :2]) > 0.5).all(1)
-        if 'masks' in target:
-            seen &= target['masks'].any((1, 2))
-        target = _keep({**target, 'boxes': boxes}, np.flatnonzero(seen))
-    return pixels, target
+        if 'masks' in sample:
+            seen &= sample['masks'].any((1, 2))
+        sample = _keep(sample, np.flatnonzero(seen))
+    return sample
 
 
-def _resized(pixels: np.ndarray, target: dict[str, Any], factor: float) -> tuple[np.ndarray, dict[str, Any]]:
+def _resized(sample: dict[str, Any], factor: float) -> dict[str, Any]:
     """Everything ``factor`` times as large, to whole pixels; maps by their nearest value."""
     import cv2
 
-    height, width = (max(1, math.floor(side * factor + 0.5)) for side in pixels.shape[:2])
-    ratio = np.array([width / pixels.shape[1], height / pixels.shape[0]] * 2, np.float32)
+    before = sample['image'].shape
+    height, width = (max(1, math.floor(side * factor + 0.5)) for side in before[:2])
+    ratio = np.array([width / before[1], height / before[0]] * 2, np.float32)
     smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    pixels = cv2.resize(pixels, (width, height), interpolation=smooth).reshape(height, width, -1)
+    sample['image'] = cv2.resize(sample['image'], (width, height), interpolation=smooth).reshape(height, width, -1)
 
     def nearest(mask: np.ndarray) -> np.ndarray:
         return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
-    if 'mask' in target:
-        target['mask'] = nearest(target['mask'])
-    if 'masks' in target:
-        target['masks'] = np.stack([nearest(m) for m in target['masks']]) if len(target['masks']) else \
-            np.zeros((0, height, width), np.uint8)  # fmt: skip
-    if 'boxes' in target:
-        target['boxes'] = np.asarray(target['boxes'], np.float32).reshape(-1, 4) * ratio
-    if 'area' in target:
-        target['area'] = target['area'] * np.float32(ratio[0] * ratio[1])
-    return pixels, target
+    if 'mask' in sample:
+        sample['mask'] = nearest(sample['mask'])
+    if 'masks' in sample:
+        sample['masks'] = np.array([nearest(mask) for mask in sample['masks']], np.uint8).reshape(-1, height, width)
+    if 'boxes' in sample:
+        sample['boxes'] = sample['boxes'] * ratio
+    if 'area' in sample:
+        sample['area'] = sample['area'] * np.float32(ratio[0] * ratio[1])
+    return sample
 
 
-def _keep(target: dict[str, Any], rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
+def _keep(sample: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
     """Only these objects."""
     objects = ('boxes', 'labels', 'area', 'iscrowd', 'masks')
-    return {key: value[rows] if key in objects else value for key, value in target.items()}
+    return {key: value[rows] if key in objects else value for key, value in sample.items()}

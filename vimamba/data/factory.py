@@ -64,8 +64,8 @@ def create_dataset(
     Args:
         name: one of ``DATASETS[task]``.
         task: 'classification', 'detection', 'segmentation' or 'video'.
-        root: the folder of the data set; digits and digit scenes need none.
-        split: which part.
+        root: the folder of the data set; digits and digit scenes have none.
+        split: one of the ``splits`` of the data set, such as 'train' or 'val'.
         transform: to classify, PIL image -> float tensor (C, H, W); None keeps the size and scales to 0..1. For the
             other tasks, image and target -> both as tensors, such as `vimamba.data.dense_transforms.DenseTransform`.
         seed: only chooses which images ``fraction`` keeps. The digits split never depends on it.
@@ -86,10 +86,12 @@ def create_dataset(
     if split not in kind.splits:
         raise unknown_name(f'split of {name}', split, kind.splits)
     arguments = options_of(kind)
-    if root is None and arguments['root'] is not None:
+    given = {'root': root, 'split': split, 'transform': transform, 'seed': seed}
+    if 'root' not in arguments and root is not None:
+        raise bad_argument('root', f'None for {name} (they come with scikit-learn)', repr(root))
+    if arguments.get('root') is not None and root is None:  # it has no default
         raise bad_argument('root', 'the folder of the data set', root)
-    valid = arguments.keys() - {'root', 'split', 'transform', 'seed'}
     for option in options:
-        if option not in valid:
+        if option not in (valid := arguments.keys() - given):
             raise unknown_name(f'option of data set {name}', option, valid, key=option)
-    return kind(root=root, split=split, transform=transform, seed=seed, **options)
+    return kind(**{key: value for key, value in given.items() if key in arguments}, **options)

@@ -7,16 +7,16 @@ the few ImageNet images that carry one are therefore read differently.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from vimamba.data.files import find_files
 from vimamba.errors import UsageError, bad_argument
 
-__all__ = ['BrokenImage', 'files_below', 'find_files', 'find_images', 'read_image', 'subfolders', 'to_channels']
+__all__ = ['BrokenImage', 'find_images', 'read_image', 'to_channels']
 
 MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 MAX_ASPECT = 200  # resizing the short side of a thinner strip would need gigabytes
@@ -24,12 +24,7 @@ EIGHT_BIT = ('L', 'LA', 'RGB', 'RGBA')
 
 
 class BrokenImage(UsageError):
-    """A file that cannot be read as an image.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it.
-    """
+    """A file that cannot be read as an image: its ``path``, and the ``reason``."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(path, reason)
@@ -78,8 +73,8 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True, max_aspect
 
     Args:
         path: the file.
-        upright: apply its EXIF orientation.
-        max_aspect: the most that the longer side may be times the other.
+        upright: whether to apply its EXIF orientation.
+        max_aspect: the largest ratio of the longer side to the shorter one.
 
     Raises:
         BrokenImage: if the file is missing, empty, truncated, not an image, thinner than ``max_aspect``, or has more
@@ -107,64 +102,3 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True, max_aspect
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     """`find_files` of the extensions that torchvision knows as images."""
     return find_files(paths, IMG_EXTENSIONS, 'images')
-
-
-def find_files(paths: Iterable[str | os.PathLike[str]], extensions: Sequence[str], kind: str) -> list[str]:
-    """Files as they are, folders searched recursively for extensions, in a fixed order, each once.
-
-    Raises:
-        UsageError: if a path does not exist, a folder cannot be read, or nothing is found.
-    """
-    found: list[Path] = []
-    if not (given := list(map(Path, paths))):
-        raise UsageError(f'no {kind} given: name files or folders of them')
-    for path in given:
-        if not path.exists():
-            raise UsageError(f'{path}: no such file or folder')
-        found += sorted(map(Path, files_below(path, extensions))) if path.is_dir() else [path]
-    if not found:
-        raise UsageError(f'no {kind} found in {", ".join(map(str, given))}: looked for {" ".join(extensions)}')
-    return list(dict.fromkeys(map(str, found)))
-
-
-def subfolders(folder: str | os.PathLike[str], hint: str) -> list[str]:
-    """The names of the folders in a folder, sorted, without hidden ones; ``hint`` says what was expected.
-
-    Raises:
-        UsageError: it is missing or cannot be read.
-    """
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith('.'))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f'{folder}: no such folder; {hint}') from None
-    except OSError as error:
-        raise _unreadable(error) from error
-
-
-def files_below(folder: str | os.PathLike[str], extensions: Sequence[str]) -> list[str]:
-    """The files of some extensions anywhere in a folder but in what is hidden, in a fixed order; none without a folder.
-
-    Raises:
-        UsageError: it, or a folder in it, cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise _unreadable(error) from error
-
-    def hidden(*parts: str) -> bool:  # such as the ._photo.jpg that macOS leaves beside a photo.jpg
-        return any(part.startswith('.') for part in parts)
-
-    walk = sorted(os.walk(folder, onerror=refuse, followlinks=True))
-    seen = [
-        (top, name)
-        for top, _, names in walk
-        if not hidden(*Path(top).relative_to(folder).parts)
-        for name in sorted(names)
-    ]
-    ends = tuple(extensions)
-    return [os.path.join(top, name) for top, name in seen if name.lower().endswith(ends) and not hidden(name)]
-
-
-def _unreadable(error: OSError) -> UsageError:
-    return UsageError(f'{error.filename}: this folder cannot be read ({error.strerror})')

@@ -6,7 +6,6 @@ Each is map-style: ``dataset[i] -> (image, target)``, ``dataset.classes``, ``dat
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as F
 
-from vimamba.data.image import files_below, read_image, subfolders
+from vimamba.data.files import FileDataset, Root, Transform, class_folders, subfolders
+from vimamba.data.image import read_image
 from vimamba.errors import UsageError, bad_argument, integer, number, or_none
 
 __all__ = ['Digits', 'Folder', 'ImageNet', 'digits_split']
-
-Transform = Callable[[Image.Image], torch.Tensor]
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:
@@ -57,13 +55,8 @@ def _stratified_order(targets: np.ndarray, seed: int) -> np.ndarray:
 def digits_split(targets: np.ndarray, *, fold: int | None = None, folds: int = 5) -> dict[str, np.ndarray]:
     """The indices of each digits split, stratified, fixed before any model was tuned on it.
 
-    Without ``fold``: 70 % train, 15 % val, 15 % test. With it: test is that fold of ``folds``, val the 15 % of all
-    images that follow it, train the rest, for cross-validation.
-
-    Args:
-        targets: the class of each image, (N,) int.
-        fold: 0 .. folds - 1, or None.
-        folds: number of folds, at least 2.
+    ``targets`` are the classes, (N,) int. Without ``fold``: 70 % train, 15 % val, 15 % test. With it, 0 to folds - 1,
+    for cross-validation: test is that fold of ``folds``, val the 15 % of all images that follow it, train the rest.
     """
     n = len(targets)
     order = _stratified_order(targets, seed=0)
@@ -90,7 +83,6 @@ class Digits(Dataset):
     def __init__(
         self,
         *,
-        root: object = None,
         split: str,
         transform: Transform | None = None,
         seed: int = 0,
@@ -98,18 +90,13 @@ class Digits(Dataset):
         folds: int = 5,
         fraction: float = 1.0,
     ):
-        if root is not None:
-            raise bad_argument('root', 'None for digits (they come with scikit-learn)', repr(root))
         try:
             from sklearn.datasets import load_digits
         except ImportError:
-            raise UsageError(
-                'the digits data set is part of scikit-learn, which is not installed: pip install vimamba[train]'
-            ) from None
+            raise UsageError('digits are part of scikit-learn, which is missing: pip install vimamba[train]') from None
         scans = load_digits()
         index = np.sort(digits_split(scans.target, fold=fold, folds=folds)[split])
-        index = index[_keep(scans.target[index], fraction, split, seed)]
-        self.index = index  # into scikit-learn's order
+        self.index = index = index[_keep(scans.target[index], fraction, split, seed)]  # into scikit-learn's order
         self.images = np.rint(scans.images[index] * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
         self.targets = scans.target[index]
         self.classes = [str(c) for c in scans.target_names]
@@ -125,52 +112,28 @@ class Digits(Dataset):
         return f'digits/{self.index[index]}'
 
 
-class Folder(Dataset):
+class Folder(FileDataset):
     """``root/{train,val}/<class>/**/<image>``; the classes are the folders of train, sorted by name."""
 
     splits = ('train', 'val')
 
     def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str],
-        split: str,
-        transform: Transform | None = None,
-        seed: int = 0,
-        fraction: float = 1.0,
+        self, *, root: Root, split: str, transform: Transform | None = None, seed: int = 0, fraction: float = 1.0
     ):
-        layout = 'expected train/<class>/<image> and val/<class>/<image>'
-        self.root = Path(root, split)
-        _, folders, own = (
-            subfolders(folder, f'{layout} in {root}') for folder in (root, Path(root, 'train'), self.root)
-        )
-        if not folders:
-            raise UsageError(f'{Path(root, "train")}: no class folders in it; {layout}')
-        if extra := sorted(set(own) - set(folders)):
-            raise UsageError(f'{self.root / extra[0]}: this class has no folder in {Path(root, "train")}')
-        self.classes = self._names(folders)
-        samples = [(path, i) for i, c in enumerate(folders) for path in files_below(self.root / c, IMG_EXTENSIONS)]
-        if not samples:
-            raise UsageError(f'{self.root}: no images in it; {layout}, extensions {" ".join(IMG_EXTENSIONS)}')
-        targets = np.array([target for _, target in samples])
-        if split == 'train' and (empty := sorted(set(range(len(folders))) - set(targets))):
-            raise UsageError(f'{self.root / folders[empty[0]]}: no images of this class; add some or remove the folder')
+        folder = Path(root, split)
+        paths, numbers, folders = class_folders(root, split, IMG_EXTENSIONS, 'image')
+        self.classes, targets = self._names(folder, folders), np.array(numbers)
+        if split == 'train' and (empty := sorted(set(range(len(folders))) - set(numbers))):
+            raise UsageError(f'{folder / folders[empty[0]]}: no images of this class; add some or remove the folder')
         kept = _keep(targets, fraction, split, seed)
+        super().__init__([os.path.relpath(paths[i], folder) for i in kept], transform or _to_tensor, folder)
         self.targets = targets[kept]
-        # One array of bytes: a list of a million strings would be copied into each worker as it touches them.
-        self.paths = np.array([os.fsencode(os.path.relpath(samples[i][0], self.root)) for i in kept])
-        self.transform = transform or _to_tensor
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return self.transform(read_image(self.sample_path(index))), int(self.targets[index])
 
-    def sample_path(self, index: int) -> str:
-        return os.path.join(self.root, os.fsdecode(self.paths[index]))
-
-    def _names(self, folders: list[str]) -> list[str]:
+    @staticmethod
+    def _names(folder: Path, folders: list[str]) -> list[str]:
         """The class names that people read, from the sorted folder names."""
         return folders
 
@@ -178,12 +141,13 @@ class Folder(Dataset):
 class ImageNet(Folder):
     """ImageNet-1k: `Folder` with the 1,000 WordNet ids as folder names; ``classes`` are their names in words."""
 
-    def _names(self, folders: list[str]) -> list[str]:
+    @staticmethod
+    def _names(folder: Path, folders: list[str]) -> list[str]:
         info = ImageNetInfo()
-        for where, found in (('train', folders), (self.root.name, subfolders(self.root, ''))):
+        for part, found in ((folder.with_name('train'), folders), (folder, subfolders(folder, ''))):
             if odd := sorted(set(info.label_names()) ^ set(found)):
                 raise UsageError(
-                    f'{self.root.with_name(where)}: expected the 1000 class folders of ImageNet-1k, '
+                    f'{part}: expected the 1000 class folders of ImageNet-1k, '
                     f'found {len(found)}; {odd[0]} is {"not one of them" if odd[0] in found else "missing"}'
                 )
         return [info.index_to_description(i) for i in range(len(folders))]

@@ -27,7 +27,6 @@ from weakref import WeakSet
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, _utils, default_collate
 
 from vimamba.data.image import BrokenImage
@@ -64,14 +63,7 @@ class EpochSampler(Sampler[SampleKey]):
     """
 
     def __init__(
-        self,
-        length: int,
-        *,
-        training: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = False,
+        self, length: int, *, training: bool, seed: int = 0, rank: int = 0, world_size: int = 1, drop_last: bool = False
     ):
         if not 0 <= rank < world_size:
             raise bad_argument('rank', f'0 to world_size - 1 = {world_size - 1}', rank)
@@ -95,11 +87,9 @@ class EpochSampler(Sampler[SampleKey]):
         if self.training:
             generator = torch.Generator().manual_seed(_seeds(1, self.seed, self.epoch)[0])
             order = torch.randperm(self.length, generator=generator).numpy()
-        position = np.arange(self.rank, self.per_rank * self.world_size, self.world_size)[self.start :]
-        valid = self.training | (position < self.length)
         epoch = self.epoch
-        for item, real in zip(order[position % self.length].tolist(), valid.tolist()):
-            yield SampleKey(epoch, item, real)
+        for position in range(self.rank, self.per_rank * self.world_size, self.world_size)[self.start :]:
+            yield SampleKey(epoch, int(order[position % self.length]), self.training or position < self.length)
 
 
 def create_loader(
@@ -119,18 +109,18 @@ def create_loader(
     """A DataLoader of ``[images (B, C, H, W), targets (B,) int64]``; the module docstring states its promises.
 
     Args:
-        dataset: what `create_dataset` gives.
+        dataset: as `create_dataset` returns it.
         batch_size: images per batch and process.
         training: shuffles, drops the last incomplete batch, skips unreadable files.
         seed: a non-negative integer, the same in every process.
         workers: processes that decode; 0 decodes in this one.
-        rank, world_size: this process, and how many there are. In evaluation all of them get equally many samples;
-            those added for it have target -1.
+        rank, world_size: this process, and how many there are. In evaluation each process gets the same number of
+            samples; those added as padding have target -1.
         drop_last: None for ``training``.
-        max_broken: training stops when this process has met more than this part of the data set unreadable.
+        max_broken: training stops once this process has found more than this share of the data set unreadable.
         timeout: seconds to wait for a worker.
-        lists: batches of two lists instead, images (C, H, W) of any sizes and targets of any kind; None is the target
-            of what was added.
+        lists: return two lists instead, of images (C, H, W) of any size and targets of any kind; padding has the
+            target None.
 
     >>> from vimamba.data import create_dataset
     >>> loader = create_loader(create_dataset('digits', split='val'), 64, training=False, seed=0)
@@ -155,13 +145,7 @@ def create_loader(
         expected = f'at most the {len(sampler)} training {getattr(dataset, "what", "images")} of each process'
         raise bad_argument('batch_size', expected, batch_size)
     return Loader(
-        _Samples(
-            dataset,
-            training=training,
-            seed=seed,
-            max_broken=max_broken,
-            padding=None if lists else -1,
-        ),
+        _Samples(dataset, training, seed, max_broken, padding=None if lists else -1),
         batch_size,
         sampler=sampler,
         drop_last=drop_last,
@@ -209,25 +193,20 @@ class Loader(DataLoader):
             _running.add(batches)
         return self._checked(batches)
 
-    def _checked(self, batches: Iterator[_Batch]) -> Iterator[list[Any]]:
+    def _checked(self, batches: Iterator[_Sample]) -> Iterator[list[Any]]:
         try:
-            while (batch := self._next(batches)) is not None:
+            for batch in batches:
                 if batch.error:
                     raise batch.error
                 self._count(batch.broken)
-                yield [batch.images, batch.targets]
-        except UsageError:
-            self._iterator = None  # the traceback keeps it alive; the workers shall end now all the same
-            if self.num_workers:
-                _end(batches)
-            raise
-
-    @staticmethod
-    def _next(batches: Iterator[_Batch]) -> _Batch | None:
-        try:
-            return next(batches, None)
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if lost := lost_worker(error):
+                yield [batch.image, batch.target]
+        except (RuntimeError, ConnectionError, EOFError, UsageError) as error:
+            lost = lost_worker(error)
+            if lost or isinstance(error, UsageError):
+                self._iterator = None  # the traceback keeps it alive, but the workers have to end now
+                if self.num_workers:
+                    _end(batches)
+            if lost:
                 raise lost from error
             raise
 
@@ -293,16 +272,18 @@ def lost_worker(error: Exception) -> UsageError | None:
 
 
 class _Sample(NamedTuple):
-    image: Tensor | None
+    """A sample, or a batch of them; errors travel as data, because a worker's exceptions lose their type."""
+
+    image: Any
     target: Any
     broken: dict[str, str]
     error: UsageError | None
 
 
 class _Samples(Dataset):
-    """A data set read by `SampleKey`; errors travel as data, because a worker's exceptions lose their type."""
+    """A data set read by `SampleKey`."""
 
-    def __init__(self, dataset: Any, *, training: bool, seed: int, max_broken: float, padding: Any):
+    def __init__(self, dataset: Any, training: bool, seed: int, max_broken: float, padding: int | None):
         self.dataset, self.training, self.seed, self.padding = dataset, training, seed, padding
         self.max_broken, self.allowed = max_broken, int(max_broken * len(dataset))
         self.classes, self.sample_path = dataset.classes, dataset.sample_path
@@ -327,26 +308,16 @@ class _Samples(Dataset):
         return _Sample(None, self.padding, broken, None)  # enough to stop the run
 
 
-class _Batch(NamedTuple):
-    images: Any
-    targets: Any
-    broken: dict[str, str]
-    error: UsageError | None
+def _as_lists(samples: list[_Sample]) -> _Sample:
+    images, targets, skipped, errors = map(list, zip(*samples))
+    broken = {path: reason for found in skipped for path, reason in found.items()}
+    return _Sample(images, targets, broken, next(filter(None, errors), None))
 
 
-def _as_lists(samples: list[_Sample]) -> _Batch:
-    return _Batch(
-        images=[sample.image for sample in samples],
-        targets=[sample.target for sample in samples],
-        broken={path: reason for sample in samples for path, reason in sample.broken.items()},
-        error=next((sample.error for sample in samples if sample.error), None),
-    )
-
-
-def _as_tensors(samples: list[_Sample]) -> _Batch:
+def _as_tensors(samples: list[_Sample]) -> _Sample:
     batch = _as_lists(samples)
-    whole = all(image is not None for image in batch.images)  # else the run is about to stop
-    return batch._replace(images=default_collate(batch.images) if whole else None, targets=torch.tensor(batch.targets))
+    whole = all(image is not None for image in batch.image)  # else the run is about to stop
+    return batch._replace(image=default_collate(batch.image) if whole else None, target=torch.tensor(batch.target))
 
 
 def _seeds(count: int, *entropy: int) -> list[int]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vimamba.data.box_datasets import MAX_ASPECT
-from vimamba.data.image import BrokenImage, files_below, read_image
-from vimamba.data.voc import VOC_CLASSES, listed_names
-from vimamba.errors import UsageError, bad_argument
+from vimamba.data.files import FileDataset, Root, Transform, files_below, listed_names, read_text
+from vimamba.data.image import BrokenImage, read_image
+from vimamba.data.transforms import IGNORED
+from vimamba.data.voc import VOC_CLASSES
+from vimamba.errors import UsageError, bad_argument, first_line
 
 __all__ = ['ADE20K', 'Cityscapes', 'MaskFolder', 'VocSegmentation']
 
-IGNORED = 255
 CITYSCAPES = (
     *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign', 'vegetation'),
     *('terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
     mask_ending: str = '.png'
 
 
-class MaskFolder(Dataset):
+class MaskFolder(FileDataset):
     """``root/{train,val}/images/*`` with ``root/{train,val}/masks/*.png``, names without their endings being the same.
 
     A mask has one channel of 8 or 16 bits (grey, or a palette, whose colours do not matter); its values are class
@@ -47,7 +47,6 @@ class MaskFolder(Dataset):
         root: the folder.
         split: 'train' or 'val'.
         transform: see above.
-        seed: of no effect here.
         classes: their names, the first of number 0; None for the lines of ``root/classes.txt``.
 
     Raises:
@@ -58,50 +57,41 @@ class MaskFolder(Dataset):
     one_size = False  # all images have the same size
 
     def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str],
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        classes: Sequence[str] | None = None,
+        self, *, root: Root, split: str, transform: Transform | None = None, classes: Sequence[str] | None = None
     ) -> None:
-        self.transform = transform
-        self.classes = list(classes or self._classes(Path(root)))
+        root = Path(root)
+        self.classes = list(classes or self._classes(root))
         if len(self.classes) > IGNORED:
             raise bad_argument('classes', f'at most {IGNORED}, the numbers below {IGNORED}', len(self.classes))
-        if twice := next((name for name in self.classes if self.classes.count(name) > 1), None):
-            raise bad_argument('classes', 'each name once', f'{twice!r} {self.classes.count(twice)} times')
-        layout = self._layout(Path(root), split)
-        images, masks = (
-            _files(Path(root, folder), ending)
-            for folder, ending in ((layout.images, layout.image_ending), (layout.masks, layout.mask_ending))
-        )
-        chosen = self._chosen(Path(root), split)
+        name, count = Counter(self.classes).most_common(1)[0]
+        if count > 1:
+            raise bad_argument('classes', 'each name once', f'{name!r} {count} times')
+        layout = self._layout(root, split)
+        images = _files(root / layout.images, layout.image_ending)
+        masks = _files(root / layout.masks, layout.mask_ending)
+        chosen = self._chosen(root, split)
         keys = sorted(images) if chosen is None else chosen
         for key in keys:
             if key not in images:
-                raise UsageError(f'{Path(root, layout.images, key)}: no such image')
+                raise UsageError(f'{root / layout.images / key}: no such image')
             if key not in masks:
-                raise UsageError(f'{images[key]}: it has no mask {Path(root, layout.masks, key)}{layout.mask_ending}')
+                raise UsageError(f'{images[key]}: it has no mask {root / layout.masks / key}{layout.mask_ending}')
         if chosen is None and (alone := sorted(set(masks) - set(images))):
-            raise UsageError(f'{masks[alone[0]]}: it has no image in {Path(root, layout.images)}')
+            raise UsageError(f'{masks[alone[0]]}: it has no image in {root / layout.images}')
         if not keys:
-            raise UsageError(f'{Path(root, layout.images)}: no images in it')
-        self._pairs = np.array([[os.fsencode(images[key]), os.fsencode(masks[key])] for key in keys])
+            raise UsageError(f'{root / layout.images}: no images in it')
+        super().__init__([images[key] for key in keys], transform)
+        self._masks = FileDataset([masks[key] for key in keys], None)
         self._numbers = np.full(256, -1, np.int16)  # of the file -> of the class; -1: not allowed
-        self._numbers[IGNORED] = IGNORED
-        for number, label in self._meaning().items():
+        for number, label in {**self._meaning(), IGNORED: IGNORED}.items():
             self._numbers[number] = label
 
     def _layout(self, root: Path, split: str) -> Layout:
         return Layout(f'{split}/images', f'{split}/masks')
 
     def _classes(self, root: Path) -> Sequence[str]:
-        try:
-            names = [line.strip() for line in Path(root, 'classes.txt').read_text().splitlines() if line.strip()]
-        except OSError:
-            names = []
+        file = root / 'classes.txt'
+        names = [line.strip() for line in read_text(file).split('\n') if line.strip()] if file.is_file() else []
         if not names:
             raise UsageError(f'{root}: classes.txt with the name of a class a line, or data.classes=[...], is needed')
         return names
@@ -114,14 +104,8 @@ class MaskFolder(Dataset):
         """The class of each number that a mask may hold, besides 255."""
         return {i: i for i in range(len(self.classes))}
 
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def sample_path(self, index: int) -> str:
-        return os.fsdecode(self._pairs[index, 0])
-
     def __getitem__(self, index: int) -> Any:
-        path, mask_path = map(os.fsdecode, self._pairs[index])
+        path, mask_path = self.sample_path(index), self._masks.sample_path(index)
         image = read_image(path, upright=False, max_aspect=MAX_ASPECT)
         values = _read_mask(mask_path)
         if values.shape != (image.height, image.width):
@@ -146,8 +130,8 @@ class ADE20K(MaskFolder):
         return Layout(f'images/{folder}', f'annotations/{folder}')
 
     def _classes(self, root: Path) -> Sequence[str]:
-        file = Path(root, 'objectInfo150.txt')
-        lines = file.read_text().splitlines()[1:] if file.is_file() else []
+        file = root / 'objectInfo150.txt'
+        lines = read_text(file).split('\n')[1:] if file.is_file() else []
         names = [line.split('\t')[-1].split(',')[0].strip() for line in lines if line.strip()]
         return names if len(names) == 150 else [str(i + 1) for i in range(150)]
 
@@ -202,12 +186,9 @@ def _files(folder: Path, endings: str | tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(map(Path, files_below(folder, [ending.lower() for ending in endings]))):
         name = path.relative_to(folder).as_posix()
-        ending = next((e for e in endings if name.lower().endswith(e.lower())), None)
-        if ending:
-            key = name[: -len(ending)]
-            if key in found:
-                raise UsageError(f'{path}: {found[key]} has the same name but for its ending; remove one of them')
-            found[key] = path
+        key = name[: -next(len(e) for e in endings if name.lower().endswith(e.lower()))]
+        if found.setdefault(key, path) != path:
+            raise UsageError(f'{path}: {found[key]} has the same name but for its ending; remove one of them')
     return found
 
 
@@ -215,10 +196,9 @@ def _read_mask(path: str) -> np.ndarray:
     """(H, W) int32, the numbers of a palette as they are."""
     try:
         with Image.open(path) as image:
-            if image.mode not in ('L', 'P', '1', 'I', 'I;16', 'I;16B'):
-                raise BrokenImage(path, f'a mask of mode {image.mode}: save class numbers in one channel of 8 bits')
-            return np.asarray(image).astype(np.int32)
+            mode, values = image.mode, np.asarray(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, BrokenImage):
-            raise
-        raise BrokenImage(path, f'cannot be read as a mask ({str(error).splitlines()[0]})') from None
+        raise BrokenImage(path, f'cannot be read as a mask ({first_line(error)})') from None
+    if mode not in ('L', 'P', '1', 'I', 'I;16', 'I;16B'):
+        raise BrokenImage(path, f'a mask of mode {mode}: save class numbers in one channel of 8 bits')
+    return values.astype(np.int32)

@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from vimamba.data.files import Root, Transform
 from vimamba.data.image_datasets import Digits
 from vimamba.data.video_datasets import Clips
 from vimamba.data.video_decode import video_library
@@ -90,14 +90,13 @@ def _move(
 class MovingDigits(Clips):
     """Real mp4 files of 8 frames of 32 x 32 pixels; 8000 for training, 400 for validation, 800 for testing.
 
-    They are written once, in a second or two per thousand, and all at once or not at all.
+    They are written once, in a second or two per thousand, and all at once or not at all. A clip is a function of its
+    split and number, except for the rounding of the encoder: a few grey levels, which differ between writings.
 
     Args:
         root: the folder to keep them in; None for ``$XDG_CACHE_HOME/vimamba`` or ``~/.cache/vimamba``.
         split: 'train', 'val' or 'test', each of its own digits.
         transform: frames -> tensor, as in `Clips`.
-        seed: has no effect: a clip is a function of its split and number, but for the rounding of the encoder, a few
-            grey levels, which varies from one writing to the next.
         time: 'forward', 'backward' (each clip reversed, its class the opposite) or 'shuffled' (in an order that is
             drawn anew each time in training, and fixed for each clip elsewhere).
         clips: how many of the split; None for all.
@@ -110,10 +109,9 @@ class MovingDigits(Clips):
     def __init__(
         self,
         *,
-        root: str | os.PathLike[str] | None = None,
+        root: Root | None = None,
         split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
+        transform: Transform | None = None,
         time: str = 'forward',
         clips: int | None = None,
         **options: Any,

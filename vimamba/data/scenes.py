@@ -7,13 +7,14 @@ split and number alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.ops import masks_to_boxes
 
+from vimamba.data.files import Transform
 from vimamba.data.image_datasets import Digits
 from vimamba.errors import bad_argument, check_integers, integer, several
 
@@ -52,9 +53,8 @@ class DigitScenes(torch.utils.data.Dataset):
     def __init__(
         self,
         *,
-        root: object = None,
         split: str,
-        transform: Callable[..., Any] | None = None,
+        transform: Transform | None = None,
         seed: int = 0,
         masks: bool = False,
         size: int = 128,
@@ -67,7 +67,7 @@ class DigitScenes(torch.utils.data.Dataset):
         for name, pair, least, most in (('digits', digits, 1, 50), ('scale', scale, 8, size)):
             if not several(integer(least, most), 2).fits(pair) or pair[0] > pair[1]:
                 raise bad_argument(name, f'two integers (low, high) in {least}..{most}', repr(pair))
-        source = Digits(root=root, split=split)
+        source = Digits(split=split)
         self.images, self.targets = source.images, source.targets
         self.classes = [*self.background, *source.classes]
         self.split, self.seed, self.transform = split, seed if split == 'train' else 0, transform
@@ -159,12 +159,8 @@ def _contrasting(rng: np.random.RandomState, light: float) -> np.ndarray:
 
 
 def _boxes(masks: np.ndarray) -> np.ndarray:
-    """The boxes (N, 4) that just hold each mask."""
-    boxes = np.zeros((len(masks), 4), np.float32)
-    for box, mask in zip(boxes, masks):
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return boxes
+    """The smallest boxes (N, 4) that hold each mask."""
+    return masks_to_boxes(torch.from_numpy(masks)).numpy() + np.array([0, 0, 1, 1], np.float32)  # outer edges
 
 
 def _overlap(box: np.ndarray, boxes: np.ndarray) -> float:

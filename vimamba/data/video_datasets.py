@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import csv
 import inspect
-import json
-import os
 import re
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from vimamba.data.image import files_below, subfolders
+from vimamba.data.files import (
+    FileDataset,
+    Root,
+    Transform,
+    class_folders,
+    listed_names,
+    read_json,
+    read_text,
+    subfolders,
+)
 from vimamba.data.video_decode import VIDEO_EXTENSIONS, read_clip, sample_dense, sample_uniform
 from vimamba.errors import UsageError, check_integers, one_of
 
@@ -31,7 +36,7 @@ __all__ = ['Clips', 'Layout', 'SomethingSomething', 'VideoFolder', 'VideoList', 
 _Found = tuple[list[str], list[int], list[str]]  # paths, the class of each, the names of the classes
 
 
-class Clips(Dataset):
+class Clips(FileDataset):
     """Videos by path and class.
 
     Args:
@@ -46,8 +51,8 @@ class Clips(Dataset):
         frame_interval: frames of the video from one of the clip to the next, of dense sampling.
         num_clips: views in time, outside of training.
         time: 'forward', 'backward' or 'shuffled': the frames in another order, to see what a model reads of it.
-        repeats: clips of the same frames of a video, each augmented anew, in training (arXiv:1901.09335): a video is
-            decoded once for all of them.
+        repeats: clips of the same frames of a video, each augmented separately, in training (arXiv:1901.09335): a
+            video is decoded once for all of them.
     """
 
     what = 'videos'  # for messages
@@ -72,22 +77,15 @@ class Clips(Dataset):
         one_of('uniform', 'dense')(sampling, 'sampling')
         one_of('forward', 'backward', 'shuffled')(time, 'time')
         check_integers(1, num_frames=num_frames, frame_interval=frame_interval, num_clips=num_clips, repeats=repeats)
-        self.paths = np.array([os.fsencode(path) for path in paths])  # one array: a list would be copied by workers
+        super().__init__(paths, transform or _to_tensor)
         self.targets, self.classes = np.array(targets), list(classes)
         self.training = split == 'train' if training is None else training
-        self.transform = transform or _to_tensor
         self.num_frames, self.sampling, self.interval = num_frames, sampling, frame_interval
         self.num_clips, self.repeats = (1, repeats) if self.training else (num_clips, 1)
         self.time = time
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def sample_path(self, index: int) -> str:
-        return os.fsdecode(self.paths[index])
-
     def choose(self, frames: int) -> list[int]:
-        """The frames of all views, one after another, of a video of so many."""
+        """The frames of all views, one after another, of a video with ``frames`` frames."""
         if self.sampling == 'uniform':
             views = sample_uniform(frames, self.num_frames, self.num_clips, self.training)
         else:
@@ -100,17 +98,12 @@ class Clips(Dataset):
         if self.time == 'backward':
             views = views[:, ::-1]
         elif self.time == 'shuffled':
-            seed = None if self.training else index
-            order = torch.randperm(self.num_frames, generator=_generator(seed)).numpy()
-            views = views[:, order]
+            generator = None if self.training else torch.Generator().manual_seed(index)
+            views = views[:, torch.randperm(self.num_frames, generator=generator).numpy()]
         clips = [self.transform(np.ascontiguousarray(view)) for view in views for _ in range(self.repeats)]
         if len(clips) == 1:
             return clips[0], int(self.targets[index])
         return torch.cat([clip if clip.ndim == 5 else clip[None] for clip in clips]), int(self.targets[index])
-
-
-def _generator(seed: int | None) -> torch.Generator | None:
-    return None if seed is None else torch.Generator().manual_seed(seed)
 
 
 def _to_tensor(frames: np.ndarray) -> Tensor:
@@ -124,24 +117,15 @@ class Layout(Clips):
         root: the folder of the data set.
         split: one of ``splits``.
         transform: frames -> tensor, as in `Clips`.
-        seed: has no effect.
         options: those of ``find``, and further arguments of `Clips`.
     """
 
     splits: tuple[str, ...] = ('train', 'val')
     find: Callable[..., _Found]
 
-    def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str],
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        **options: Any,
-    ):
-        own = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
-        paths, targets, classes = self.find(Path(root), split, **own)
+    def __init__(self, *, root: Root, split: str, transform: Transform | None = None, **options: Any):
+        found = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
+        paths, targets, classes = self.find(Path(root), split, **found)
         unseen = [name for i, name in enumerate(classes) if i not in set(targets)] if split == 'train' else []
         if unseen:
             shown = ', '.join(unseen[:5]) + f' and {len(unseen) - 5} more' * (len(unseen) > 5)
@@ -156,20 +140,7 @@ class VideoFolder(Layout):
 
     @staticmethod
     def find(root: Path, split: str) -> _Found:
-        layout = 'expected train/<class>/<video> and val/<class>/<video>'
-        folder = root / split
-        classes, own = (subfolders(part, f'{layout} in {root}') for part in (root / 'train', folder))
-        if unknown := sorted(set(own) - set(classes)):
-            raise UsageError(f'{folder / unknown[0]}: this class has no folder in {root / "train"}')
-        paths: list[str] = []
-        targets: list[int] = []
-        for target, name in enumerate(classes):
-            found = files_below(folder / name, VIDEO_EXTENSIONS)
-            paths += found
-            targets += [target] * len(found)
-        if not paths:
-            raise UsageError(f'{folder}: no videos in it; {layout}, extensions {" ".join(VIDEO_EXTENSIONS)}')
-        return paths, targets, classes
+        return class_folders(root, split, VIDEO_EXTENSIONS, 'video')
 
 
 class VideoList(Layout):
@@ -192,9 +163,7 @@ class VideoList(Layout):
             raise UsageError(f'{file}: no videos in it; expected lines of a path and the number of a class')
         names = root / 'classes.txt'
         if names.is_file():
-            classes = [name for name in _text(names).split('\n') if name]
-            if twice := sorted(name for name, count in Counter(classes).items() if count > 1):
-                raise UsageError(f'{names}: {twice[0]} stands there twice; expected a name for each class')
+            classes = list(listed_names(names).values())
         else:
             train = _list(root, 'train')
             numbered = [target for _, target in (_lines(train) if train else found)]
@@ -219,12 +188,10 @@ def _list(root: Path, split: str) -> Path | None:
 def _lines(file: Path) -> list[tuple[str, int]]:
     """The path and the class of each line."""
     found = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         cells = [cell.strip() for cell in (next(csv.reader([line])) if ',' in line else line.rsplit(maxsplit=1))]
-        if not any(cells):
-            continue
         words = len(cells) > 1 and cells[-1][:1].isalpha() and not cells[0].lower().endswith(VIDEO_EXTENSIONS)
-        if number == 1 and words:  # a header
+        if not any(cells) or (number == 1 and words):  # empty, or a header
             continue
         if len(cells) < 2 or not cells[-1].isdecimal():
             raise UsageError(f'{file}:{number}: expected a path and the number of a class, got {line!r}')
@@ -242,28 +209,27 @@ class SomethingSomething(Layout):
 
     @staticmethod
     def find(root: Path, split: str, videos: str = '20bn-something-something-v2') -> _Found:
-        stem = f'{root}/something-something-v2-'
-        labels, records = (_json(Path(f'{stem}{part}.json')) for part in ('labels', _SSV2[split]))
+        names, listed = (
+            root / f'something-something-v2-{part}.json'
+            for part in ('labels', {'train': 'train', 'val': 'validation'}[split])
+        )
+        labels, records = read_json(names), read_json(listed)
         if not isinstance(labels, dict) or not all(str(index).isdecimal() for index in labels.values()):
-            raise UsageError(f'{stem}labels.json: expected the number of each label')
+            raise UsageError(f'{names}: expected the number of each label')
         number = {name: int(index) for name, index in labels.items()}
-        classes = sorted(number, key=lambda name: number[name])
+        classes = sorted(number, key=number.__getitem__)
         if [number[name] for name in classes] != list(range(len(classes))):
-            raise UsageError(f'{stem}labels.json: expected the numbers 0 to {len(classes) - 1}, each once')
-        paths: list[str] = []
-        targets: list[int] = []
+            raise UsageError(f'{names}: expected the numbers 0 to {len(classes) - 1}, each once')
+        paths, targets = [], []
         for i, record in enumerate(records):
             if not isinstance(record, dict) or not {'id', 'template'} <= record.keys():
-                raise UsageError(f'{stem}{_SSV2[split]}.json: record {i}: expected an id and a template')
+                raise UsageError(f'{listed}: record {i}: expected an id and a template')
             name = re.sub(r'[\[\]]', '', record['template'])
             if name not in number:
-                raise UsageError(f'{stem}{_SSV2[split]}.json: record {i}: no label {name!r} in labels.json')
+                raise UsageError(f'{listed}: record {i}: no label {name!r} in {names.name}')
             paths.append(str(root / videos / f'{record["id"]}.webm'))
             targets.append(number[name])
         return paths, targets, classes
-
-
-_SSV2 = {'train': 'train', 'val': 'validation'}
 
 
 class VideoSplits(Layout):
@@ -277,47 +243,51 @@ class VideoSplits(Layout):
     @staticmethod
     def find(root: Path, split: str, fold: int = 1) -> _Found:
         one_of(1, 2, 3)(fold, 'fold')
-        videos, lists = (root / name for name in ('videos', 'splits'))
-        for folder in (videos, lists):
-            if not folder.is_dir():
-                raise UsageError(f'{folder}: no such folder; expected videos/<class>/<video> and splits/ in {root}')
-        classes = folders = sorted(entry.name for entry in videos.iterdir() if entry.is_dir())
-        ucf = lists / f'{"train" if split == "train" else "test"}list{fold:02d}.txt'
-        if ucf.is_file():
-            names = [line.split()[0] for line in _text(ucf).splitlines() if line.strip()]
-            numbers = _ucf_numbers(lists, fold)
-            classes = sorted(numbers, key=numbers.__getitem__) or folders
+        videos, lists = root / 'videos', root / 'splits'
+        hint = f'expected videos/<class>/<video> and splits/ in {root}'
+        classes, _ = (subfolders(folder, hint) for folder in (videos, lists))
+        numbers = {name: i for i, name in enumerate(classes)}
+        listed = [lists / f'{part}list{fold:02d}.txt' for part in ('train', 'train' if split == 'train' else 'test')]
+        if listed[1].is_file():
+            names = [cells[0] for _, cells in _cells(listed[1])]
+            numbers = _ucf_numbers(lists / 'classInd.txt', listed[0]) or numbers
         elif any(lists.glob('trainlist*.txt')):
-            raise UsageError(f'{ucf}: no such file; expected the lists of UCF101 of fold {fold}')
+            raise UsageError(f'{listed[1]}: no such file; expected the lists of UCF101 of fold {fold}')
         else:
-            names = _hmdb(lists, folders, fold, '1' if split == 'train' else '2')
+            names = _hmdb(lists, classes, fold, '1' if split == 'train' else '2')
         for name in names:
-            if name.split('/')[0] not in folders:
-                raise UsageError(f'{lists}: {name}: no folder of this class in {videos}')
             if name.split('/')[0] not in classes:
+                raise UsageError(f'{lists}: {name}: no folder of this class in {videos}')
+            if name.split('/')[0] not in numbers:
                 raise UsageError(f'{lists}: {name}: no number of this class')
         if not names:
             raise UsageError(f'{lists}: no videos of {split} in fold {fold}; expected the lists of UCF101 or HMDB51')
-        paths = [str(videos / name) for name in names]
-        return paths, [classes.index(name.split('/')[0]) for name in names], classes
+        classes = sorted(numbers, key=numbers.__getitem__)
+        return [str(videos / name) for name in names], [classes.index(name.split('/')[0]) for name in names], classes
 
 
-def _ucf_numbers(lists: Path, fold: int) -> dict[str, int]:
+def _cells(file: Path) -> list[tuple[str, list[str]]]:
+    """The words of each line that has some, with its place."""
+    lines = enumerate(read_text(file).splitlines(), 1)
+    return [(f'{file}:{number}', line.split()) for number, line in lines if line.strip()]
+
+
+def _ucf_numbers(index: Path, listed: Path) -> dict[str, int]:
     """The authors' numbers: lines ``1 Archery`` of classInd.txt, else ``Archery/v_g08_c01.avi 1`` of the training list.
 
     None where the training list has no second column.
     """
-    named, numbers = lists / 'classInd.txt', dict[str, int]()
-    file = named if named.is_file() else lists / f'trainlist{fold:02d}.txt'
-    for place, line in enumerate(_text(file).splitlines(), 1):
-        cells = line.split()[::-1] if file == named else line.split()
-        if not cells or (len(cells) == 1 and file != named):
+    numbers: dict[str, int] = {}
+    for place, cells in _cells(index) if index.is_file() else _cells(listed):
+        if index.is_file():
+            cells = cells[::-1]
+        elif len(cells) == 1:
             continue
         if len(cells) != 2 or not cells[1].isdecimal():
-            raise UsageError(f'{file}:{place}: expected a class and its number, got {line!r}')
+            raise UsageError(f'{place}: expected a class and its number, got {" ".join(cells)!r}')
         name, number = cells[0].split('/')[0], int(cells[1])
         if numbers.setdefault(name, number) != number:
-            raise UsageError(f'{file}:{place}: {name} has number {number}, above {numbers[name]}')
+            raise UsageError(f'{place}: {name} has number {number}, above {numbers[name]}')
     return numbers
 
 
@@ -327,26 +297,8 @@ def _hmdb(lists: Path, classes: list[str], fold: int, code: str) -> list[str]:
         file = lists / f'{name}_test_split{fold}.txt'
         if not file.is_file():
             raise UsageError(f'{file}: no such file; expected the lists of UCF101 or HMDB51')
-        for number, line in enumerate(_text(file).splitlines(), 1):
-            cells = line.split()
-            if cells and (len(cells) != 2 or cells[1] not in '012'):
-                raise UsageError(f'{file}:{number}: expected a file and 0, 1 or 2, got {line!r}')
-            names += [f'{name}/{cells[0]}'] * (cells[1:] == [code])
+        for place, cells in _cells(file):
+            if len(cells) != 2 or cells[1] not in '012':
+                raise UsageError(f'{place}: expected a file and 0, 1 or 2, got {" ".join(cells)!r}')
+            names += [f'{name}/{cells[0]}'] * (cells[1] == code)
     return names
-
-
-def _text(file: Path) -> str:
-    """The text of a list, without the mark that some editors put in front of it."""
-    try:
-        return file.read_text(encoding='utf-8-sig')
-    except OSError as error:
-        raise UsageError(f'{file}: {(error.strerror or str(error)).lower()}') from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f'{file}: not UTF-8 at byte {error.start}; save it as UTF-8') from None
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(_text(file))
-    except json.JSONDecodeError as error:
-        raise UsageError(f'{file}: not JSON: {error}') from error

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from vimamba.data.image import BrokenImage, find_files
+from vimamba.data.files import Root, find_files
+from vimamba.data.image import BrokenImage
 from vimamba.errors import UsageError, check_integers
 
 __all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'find_videos', 'read_clip', 'sample_dense', 'sample_uniform',
@@ -38,7 +39,7 @@ class BrokenVideo(BrokenImage):
     """A file that cannot be read as a video."""
 
 
-def read_clip(path: str | os.PathLike[str], choose: Choose) -> np.ndarray:
+def read_clip(path: Root, choose: Choose) -> np.ndarray:
     """Chosen frames of a video file.
 
     Args:
@@ -57,10 +58,12 @@ def read_clip(path: str | os.PathLike[str], choose: Choose) -> np.ndarray:
         frames = _sought(container, stream, packets, choose) if _indexed(container, packets) else None
         if frames is None:
             frames = _scanned(path, sum(packet.shown for packet in packets), choose)
+        for frame in frames:
+            _check_size(frame, frames[0])
         return np.stack(frames)
 
 
-def stream_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+def stream_frames(path: Root) -> Iterator[np.ndarray]:
     """The frames of a video file one after another, each (H, W, 3) uint8: memory does not grow with their number.
 
     Raises:
@@ -69,23 +72,32 @@ def stream_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     return (frame for _, frame in timed_frames(path))
 
 
-def timed_frames(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarray]]:
+def timed_frames(path: Root) -> Iterator[tuple[float, np.ndarray]]:
     """`stream_frames`, each with its time in seconds, from its number and the rate where the file does not say it."""
     with _opened(path, whole=False) as (container, stream):
-        size, whole, count = None, 0, 0
+        first, whole, count = None, 0, 0
         for packet in container.demux(stream):
             whole += bool(packet.size) and not packet.is_corrupt
             for frame in packet.decode():
                 seconds = float(count / (stream.average_rate or 1)) if frame.time is None else frame.time
-                yield seconds, _pixels(frame, size)
-                size, count = (frame.width, frame.height), count + 1
+                pixels = _pixels(frame)
+                first = pixels if first is None else first
+                _check_size(pixels, first)
+                yield seconds, pixels
+                count += 1
         _check_count(container, stream, whole)
         if short := _shortfall(path):
             raise ValueError(short)
         _enough(count)
 
 
-def find_videos(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+def _check_size(frame: np.ndarray, first: np.ndarray) -> None:
+    if frame.shape != first.shape:
+        sizes = ' and '.join(f'{shape[1]} x {shape[0]}' for shape in (first.shape, frame.shape))
+        raise ValueError(f'frames of several sizes, {sizes} pixels')
+
+
+def find_videos(paths: Iterable[Root]) -> list[str]:
     """`find_files` of `VIDEO_EXTENSIONS`."""
     return find_files(paths, VIDEO_EXTENSIONS, 'videos')
 
@@ -134,7 +146,7 @@ def video_library() -> Any:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[Any, Any]]:
+def _opened(path: Root, whole: bool = True) -> Iterator[tuple[Any, Any]]:
     """The container and the video stream of a file; what fails with them, in here or inside, is a `BrokenVideo`.
 
     ``whole`` refuses a file that is shorter than it says.
@@ -150,11 +162,11 @@ def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[
         if whole and (short := _shortfall(path)):
             raise ValueError(short)
         with av.open(path, metadata_errors='replace') as container:
-            if not _FORMATS & set(container.format.name.split(',')):
-                image = container.format.name == 'image2' or container.format.name.endswith('_pipe')
-                raise ValueError(
-                    'an image, not a video' if image else f'{container.format.name} is no format of videos'
-                )
+            name = container.format.name
+            if name == 'image2' or name.endswith('_pipe'):
+                raise ValueError('an image, not a video')
+            if not _FORMATS & set(name.split(',')):
+                raise ValueError(f'{name} is no format of videos')
             stream = container.streams.best('video')  # not the picture of a cover that stands in front of it
             if stream is None:
                 raise ValueError('no video stream in it')
@@ -172,25 +184,21 @@ def _opened(path: str | os.PathLike[str], whole: bool = True) -> Iterator[tuple[
         raise BrokenVideo(path, ' '.join(reason.split())) from error
 
 
-def _shortfall(path: str | os.PathLike[str]) -> str:
+def _shortfall(path: Root) -> str:
     """How many bytes of a file are there, if it says more; else nothing."""
     size, said = os.path.getsize(path), _said_length(path)
     return f'truncated: {size} of {said} bytes' if said > size else ''
 
 
-def _said_length(path: str | os.PathLike[str]) -> int:
+def _said_length(path: Root) -> int:
     """The bytes that an AVI, MP4, MOV, Matroska or WebM file says it has at least; 0 for one that does not say."""
     with open(path, 'rb') as file:
         head = file.read(4096) + bytes(16)
         if head[4:8] == b'ftyp':
             return _boxes_length(file)
         if head.startswith(b'\x1a\x45\xdf\xa3'):  # EBML
-            size, start = _ebml_size(head, 4)
-            segment = start + size
-            if head[segment : segment + 4] != b'\x18\x53\x80\x67':
-                return 0
-            size, start = _ebml_size(head, segment + 4)
-            return start + size
+            segment = sum(_ebml_size(head, 4))
+            return sum(_ebml_size(head, segment + 4)) if head[segment:].startswith(b'\x18\x53\x80\x67') else 0
         said = 0
         while head.startswith(b'RIFF'):  # one after another, of an AVI of more than a gigabyte
             said += 8 + int.from_bytes(head[4:8], 'little')
@@ -269,7 +277,6 @@ def _sought(container: Any, stream: Any, packets: list[_Packet], choose: Choose)
     keys = sorted(packet.time for packet in packets if packet.key)
     chosen = [times[index] for index in choose(_enough(len(times)))]
     found: dict[int, np.ndarray] = {}
-    size = None
     try:
         for key, group in groupby(sorted(set(chosen)), lambda time: keys[bisect_right(keys, time) - 1]):
             missing = set(group)
@@ -279,8 +286,7 @@ def _sought(container: Any, stream: Any, packets: list[_Packet], choose: Choose)
                 if frame.pts is None or (number == 0 and frame.pts > begin):  # no key frame in truth: intra refresh
                     break
                 if frame.pts in missing:
-                    found[frame.pts] = _pixels(frame, size)
-                    size = (frame.width, frame.height)
+                    found[frame.pts] = _pixels(frame)
                     missing.remove(frame.pts)
                 if not missing or frame.pts >= end:
                     break
@@ -291,40 +297,29 @@ def _sought(container: Any, stream: Any, packets: list[_Packet], choose: Choose)
     return [found[time] for time in chosen]
 
 
-def _scanned(path: str | os.PathLike[str], count: int, choose: Choose) -> list[np.ndarray]:
+def _scanned(path: Root, count: int, choose: Choose) -> list[np.ndarray]:
     """The chosen frames out of all of them; a right guess of their ``count`` saves decoding them twice."""
     while True:
         chosen = [range(count)[index] for index in choose(_enough(count))]
         found: dict[int, np.ndarray] = {}
-        size, guess, count = None, count, 0
+        guess, count = count, 0
         with _opened(path) as (container, stream):
             for frame in container.decode(stream):
                 if count in chosen:
-                    found[count] = _pixels(frame, size)
-                    size = (frame.width, frame.height)
+                    found[count] = _pixels(frame)
                 count += 1
         if count == guess:
             return [found[index] for index in chosen]
 
 
-def _pixels(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
-    if size not in (None, (frame.width, frame.height)):
-        raise ValueError(f'frames of several sizes, {size[0]} x {size[1]} and {frame.width} x {frame.height} pixels')
+def _pixels(frame: Any) -> np.ndarray:
+    """(H, W, 3) turned, or mirrored, as the display matrix of the frame says, to the nearest quarter of a turn."""
     pixels = frame.to_ndarray(format='rgb24', threads=1)  # by default it starts, and ends, as many as there are cores
-    return np.ascontiguousarray(_upright(pixels, _display_matrix(frame)))
-
-
-def _display_matrix(frame: Any) -> np.ndarray | None:
     # frame.side_data would keep the frame, by a cycle, alive
     matrix = video_library().sidedata.sidedata.SideDataContainer(frame).get('DISPLAYMATRIX')
-    return None if matrix is None else np.frombuffer(matrix, np.int32)
-
-
-def _upright(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """(H, W, 3) turned, or mirrored, as its display matrix says, to the nearest quarter of a turn."""
-    if matrix is None:
-        return pixels
-    a, b, _, c, d = matrix[:5]  # a place (x, y) is shown at (a x + c y, b x + d y)
-    if abs(b) > abs(a):
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    if matrix is not None:
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]  # a place (x, y) is shown at (a x + c y, b x + d y)
+        if abs(b) > abs(a):
+            pixels, a, d = pixels.swapaxes(0, 1), c, b
+        pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(pixels)

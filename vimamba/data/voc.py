@@ -5,16 +5,16 @@ Refused and left out is what `vimamba.data.coco` refuses and leaves out, with fi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from vimamba.data.box_datasets import ObjectDataset, checked_box, inside
+from vimamba.data.files import Root, Transform, listed_names, read_text
 from vimamba.errors import UsageError, unknown_name
 
-__all__ = ['VOC_CLASSES', 'VocDataset', 'listed_names']
+__all__ = ['VOC_CLASSES', 'VocDataset']
 
 VOC_CLASSES = (
     *('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog'),
@@ -32,7 +32,6 @@ class VocDataset(ObjectDataset):
         root: the folder, such as ``VOCdevkit/VOC2012``.
         split: 'train', 'val', 'trainval' or 'test'.
         transform: see `ObjectDataset`.
-        seed: of no effect here.
         classes: their names.
 
     Raises:
@@ -42,13 +41,7 @@ class VocDataset(ObjectDataset):
     splits = ('train', 'val', 'trainval', 'test')
 
     def __init__(
-        self,
-        *,
-        root: str | os.PathLike[str],
-        split: str,
-        transform: Callable[..., Any] | None = None,
-        seed: int = 0,
-        classes: Sequence[str] = VOC_CLASSES,
+        self, *, root: Root, split: str, transform: Transform | None = None, classes: Sequence[str] = VOC_CLASSES
     ) -> None:
         super().__init__(classes, transform, masks=False)
         listed = Path(root, 'ImageSets', 'Main', f'{split}.txt')
@@ -60,14 +53,12 @@ class VocDataset(ObjectDataset):
         self._close(listed)
 
     def _read(self, file: Path, path: Path, number: int) -> None:
+        text = read_text(file)
+        if '<!DOCTYPE' in text or '<!ENTITY' in text:
+            raise UsageError(f'{file}: declares entities, which annotations do not need')
         try:
-            text = file.read_text()
-            if '<!DOCTYPE' in text or '<!ENTITY' in text:
-                raise UsageError(f'{file}: declares entities, which annotations do not need')
             tree = ElementTree.fromstring(text)
-        except (OSError, ValueError, ElementTree.ParseError) as error:
-            if isinstance(error, UsageError):
-                raise
+        except (ValueError, ElementTree.ParseError) as error:
             raise UsageError(f'{file}: not an annotation in XML ({error})') from None
         height, width = (_number(tree, f'size/{side}', str(file), int) for side in ('height', 'width'))
         if not 0 < min(height, width) <= max(height, width) < 2**31:
@@ -89,25 +80,6 @@ class VocDataset(ObjectDataset):
             crowd = int(node.findtext('difficult', '0').strip() == '1')
             objects.append({'box': box, 'label': self.classes.index(name), 'iscrowd': crowd, 'area': area})
         self._add(path, number, (height, width), objects)
-
-
-def listed_names(file: Path) -> dict[int, str]:
-    """Name by line, counted from 1, of a file that lists one a line.
-
-    Raises:
-        UsageError: there is no such file, or it lists a name twice.
-    """
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, ValueError) as error:
-        reason = 'no such file' if isinstance(error, FileNotFoundError) else f'cannot be read ({error})'
-        raise UsageError(f'{file}: {reason}') from None
-    names = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip()}
-    first: dict[str, int] = {}
-    for number, name in names.items():
-        if first.setdefault(name, number) != number:
-            raise UsageError(f'{file}: line {number}: line {first[name]} has {name!r}, too')
-    return names
 
 
 def _number(node: ElementTree.Element, path: str, where: str, kind: Callable[[str], Any] = float) -> Any:
