@@ -219,7 +219,7 @@ def test_a_run_that_does_not_start_leaves_nothing(tmp_path):
     (tmp_path / 'data' / 'val').mkdir()
     (tmp_path / 'data' / 'train' / 'loose.png').write_bytes(b'')
     config = write_config(tmp_path / 'c.py', data={'name': 'folder', 'root': str(tmp_path / 'data')})
-    with pytest.raises(UsageError, match='no class folders in it'):
+    with pytest.raises(UsageError, match='expected train/<class>/<image>'):
         train(config, work_dir=tmp_path / 'runs' / 'run')
     assert not (tmp_path / 'runs').exists()
 
