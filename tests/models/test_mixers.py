@@ -13,7 +13,17 @@ import torch.nn.functional as F
 import vimamba  # noqa: F401  (registers the models)
 from vimamba.errors import UsageError
 from vimamba.kernels.ssd import ssd
-from vimamba.mixers import Core, Mamba2, create_mixer, list_mixers, mixer, register_mixer
+from vimamba.mixers import (
+    Core,
+    GridMixer,
+    Mamba2,
+    SelectiveScan,
+    StridedScan,
+    create_mixer,
+    list_mixers,
+    mixer,
+    register_mixer,
+)
 from vimamba.mixers.mixer import merge_routes
 from vimamba.models import input_shape
 from vimamba.scans import create_order, schedule
@@ -159,3 +169,37 @@ def test_schedules_are_repeated_to_the_depth():
     assert schedule(['a_column', 'raster'][1:], 3) == ['raster'] * 3
     assert schedule([('raster', 'column'), 'cross'], 3) == [('raster', 'column'), 'cross', ('raster', 'column')]
     assert schedule('local_vim_tiny', 21)[20] == schedule('local_vim_tiny', 21)[0]
+
+
+def test_a_subclass_of_a_core_is_itself_in_every_shell(monkeypatch):
+    """Its block is its own, not that of the core it extends."""
+    monkeypatch.setattr('vimamba.mixers.mixer._MIXERS', dict(mixer._MIXERS))
+
+    class Doubled(SelectiveScan):
+        def forward(self, u, routes):
+            return 2 * super().forward(u, routes)
+
+    register_mixer('doubled')(Doubled)
+    for name in NAMES:
+        model = timm.create_model(name, mixer='doubled')
+        assert any(isinstance(module, Doubled) for module in model.modules()), name
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('name', list_mixers())
+def test_pads_are_finite_in_half_precision(name, dtype):
+    """Windows that do not divide the map read zeros."""
+    torch.manual_seed(0)
+    model = timm.create_model('test_vmamba', mixer=name, scan='windows7', d_state=4).to(dtype).eval()
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.randn(1, 3, 72, 72).to(dtype))).all()
+
+
+def test_a_core_without_merging_is_refused_one():
+    with pytest.raises(UsageError, match="merge: expected 'sum' with StridedScan"):
+        GridMixer(16, 'raster', StridedScan, merge='attention')
+
+
+def test_a_causal_model_names_the_mixer_that_carries_no_state():
+    with pytest.raises(UsageError, match='mixer: expected one that carries a state'):
+        timm.create_model('test_videomamba_causal', mixer='mamba2')
