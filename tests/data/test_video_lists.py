@@ -70,7 +70,7 @@ def test_classes_of_a_list_are_those_of_training(tmp_path, split):
     [
         ({'train.csv': 'c.mp4,100000000\n'}, r'train.csv: class 100000000 of 1 videos; expected numbers from 0 up'),
         ({'train.txt': 'c.mp4 0\n'}, r'train.csv and train.txt: two lists of train; remove one'),
-        ({'classes.txt': 'one\ntwo\none\n'}, r'classes.txt: one stands there twice; expected a name for each class'),
+        ({'classes.txt': 'one\ntwo\none\n'}, r"classes.txt: line 3: line 1 has 'one', too"),
     ],
 )
 def test_lists_that_cannot_be_meant_are_refused(tmp_path, files, message):

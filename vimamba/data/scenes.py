@@ -62,18 +62,18 @@ class DigitScenes(torch.utils.data.Dataset):
         scale: tuple[int, int] = (24, 48),
         scenes: int | None = None,
     ):
+        self.scenes = _SCENES[split] if scenes is None else scenes
         check_integers(8, size=size)
-        check_integers(1, scenes=_SCENES[split] if scenes is None else scenes)
+        check_integers(1, scenes=self.scenes)
         for name, pair, least, most in (('digits', digits, 1, 50), ('scale', scale, 8, size)):
             if not several(integer(least, most), 2).fits(pair) or pair[0] > pair[1]:
                 raise bad_argument(name, f'two integers (low, high) in {least}..{most}', repr(pair))
         source = Digits(split=split)
         self.images, self.targets = source.images, source.targets
         self.classes = [*self.background, *source.classes]
-        self.split, self.seed, self.transform = split, seed if split == 'train' else 0, transform
-        self.with_masks = masks
+        self.split, self.seed = split, seed if split == 'train' else 0
+        self.transform, self.with_masks = transform, masks
         self.size, self.digits, self.scale = size, digits, scale
-        self.scenes = _SCENES[split] if scenes is None else scenes
 
     def __len__(self) -> int:
         return self.scenes

@@ -156,7 +156,10 @@ def create_transform(
 
 def _augmenting(input_size: Any, mean: Any, std: Any, interpolation: str, augment: dict[str, Any]) -> v2.Compose:
     channels, *size = input_size
-    style, a = _checked(augment)
+    options = dict(augment)
+    style = one_of(*AUGMENT)(options.pop('style', 'imagenet'), 'style')
+    check_options(options, {name: _RULES[name] for name in AUGMENT[style]}, f'{style!r} augment option')
+    a = {**AUGMENT[style], **options}
     recolour = a['auto_augment'] or a['color_jitter']
     if recolour and channels == 4:
         name = 'auto_augment' if a['auto_augment'] else 'color_jitter'
@@ -194,15 +197,6 @@ def _augmenting(input_size: Any, mean: Any, std: Any, interpolation: str, augmen
             *([erase] if a['re_prob'] else []),
         ]
     )
-
-
-def _checked(augment: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The style and all its options, with defaults."""
-    options = dict(augment)
-    style = one_of(*AUGMENT)(options.pop('style', 'imagenet'), 'style')
-    rules = {name: _RULES[name] for name in AUGMENT[style]}
-    check_options(options, rules, f'{style!r} augment option')
-    return style, {**AUGMENT[style], **options}
 
 
 def _keep_a_bit(colour: v2.Compose) -> None:
