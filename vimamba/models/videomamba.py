@@ -249,7 +249,8 @@ def _clips(url: str = '', published: str = '', **kwargs: Any) -> dict[str, Any]:
 _HUB = 'https://huggingface.co/OpenGVLab/VideoMamba/resolve/main/videomamba_{}.pth'
 _IMAGES = {'tiny': 76.9, 'small': 81.2, 'middle': 82.8, 'base': 82.7}  # published top-1
 _FRAMES = (8, 16, 32, 64)
-_CLIPS = {  # tag -> data set, classes, published top-1 at 8, 16, 32 and 64 frames; the first is the default of a name
+_CLIPS: dict[str, tuple[str, int, dict[str, tuple[float, ...]]]] = {
+    # tag: (data set, classes, published top-1 at 8, 16, 32 and 64 frames); the first is the default of a bare name
     'k400': (
         'Kinetics-400',
         400,
