@@ -73,10 +73,8 @@ def main() -> int:
         costs = clip_cost.plan(args.frames, args.sizes, args.cases, args.training)
         results = clip_cost.time_clips(costs, device, dtype, args.repeats, keep_memory)
     else:
-        names = tuple(args.cases or benchmark.MODELS)
-        results = benchmark.time_models(
-            device, dtype, names, tuple(args.sizes), args.batch, args.repeats, training=args.training
-        )
+        names, sizes = tuple(args.cases or benchmark.MODELS), tuple(args.sizes)
+        results = benchmark.time_models(device, dtype, names, sizes, args.batch, args.repeats, training=args.training)
     if args.append is not None:
         benchmark.append([], Path(args.append))  # before the work: is it one of ours?
     where = benchmark.environment(device)
