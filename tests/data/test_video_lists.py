@@ -10,8 +10,8 @@ from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.video_datasets import Clips
 from vimamba.errors import UsageError
 
-from .test_video_decode import levels, write
 from .test_video_datasets import folder_of_videos, lists, moving, something, ucf, videos  # noqa: F401
+from .test_video_decode import levels, write
 
 
 def created(options, split='train', **more):
