@@ -114,7 +114,7 @@ class Optim:
     """The optimizer."""
 
     name: str = key(
-        'adamw', 'an optimizer of timm; timm.optim.list_optimizers()', one_of(*timm.optim.list_optimizers())
+        'adamw', 'an optimizer of timm; timm.optim.list_optimizers()', one_of(*map(str, timm.optim.list_optimizers()))
     )
     lr: float = key(1e-3, 'peak learning rate', number(0))
     lr_batch: int | None = key(
