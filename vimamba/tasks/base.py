@@ -107,7 +107,7 @@ class Task(nn.Module):
     @classmethod
     def describe(cls) -> list[str]:
         """The data sets of the task and its options, a line each."""
-        lines = []
+        lines = [f'data sets of task {cls.name}, and the keys of data for each:']
         for name in DATASETS[cls.name]:
             options = (f'{key}={default!r}' for key, default in cls.data_options(name).items())
             lines.append(f'    {cls.name} {name}: {", ".join(options)}'.rstrip(': '))
