@@ -32,7 +32,7 @@ def checkpoint(tmp_path, model):
     entries = {'name': 'vim_nano_patch4_32', 'pretrained': False, 'checkpoint': None, 'drop_path_rate': 0.0}
     config = {
         'model': {**entries, 'img_size': 16, 'in_chans': 1, 'options': OPTIONS},
-        'data': {'mean': (0.4,), 'std': (0.3,), 'interpolation': None, 'crop_pct': 1.0},
+        'data': {'name': 'digits', 'mean': (0.4,), 'std': (0.3,), 'interpolation': None, 'crop_pct': 1.0},
     }
     content = {'format': FORMAT, 'model': model.state_dict(), 'classes': ['a', 'b', 'c'], 'config': config}
     save_checkpoint(content, tmp_path / 'best.pth')
@@ -81,8 +81,8 @@ def test_a_model_of_frames_as_they_come(tmp_path, monkeypatch):
     torch.nn.init.normal_(model.get_classifier().weight)
     entries = {'name': 'test_videomamba_causal', 'pretrained': False, 'checkpoint': None, 'drop_path_rate': 0.0}
     config = {
-        'model': {**entries, 'img_size': 64, 'in_chans': 3, 'num_frames': 4, 'options': {}},
-        'data': {'mean': (0.5,) * 3, 'std': (0.5,) * 3, 'interpolation': None, 'crop_pct': 1.0,
+        'model': {**entries, 'img_size': 64, 'in_chans': 3, 'options': {}},
+        'data': {'name': 'video_list', 'mean': (0.5,) * 3, 'std': (0.5,) * 3, 'interpolation': None, 'crop_pct': 1.0,
                  'options': {'sampling': 'dense', 'frame_interval': 2}},
         'task': {'name': 'video', 'options': {}},
     }  # fmt: skip

@@ -38,7 +38,7 @@ def checkpoint(tmp_path):
     """As training writes it: the averaged weights are the ones to use."""
     model = {'name': 'vim_nano_patch4_32', 'pretrained': True, 'checkpoint': 'gone.pth', 'img_size': 16, 'in_chans': 1}
     model |= {'drop_path_rate': 0.1, 'options': {'depth': 2, 'embed_dim': 32}}
-    data = {'mean': (0.4,), 'std': (0.3,), 'interpolation': None, 'crop_pct': 1.0}
+    data = {'name': 'digits', 'mean': (0.4,), 'std': (0.3,), 'interpolation': None, 'crop_pct': 1.0}
     content = {
         'format': FORMAT,
         'model': nano(seed=1).state_dict(),

@@ -45,7 +45,7 @@ def save(path, name='test_videomamba', options=None, **data):
     config = {
         'task': {'name': 'video', 'options': {}},
         'model': {**model, 'drop_path_rate': None, 'options': options},
-        'data': {'mean': None, 'std': None, 'interpolation': 'bilinear', 'crop_pct': 0.9, 'options': data},
+        'data': {'name': 'video_list', 'interpolation': 'bilinear', 'crop_pct': 0.9, 'options': data},
     }
     content = {'format': FORMAT, 'model': small(name, **options).state_dict(), 'classes': CLASSES, 'config': config}
     save_checkpoint(content, path)

@@ -40,7 +40,7 @@ def load_task(path: str | Path, options: Iterable[str] = ()) -> tuple[Config, An
 
 def describe() -> str:
     """Every key of a configuration with its default and meaning, for a terminal."""
-    lines = [configuration.describe(), 'data sets, and what data takes for each:']
+    lines = [configuration.describe()]
     for task in TASKS.values():
         lines += task.describe()
     lines.append('augment styles:')
