@@ -103,13 +103,9 @@ class Augment:
 class Optim:
     """The optimizer."""
 
-<<<<<<< HEAD
-    name: str = key('adamw', 'one of timm.optim.list_optimizers()', one_of(*timm.optim.list_optimizers()))
-=======
     name: str = key(
         'adamw', 'an optimizer of timm; timm.optim.list_optimizers()', one_of(*map(str, timm.optim.list_optimizers()))
     )
->>>>>>> config
     lr: float = key(1e-3, 'peak learning rate', number(0))
     lr_batch: int | None = key(None, 'total batch that lr is for; it is scaled linearly to yours', integer(1))
     weight_decay: float = key(0.05, 'on matrices; not on norms, biases and what the model exempts', number(0))

@@ -90,16 +90,8 @@ class Task(nn.Module):
     @classmethod
     def describe(cls) -> list[str]:
         """The data sets of the task and its options, a line each."""
-<<<<<<< HEAD
         options = {name: keywords(cls.data_options(name)) for name in DATASETS[cls.name]}
         return [f'    {cls.name} {name}: {listed}'.rstrip(': ') for name, listed in options.items()]
-=======
-        lines = [f'data sets of task {cls.name}, and the keys of data for each:']
-        for name in DATASETS[cls.name]:
-            options = (f'{key}={default!r}' for key, default in cls.data_options(name).items())
-            lines.append(f'    {cls.name} {name}: {", ".join(options)}'.rstrip(': '))
-        return lines
->>>>>>> config
 
     @classmethod
     def dataset(cls, config: Config, split: str, training: bool) -> Any:
