@@ -91,7 +91,8 @@ class Task(nn.Module):
     def describe(cls) -> list[str]:
         """The data sets of the task and its options, a line each."""
         options = {name: keywords(cls.data_options(name)) for name in DATASETS[cls.name]}
-        return [f'    {cls.name} {name}: {listed}'.rstrip(': ') for name, listed in options.items()]
+        lines = [f'    {cls.name} {name}: {listed}'.rstrip(': ') for name, listed in options.items()]
+        return [f'data sets of task {cls.name}, and the keys of data for each:', *lines]
 
     @classmethod
     def dataset(cls, config: Config, split: str, training: bool) -> Any:
