@@ -175,7 +175,7 @@ def _records(
         _need(record, {'id': int, **keys}, where)
         if number in seen:
             raise UsageError(f'{where}: another {kind} has this id')
-        seen.add(number)
+        seen.add(record['id'])
         yield where, record
 
 

@@ -111,7 +111,7 @@ class DenseTransform:
         if factor != 1:
             sample = _resized(sample, factor)
         if a['crop']:
-            sample = _random_crop(sample, *a['crop'], a['max_class_share'])
+            sample = _random_crop(sample, a['crop'], a['max_class_share'])
         return self._pipelined(sample) if self.pipeline else sample
 
     def _pipelined(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +138,8 @@ class DenseTransform:
         return sample
 
 
-def _random_crop(sample: dict[str, Any], height: int, width: int, max_class_share: float) -> dict[str, Any]:
-    full = sample['image'].shape
+def _random_crop(sample: dict[str, Any], size: tuple[int, int], max_class_share: float) -> dict[str, Any]:
+    (height, width), full = size, sample['image'].shape
     down, right = max(height - full[0], 0), max(width - full[1], 0)
     if down or right:
         sides = ((0, down), (0, right))
