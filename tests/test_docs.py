@@ -74,7 +74,7 @@ def test_every_link_leads_to_a_file():
 def test_the_commands_of_a_page_work_as_it_says(tmp_path, page, file, changed, unknown):
     """With the page's file for --import, and without it one line that says what is missing."""
     text, name = (ROOT / f'docs/{page}.md').read_text(), Path(file).stem
-    code = next(block for block in re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL) if 'register_' in block)
+    code = next(block for block in re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL) if name in block)
     (tmp_path / file).write_text(code)
     Image.effect_noise((16, 16), 90).save(tmp_path / 'image.png')
     (block,) = re.findall(r'```bash\n(.*?)```', text, flags=re.DOTALL)

@@ -40,7 +40,8 @@ class UsageError(ValueError):
         self.key, self.where = key, ''
 
     def __str__(self) -> str:
-        return ': '.join(filter(None, (self.where, self.key, super().__str__())))
+        key = '' if self.key and self.where.endswith(self.key) else self.key  # --cfg-options model.name
+        return ': '.join(filter(None, (self.where, key, super().__str__())))
 
 
 @contextmanager
@@ -88,8 +89,9 @@ def bad_argument(name: str, expected: str, got: object, hint: str = '') -> Usage
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the message of an error, or the name of its class if it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """The first line of the message of an error, shortened if it is not ours; the name of its class if it is empty."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if isinstance(error, UsageError) else line[:200]
 
 
 @dataclass(frozen=True)

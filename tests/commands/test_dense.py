@@ -198,7 +198,7 @@ def test_a_threshold_that_is_no_score_is_refused(run, tmp_path, threshold):
     Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
     done = tool('predict', tmp_path, '--checkpoint', base / 'run/last.pth', f'--threshold={threshold}')
     assert done.returncode == 2
-    said = f'--threshold: expected a score in 0..1, got {float(threshold)}'
+    said = f'--threshold: expected a number >= 0 and <= 1, got {float(threshold)}'
     if task == 'segmentation':
         said = f'{base}/run/last.pth: a model of segmentation, which finds no boxes: leave --threshold out'
     assert done.stderr.splitlines() == [f'error: {said}']

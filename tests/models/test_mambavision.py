@@ -247,10 +247,10 @@ def test_changed_windows_are_saved_with_the_weights(tmp_path):
     [
         ({'scan': 'hilbrt'}, "did you mean 'hilbert'"),
         ({'depths': (1, 1, 2)}, 'depths: expected a list of 4'),
-        ({'depths': (1, 1, 0, 2)}, 'depths: expected an integer >= 1'),
+        ({'depths': (1, 1, 0, 2)}, '^depths: expected .*integer >= 1'),
         ({'num_heads': (3, 4)}, 'num_heads: expected a divisor of 32'),
         ({'window_size': 7}, 'window_size: expected a list of 2'),
-        ({'window_size': (7, 0)}, 'window_size: expected an integer'),
+        ({'window_size': (7, 0)}, '^window_size: expected .*integer >= 1'),
         ({'img_size': (224.0, 224)}, 'img_size: expected an integer'),
         ({'embed_dim': 0}, 'embed_dim: expected an integer'),
         ({'num_classes': -1}, 'num_classes: expected an integer'),
@@ -264,4 +264,4 @@ def test_a_wrong_argument_is_named(kwargs, message):
 @pytest.mark.parametrize(('name', 'value'), [('d_model', 15), ('d_conv', 4), ('d_state', 0)])
 def test_a_wrong_argument_of_the_mixer_is_named(name, value):
     with pytest.raises(UsageError, match=f'^{name}: expected'):
-        ConcatMixer(**{'d_model': 16, 'order': create_order('raster', (2, 2)), name: value})
+        ConcatMixer(**{'d_model': 16, 'scan': create_order('raster', (2, 2)), name: value})

@@ -19,6 +19,7 @@ import vimamba  # noqa: F401  (registers the models)
 from tests.models.official import Case, save_detector
 from vimamba.errors import UsageError
 from vimamba.layers import resize_pos_embed
+from vimamba.mixers.routes import Routes
 from vimamba.models.vim import Vim, checkpoint_filter_fn
 from vimamba.testing import assert_parity, relative_l2
 
@@ -153,10 +154,10 @@ def test_reading_backwards_equals_reading_by_the_table(class_token, img_size):
     """The reversed route, which the kernels walk from the end, against its explicit table of rows."""
     model = mini(img_size=img_size, class_token=class_token)
     mixer, order = model.blocks[0].mixer, model._order(model.scans[0])
-    assert (mixer.rows, mixer.steps) == (None, [1, -1])
+    assert (mixer.scan.routes.rows, mixer.scan.routes.steps) == (None, [1, -1])
     x = torch.randn(2, order.length, 32)
     want = mixer(x)
-    mixer.rows = order.index.int()
+    mixer.scan.routes = Routes(order.index.int(), [1, -1])
     assert relative_l2(mixer(x), want) < 1e-6
 
 

@@ -161,7 +161,7 @@ def test_the_mamba2_mixer_is_a_scan_with_one_step_for_a_head(scan):
         ({'stem': 'conv'}, "stem: expected 'overlap' or 'patch'"),
         ({'downsample': 'pool'}, "downsample: expected 'overlap'"),
         ({'scan': 'cros'}, "did you mean 'cross'"),
-        ({'scan': ('raster', 'windows3')}, 'scan: unknown scan order'),
+        ({'scan': ('raster', 'windws3')}, 'scan: unknown scan order'),
         ({'scan': ()}, 'scan: expected'),
         ({'global_pool': 'token'}, 'global_pool: expected'),
         ({'embed_dim': 0}, 'embed_dim: expected'),
