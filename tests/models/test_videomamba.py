@@ -321,7 +321,7 @@ def test_a_wrong_clip_is_answered_with_what_is_expected(make, message):
         (lambda: small(rope=True, class_token='none'), 'rope: expected none of it'),
         (lambda: small(pad_image=True), 'pad_image: expected none of it'),
         (lambda: small(feature_pyramid=(0, 1, 1, 2)), 'feature_pyramid: expected none of it'),
-        (lambda: causal(mixer='mamba2'), "mixer: expected 'mamba1' in a causal model, got 'mamba2'"),
+        (lambda: causal(mixer='mamba2'), "^mixer: expected .*got 'mamba2'"),
         (lambda: causal(merge='attention'), "causal: expected one route .* got 'raster' and 'attention'"),
         (lambda: small(class_token='middle'), "class_token: expected 'first' or 'none', got 'middle'"),
         (lambda: causal(class_token='first'), "class_token: expected 'none', got 'first'"),
