@@ -100,7 +100,7 @@ def merge_routes(y: Tensor, routes: Routes, merge: nn.Module | None) -> Tensor:
 
 
 def project(u: Tensor, weight: Tensor) -> Tensor:
-    """One linear layer per route: u (b, l, d), read by every route, or (b, K, l, d); weight (K, c, d) -> (K, b, l, c)."""
+    """A linear layer per route: u (b, l, d), shared, or (b, K, l, d); weight (K, c, d) -> (K, b, l, c)."""
     b, l = u.shape[0], u.shape[-2]
     if u.ndim == 3:
         return linear(u, weight.flatten(0, 1)).view(b, l, *weight.shape[:2]).permute(2, 0, 1, 3)
