@@ -227,7 +227,7 @@ class Mixer(nn.Module):
         return self.scan.any_length
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(x.flatten(1, -2), self.scan(x)).unflatten(1, x.shape[1:-1])
+        return self.mix(x.flatten(1, -2), self.scan(x)).reshape(x.shape)
 
 
 def convolve(x: Tensor, convs: Sequence[nn.Conv1d], routes: Routes) -> Tensor:
