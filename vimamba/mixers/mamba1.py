@@ -229,16 +229,17 @@ class Mamba1(SequenceMixer):
         parts, k = self.projections, len(self.routes)
         A = -torch.exp(widen(torch.stack([route() for route in self.routes])))  # (k, d, n)
         D, bias = widen(torch.stack([part.D for part in parts])), None
-        if all(is_plain(part.x_proj, part.dt_proj) for part in parts):
-            x_proj = torch.stack([part.x_proj.weight for part in parts])
-            dt_proj = torch.stack([part.dt_proj.weight.t() for part in parts])
-            bias = widen(torch.stack([part.dt_proj.bias for part in parts]))
+        x_projs, dt_projs = [part.x_proj for part in parts], [part.dt_proj for part in parts]
+        if is_plain(*x_projs, *dt_projs):
+            x_proj = torch.stack([layer.weight for layer in x_projs])
+            dt_proj = torch.stack([layer.weight.t() for layer in dt_projs])
+            bias = widen(torch.stack([layer.bias for layer in dt_projs]))
             delta, B, C = project_scan(u.transpose(2, 3), x_proj, dt_proj, self.splits)
         else:
             projected = []
-            for part, own in zip(parts, u.unbind(1)):
-                dt, B, C = part.x_proj(own.mT).split(self.splits, -1)
-                projected.append([t.mT for t in (part.dt_proj(dt), B, C)])
+            for x_proj, dt_proj, u_k in zip(x_projs, dt_projs, u.unbind(1)):
+                dt, B, C = x_proj(u_k.mT).split(self.splits, -1)
+                projected.append([t.mT for t in (dt_proj(dt), B, C)])
             delta, B, C = (torch.stack(ts, 1) for ts in zip(*projected))
         if self.share_routes:
             u = u.squeeze(1)

@@ -227,7 +227,8 @@ class Mixer(nn.Module):
         return self.scan.any_length
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(x.flatten(1, -2), self.scan(x)).reshape(x.shape)
+        routes = self.scan.routes_of(x)
+        return self.mix(x, routes) if x.ndim == 3 else self.mix(x.flatten(1, -2), routes).reshape(x.shape)
 
 
 def convolve(x: Tensor, convs: Sequence[nn.Conv1d], routes: Routes) -> Tensor:
