@@ -92,7 +92,7 @@ def test_every_mixer_serves_every_family(name, mixer):
 class Mean(Core):
     """Every token is replaced by the mean of those that its route has read so far."""
 
-    def __init__(self, dim, routes, d_model, d_state, device=None, dtype=None):
+    def __init__(self, dim, routes, d_model, d_state=1, device=None, dtype=None):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(dim, device=device, dtype=dtype))
 

@@ -42,7 +42,7 @@ def run(*arguments: str, mamba_ssm: str | None = None, folder: Path | None = Non
         paths.append(str(folder))
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
     command = [sys.executable, 'benchmarks/h200.py', *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=860)
 
 
 def sections(printed: str) -> dict[str, list[str]]:
@@ -52,6 +52,7 @@ def sections(printed: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two minutes on an idle machine
 def test_every_section_yields_its_rows(tmp_path):
     results = tmp_path / 'results.csv'
     done = run('--dry-run', '--results', str(results), mamba_ssm=OURS, folder=tmp_path)

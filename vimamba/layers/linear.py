@@ -10,7 +10,8 @@ from vimamba.kernels.linear import linear
 
 __all__ = ['dense', 'is_plain']
 
-_PLAIN = (Tensor, nn.Parameter)
+_WEIGHTS = (Tensor, nn.Parameter)
+_BIASES = (*_WEIGHTS, type(None))
 
 
 def is_plain(*modules: nn.Module) -> bool:
@@ -19,20 +20,22 @@ def is_plain(*modules: nn.Module) -> bool:
     A fused path may read the parameters of such a module. Adapters, quantised layers, hooks, parametrisations, pruning,
     weight norm, offloading and sharded parameters all make a module not plain: it must be called.
     """
-    return not torch_module._has_any_global_hook() and all(_is_plain(module) for module in modules)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    return (
-        type(module) in (nn.Linear, nn.Conv1d)
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and not module._backward_hooks
-        and not module._backward_pre_hooks
-        and 'forward' not in module.__dict__
-        and all(type(p) in _PLAIN for p in module._parameters.values() if p is not None)
-        and module._parameters.get('weight') is not None
-    )
+    if torch_module._has_any_global_hook():
+        return False
+    for module in modules:
+        parameters = module._parameters
+        if (
+            type(module) not in (nn.Linear, nn.Conv1d)
+            or module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or 'forward' in module.__dict__
+            or type(parameters.get('weight')) not in _WEIGHTS
+            or type(parameters.get('bias')) not in _BIASES
+        ):
+            return False
+    return True
 
 
 def dense(layer: nn.Module, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from vimamba.kernels.gated_delta import gated_delta
 from vimamba.layers.norm import RMSNorm, widen
 
 from .init import init_dt_bias
-from .mixer import Core, merge_routes, register_mixer
+from .mixer import Core, merge_routes, project, register_mixer
 from .routes import IN_ORDER, Routes
 
 __all__ = ['GatedDelta']
@@ -82,8 +82,8 @@ class GatedDelta(Core):
 
     def run(self, u: Tensor, routes: Routes, state: Tensor | None = None) -> tuple[Tensor, Any]:
         """The output of every route (b, K, l, dim) and their last states (b, K * heads, d_state, headdim)."""
+        projected = project(u, self.x_proj).permute(1, 0, 3, 2)
         u = u.unsqueeze(1) if u.ndim == 3 else u
-        projected = torch.einsum('bkld,kcd->bkcl', u.expand(-1, len(self.x_proj), -1, -1), self.x_proj.to(u.dtype))
         # (b, l, K, .) in scan order
         u, projected = (routes.read(t).permute(0, 3, 1, 2) for t in (u.transpose(2, 3), projected))
         q, k, a, b = projected.split(self.splits, -1)

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor, nn
 
 import vimamba.kernels.selective_scan  # noqa: F401  (registers its operator in torch.ops.vimamba)
-from vimamba.kernels.linear import linear, linears
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.linear import dense, is_plain
 from vimamba.layers.norm import widen
 from vimamba.scans import ScanOrder
 
 from .init import init_A_log, init_dt
-from .mixer import Core, SequenceMixer, convolve, merge_routes, register_mixer
+from .mixer import Core, SequenceMixer, convolve, merge_routes, project, register_mixer
 from .routes import IN_ORDER, FixedScan, MapScan, Routes
 
-__all__ = ['Mamba1', 'SelectiveScan', 'project', 'scan']
+__all__ = ['Mamba1', 'SelectiveScan', 'project_scan', 'scan']
 
 
 def scan(
@@ -45,7 +44,7 @@ def scan(
     return y.transpose(-1, -2), last
 
 
-def project(u: Tensor, x_proj: Tensor, dt_proj: Tensor, splits: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+def project_scan(u: Tensor, x_proj: Tensor, dt_proj: Tensor, splits: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """(delta, B, C) of Mamba-1 for k routes; the bias of delta enters in the scan.
 
     Args:
@@ -57,16 +56,9 @@ def project(u: Tensor, x_proj: Tensor, dt_proj: Tensor, splits: Sequence[int]) -
     Returns:
         delta (b, k, d, l), B and C (b, k, n, l).
     """
-    b, l = u.shape[0], u.shape[-2]
-    if u.ndim == 3:
-        k, width, _ = x_proj.shape
-        parts = linear(u, x_proj.flatten(0, 1)).view(b * l, k, width).transpose(0, 1)
-    else:
-        flat = u.transpose(0, 1).flatten(1, 2)
-        parts = linears(flat, x_proj.to(flat.dtype))
-    dt, B, C = parts.split(splits, -1)
-    delta = torch.bmm(dt, dt_proj.to(dt.dtype))
-    return tuple([t.unflatten(1, (b, l)).permute(1, 0, 3, 2) for t in (delta, B, C)])
+    dt, B, C = project(u, x_proj).split(splits, -1)
+    delta = torch.bmm(dt.flatten(1, 2), dt_proj.to(dt.dtype)).view(dt.shape[:3] + dt_proj.shape[2:])
+    return tuple([t.permute(1, 0, 3, 2) for t in (delta, B, C)])
 
 
 class SelectiveScan(Core):
@@ -127,7 +119,7 @@ class SelectiveScan(Core):
 
     def operands(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The operands of the scan, u to the bias of delta."""
-        delta, B, C = project(u, self.x_proj, self.dt_proj.transpose(1, 2), self.splits)
+        delta, B, C = project_scan(u, self.x_proj, self.dt_proj.transpose(1, 2), self.splits)
         A = -torch.exp(widen(self.A_log))
         return u.transpose(-1, -2), delta, A, B, C, widen(self.D), widen(self.dt_bias)
 
@@ -237,16 +229,17 @@ class Mamba1(SequenceMixer):
         parts, k = self.projections, len(self.routes)
         A = -torch.exp(widen(torch.stack([route() for route in self.routes])))  # (k, d, n)
         D, bias = widen(torch.stack([part.D for part in parts])), None
-        if all(is_plain(part.x_proj, part.dt_proj) for part in parts):
-            x_proj = torch.stack([part.x_proj.weight for part in parts])
-            dt_proj = torch.stack([part.dt_proj.weight.t() for part in parts])
-            bias = widen(torch.stack([part.dt_proj.bias for part in parts]))
-            delta, B, C = project(u.transpose(2, 3), x_proj, dt_proj, self.splits)
+        x_projs, dt_projs = [part.x_proj for part in parts], [part.dt_proj for part in parts]
+        if is_plain(*x_projs, *dt_projs):
+            x_proj = torch.stack([layer.weight for layer in x_projs])
+            dt_proj = torch.stack([layer.weight.t() for layer in dt_projs])
+            bias = widen(torch.stack([layer.bias for layer in dt_projs]))
+            delta, B, C = project_scan(u.transpose(2, 3), x_proj, dt_proj, self.splits)
         else:
             projected = []
-            for part, own in zip(parts, u.unbind(1)):
-                dt, B, C = part.x_proj(own.mT).split(self.splits, -1)
-                projected.append([t.mT for t in (part.dt_proj(dt), B, C)])
+            for x_proj, dt_proj, u_k in zip(x_projs, dt_projs, u.unbind(1)):
+                dt, B, C = x_proj(u_k.mT).split(self.splits, -1)
+                projected.append([t.mT for t in (dt_proj(dt), B, C)])
             delta, B, C = (torch.stack(ts, 1) for ts in zip(*projected))
         if self.share_routes:
             u = u.squeeze(1)

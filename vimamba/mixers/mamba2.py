@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimamba.errors import bad_argument
-from vimamba.kernels.linear import linear
 from vimamba.kernels.ssd import ssd
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.linear import dense
@@ -15,7 +14,7 @@ from vimamba.layers.norm import RMSNorm, widen
 from vimamba.scans import ScanOrder
 
 from .init import init_dt_bias
-from .mixer import Core, SequenceMixer, convolve, merge_routes, register_mixer
+from .mixer import Core, SequenceMixer, convolve, merge_routes, project, register_mixer
 from .routes import FixedScan, MapScan, Routes
 
 __all__ = ['SSD', 'Mamba2', 'scan_heads']
@@ -104,12 +103,8 @@ class SSD(Core):
         nn.init.ones_(self.D)
 
     def forward(self, u: Tensor, routes: Routes) -> Tensor:
-        if u.ndim == 3:
-            projected = linear(u, self.x_proj.flatten(0, 1)).unflatten(2, self.x_proj.shape[:2]).permute(0, 2, 3, 1)
-            u = u.unsqueeze(1)
-        else:
-            projected = torch.einsum('bkld,kcd->bkcl', u, self.x_proj.to(u.dtype))
-        dt, B, C = projected.split(self.splits, 2)
+        dt, B, C = project(u, self.x_proj).permute(1, 0, 3, 2).split(self.splits, 2)
+        u = u.unsqueeze(1) if u.ndim == 3 else u
         y = scan_heads(u.transpose(2, 3), dt, B, C, self.A_log, self.D, self.dt_bias, routes)
         return merge_routes(y, routes, self.merge)
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import vimamba.kernels.causal_conv1d  # noqa: F401  (registers its operator in torch.ops.vimamba)
 from vimamba.errors import UsageError, bad_argument, unknown_name
+from vimamba.kernels.linear import linear, linears
 from vimamba.layers.channel_attention import ChannelAttention
 from vimamba.layers.linear import dense, is_plain
 from vimamba.scans import ScanOrder
@@ -43,6 +44,7 @@ __all__ = [
     'list_mixers',
     'merge_routes',
     'mixer_per_block',
+    'project',
     'register_mixer',
 ]
 
@@ -50,25 +52,26 @@ __all__ = [
 class Core(nn.Module):
     """What is computed along K routes at one width: the base of registered mixers.
 
-    A subclass takes ``(dim, routes, d_model, d_state, device, dtype)`` by keyword, and further options. It defines
-    ``forward(u, routes)`` and ``reset_parameters()``, and `resume` if it carries a state from part to part.
+    A shell calls ``core(dim, routes, d_model=..., device=..., dtype=..., **options)``. A subclass defines `forward` and
+    ``reset_parameters``, and `resume` if it carries a state from part to part.
 
-    Args of subclasses:
+    Args:
         dim: channels (d_inner).
         routes: K, the number of routes.
-        d_model: width of the tokens outside of the shell.
-        d_state: size of the state.
+        d_model: width of the tokens outside the shell.
+        d_state: size of the state, with a default; further options have defaults too.
 
     Attributes:
-        merge: what the shell applies to the output of each route in front of their sum, see `merge_routes`; or None.
+        merge: what the shell applies to the output of each route before their sum, see `merge_routes`; or None.
 
-    Shape: u (b, l, dim), read by every route, or (b, K, l, dim), each route's own -> the sum over the routes
-    (b, l - pads, dim). Tokens are in memory order; `Routes` say in which order to read.
+    Shape: ``forward(u, routes)`` takes u (b, l, dim), which every route reads, or (b, K, l, dim), one for each route.
+    It returns the sum over the routes (b, l - pads, dim). Tokens are in memory order; `Routes` say in which order to
+    read them.
     """
 
-    no_weight_decay: ClassVar[tuple[str, ...]] = ()  # names of parameters
-    merges: ClassVar[bool] = True  # whether it applies `merge`
-    grid_act: ClassVar[Callable[[], nn.Module]] = nn.SiLU  # in front of it, in a `GridMixer`
+    no_weight_decay: ClassVar[tuple[str, ...]] = ()  # names of its parameters without weight decay
+    merges: ClassVar[bool] = True  # False if it does not apply `merge`
+    grid_act: ClassVar[Callable[[], nn.Module]] = nn.SiLU  # before it in a `GridMixer`
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,6 +97,14 @@ def merge_routes(y: Tensor, routes: Routes, merge: nn.Module | None) -> Tensor:
     for route in y.unbind(1):
         total = total + merge(route)
     return total
+
+
+def project(u: Tensor, weight: Tensor) -> Tensor:
+    """A linear layer per route: u (b, l, d), shared, or (b, K, l, d); weight (K, c, d) -> (K, b, l, c)."""
+    b, l = u.shape[0], u.shape[-2]
+    if u.ndim == 3:
+        return linear(u, weight.flatten(0, 1)).view(b, l, *weight.shape[:2]).permute(2, 0, 1, 3)
+    return linears(u.transpose(0, 1).flatten(1, 2), weight.to(u.dtype)).unflatten(1, (b, l))
 
 
 _MIXERS: dict[str, tuple[type[Core], Callable[..., Mixer]]] = {}  # name -> the core and its block of sequences
@@ -216,7 +227,8 @@ class Mixer(nn.Module):
         return self.scan.any_length
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mix(x.flatten(1, -2), self.scan(x)).unflatten(1, x.shape[1:-1])
+        routes = self.scan.routes_of(x)
+        return self.mix(x, routes) if x.ndim == 3 else self.mix(x.flatten(1, -2), routes).reshape(x.shape)
 
 
 def convolve(x: Tensor, convs: Sequence[nn.Conv1d], routes: Routes) -> Tensor:

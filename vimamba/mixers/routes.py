@@ -96,7 +96,8 @@ class FixedScan(nn.Module):
             self.routes = replace(self.routes, rows=rows.to(self.device))
         return self
 
-    def forward(self, x: Tensor) -> Routes:
+    def routes_of(self, x: Tensor) -> Routes:
+        """The routes over tokens (b, l, c) or a map (b, *grid, c)."""
         rows = self.routes.rows
         if rows is not None and rows.device != x.device and x.device.type != 'meta':  # moved without `_apply`
             self.routes = replace(self.routes, rows=rows.to(x.device))
@@ -121,7 +122,8 @@ class MapScan(nn.Module):
         self.names = (scan,) if isinstance(scan, str) else tuple(scan)
         self.count = create_order(self.names, (2,) * sides).routes
 
-    def forward(self, x: Tensor) -> Routes:
+    def routes_of(self, x: Tensor) -> Routes:
+        """The routes over a map (b, *grid, c)."""
         return lay(self.names, x)
 
     def extra_repr(self) -> str:

@@ -75,7 +75,7 @@ class GridMixer(Mixer):
         self.out_proj = nn.Linear(d_inner, d_model, bias=bias, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        routes = self.scan(x)
+        routes = self.scan.routes_of(x)
         x = dense(self.in_proj, x)
         z = x
         if self.gate:

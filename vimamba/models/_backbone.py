@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         """Normalised output of the last layer."""
         x = self.embed(x)
         for layer in self._layers:
-            x = checkpoint(layer, x, use_reentrant=False) if self.grad_checkpointing else layer(x)
+            x = self._run(layer, x)
         return self._final(self.norm(x))
 
     def _final(self, x: Tensor) -> Tensor:
