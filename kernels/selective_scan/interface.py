@@ -89,14 +89,16 @@ def selective_scan(
     torch.Size([1, 4, 8])
     """
     B, C = (t.unsqueeze(1) if isinstance(t, Tensor) and t.ndim == 3 else t for t in (B, C))
+    check_rank('u', u, '(b, d, l)', 3)
     check_flags(delta_softplus=delta_softplus, return_last_state=return_last_state, reverse=reverse)
-    options = (None, [-1 if reverse else 1], delta_softplus, False)  # of one route
-    _check(Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *options), routes=False)
-    delta, B, C = delta.unsqueeze(1), B.unsqueeze(1), C.unsqueeze(1)
-    D, delta_bias = (None if t is None else t.unsqueeze(0) for t in (D, delta_bias))
-    start = None if initial_state is None else initial_state.unsqueeze(1)
-    scan = Scan(u, delta, A.unsqueeze(0), B, C, D, z, delta_bias, start, *options)
-    out, last_state = _run(scan, backend)
+    options = (None, [-1 if reverse else 1], delta_softplus)  # of one route
+    try:
+        delta_, B_, C_, start_ = (t.unsqueeze(1) if isinstance(t, Tensor) else t for t in (delta, B, C, initial_state))
+        A_, D_, bias = (t.unsqueeze(0) if isinstance(t, Tensor) else t for t in (A, D, delta_bias))
+        out, last_state = _run(Scan(u, delta_, A_, B_, C_, D_, z, bias, start_, *options), backend)
+    except UsageError:
+        _check(Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *options), routes=False)  # without the axis k
+        raise
     return (out, last_state[:, 0]) if return_last_state else out
 
 
