@@ -237,7 +237,7 @@ def _say(device_type: str, name: str) -> None:
 
 
 def _forward(*args):
-    """Returns out, the last state, and what ``save`` keeps for the backward pass, which else computes it again."""
+    """Returns out, the last state and, with ``save``, the states and y that the backward pass otherwise recomputes."""
     *arguments, save, backend = args
     scan = Scan._make(arguments)
     _check(scan)

@@ -148,7 +148,7 @@ def exchange(v, w, lane, BIT: tl.constexpr):
 
 @triton.jit
 def fold(v, BLOCK: tl.constexpr):
-    """One value per lane: the sum over the channels of a thread."""
+    """Sums over the channels of each thread: one value per lane."""
     if BLOCK > 64:
         even, odd = tl.split(tl.reshape(v, [BLOCK // 2, 2]))
         v = even + odd

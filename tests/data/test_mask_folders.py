@@ -120,7 +120,7 @@ def spoil(root, what):
         ('a class twice', r"classes: expected each name once, got 'sky' 2 times"),
         ('colours', r'3\.png: a mask of mode RGB: save class numbers'),
         ('truncated', r'3\.png: cannot be read as a mask'),
-        ('no classes', r'classes\.txt with the name of a class a line'),
+        ('no classes', r'classes\.txt with one class name per line'),
         ('no folder', r'train/masks: no such folder'),
     ],
 )

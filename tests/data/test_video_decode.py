@@ -97,7 +97,7 @@ REASONS = {
     'truncated_body': r'truncated: \d+ of \d+ bytes',
     'truncated_front': r'truncated: \d+ of \d+ bytes',
     'truncated_webm': r'truncated: \d+ of \d+ bytes',
-    'script': 'concat is no format of videos',
+    'script': 'concat is not a video format',
     'sound': 'no video stream in it',
     'single': r'1 frame\(s\); a video has at least 2',
     'sizes': 'frames of several sizes, 64 x 64 and 32 x 32 pixels',

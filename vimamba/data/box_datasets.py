@@ -1,4 +1,4 @@
-"""What data sets of objects share, whatever file they are read from: checked boxes, compact memory, samples."""
+"""The base of detection data sets: checked boxes, compact storage and samples, independent of the file format."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class ObjectDataset(FileDataset):
 
         boxes (N, 4) float32     left, top, right, bottom in pixels, the outer edges
         labels (N,) int64        index into ``classes``
-        iscrowd (N,) int64       1 for what is neither to be found nor wrong to be found
+        iscrowd (N,) int64       1 for objects that evaluation ignores
         area (N,) float32        of the object, in square pixels
         masks (N, H, W) uint8    with ``masks=True``
         image_id int
 
-    The pixels are those of the file: an EXIF orientation is not applied, since annotations are made without it.
+    EXIF orientation is not applied, since annotations refer to the stored pixels.
 
     Attributes:
-        skipped: records that were left out, as ``'file: record: reason'``.
+        skipped: records left out, as ``'file: record: reason'``.
     """
 
     def __init__(self, classes: Sequence[str], transform: Transform | None, masks: bool) -> None:
@@ -49,7 +49,7 @@ class ObjectDataset(FileDataset):
         self._added.append((path, json.dumps([number, *size, objects], separators=(',', ':')).encode()))
 
     def _close(self, file: Path) -> None:
-        """All records into one text: a million small objects would be copied into each worker as it touches them."""
+        """Joins all records into one buffer: workers would copy a million small objects by their reference counts."""
         super().__init__([path for path, _ in self._added], self.transform)
         records = [record for _, record in self._added]
         self._records, self._ends = b''.join(records), np.cumsum([0, *map(len, records)])
@@ -78,7 +78,7 @@ class ObjectDataset(FileDataset):
         return self.transform(image, target) if self.transform else (image, target)
 
     def _mask(self, shape: Any, height: int, width: int) -> np.ndarray:
-        """The mask (height, width) uint8 of a shape as it was added."""
+        """Decodes the shape of an object: (height, width) uint8."""
         raise NotImplementedError
 
 
@@ -103,13 +103,13 @@ def checked_box(box: Sequence[float], size: tuple[int, int], where: str) -> tupl
 
 
 def inside(folder: Path, name: Any, where: str) -> Path:
-    """The path of a file in a folder, by its name.
+    """Joins a folder and the name of a file in it.
 
     Raises:
         UsageError: the name is not text, or leads out of the folder.
     """
     if not isinstance(name, str) or not name or os.path.isabs(name) or '..' in Path(name).parts or '\0' in name:
-        raise UsageError(f'{where}: {name!r} is no name of a file in {folder}')
+        raise UsageError(f'{where}: expected the name of a file in {folder}, got {name!r}')
     return folder / name
 
 

@@ -1,4 +1,4 @@
-"""Frames to tensors: what is drawn at random is drawn once for all frames of a clip."""
+"""Transforms of clips: random parameters are drawn once for all frames of a clip."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ from vimamba.errors import bad_argument, one_of
 
 __all__ = ['AUGMENT_CLIP', 'ClipTransform']
 
-# what training does to a clip: what it does to a photograph, the same to each frame
 AUGMENT_CLIP: dict[str, Any] = AUGMENT['imagenet']
 
 
 class ClipTransform:
-    """(T, H, W, 3) uint8 -> (3, T, height, width) float32, or of several crops (crops, 3, T, height, width).
+    """(T, H, W, 3) uint8 -> (3, T, height, width) float32, or (crops, 3, T, height, width) for several crops.
 
     Args:
         input_size: (height, width) in pixels.
         mean, std: per channel, for pixels in 0..1.
-        training: augment as ``style`` says, whose keys are those of `AUGMENT_CLIP`; without a style, as in evaluation.
+        training: augment by ``style``, options that override `AUGMENT_CLIP`; without a style, as in evaluation.
         interpolation: resizing filter, 'bicubic' or 'bilinear'.
-        crop_pct: share of the shorter side that evaluation keeps.
-        crops: 1 in the middle, or 3 along the longer side, outside of training.
+        crop_pct: fraction of the shorter side that evaluation keeps.
+        crops: 1 crop in the centre, or 3 along the longer side, in evaluation.
     """
 
     def __init__(

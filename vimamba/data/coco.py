@@ -1,4 +1,4 @@
-"""COCO's format of detection and instance segmentation: one JSON file a split, polygon and run-length masks.
+"""COCO's format of detection and instance segmentation: one JSON file per split, with masks as polygons or run lengths.
 
 | a record with | is |
 |---|---|
@@ -36,13 +36,13 @@ class CocoDataset(ObjectDataset):
         root: the folder.
         split: 'train' or 'val'.
         transform: see `ObjectDataset`.
-        masks: give instance masks, which every object then needs to have.
+        masks: return instance masks; every object must have one.
         train_images, val_images: the folders of the images, in ``root``.
         train_json, val_json: the files of the annotations, in ``root``.
-        keep_empty: train on images without objects, too.
+        keep_empty: keep images without objects in training.
 
     Raises:
-        UsageError: see the table above.
+        UsageError: a record that the table of this module refuses.
     """
 
     splits = ('train', 'val')
@@ -116,7 +116,7 @@ class CocoDataset(ObjectDataset):
 
 
 def run_lengths(text: str) -> list[int]:
-    """The run lengths in COCO's compressed text: five bits a character; the fourth and later less the last but one.
+    """Decodes COCO's compressed run lengths: five bits per character, differences from the fourth number on.
 
     >>> run_lengths('03o0')
     [0, 3, 31]
@@ -129,7 +129,7 @@ def run_lengths(text: str) -> list[int]:
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
-            raise ValueError(f'{character!r} is no character of it')
+            raise ValueError(f'unexpected character {character!r}')
         value |= (bits & 31) << shift
         shift += 5
         if shift > 60:
@@ -166,7 +166,7 @@ def _need(record: Any, keys: dict[str, type], where: str) -> None:
 def _records(
     content: dict[str, Any], file: Path, kind: str, section: str, keys: dict[str, type]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a section with the place of each: by its id, else by its number, from 1. No id is there twice."""
+    """Yields the records of a section with their places: the id, else the position from 1. Ids are unique."""
     seen: set[int] = set()
     for position, record in enumerate(content[section], 1):
         number = record.get('id') if isinstance(record, dict) else None
@@ -180,7 +180,7 @@ def _records(
 
 
 def _shown(value: Any) -> str:
-    """A value as the file has it, cut if it is long."""
+    """The JSON text of a value, shortened."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f'{text[:40]}...'
 

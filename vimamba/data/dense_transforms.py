@@ -26,7 +26,7 @@ __all__ = ['AUGMENT_DENSE', 'DenseTransform']
 
 AUGMENT_DENSE: dict[str, Any] = {
     'hflip': 0.5,  # probability of a left-right flip
-    'resize': None,  # (short side, most of the long side) in pixels before all else; None leaves the size
+    'resize': None,  # (short side, most of the long side) in pixels first of all; None keeps the size
     'scale': (1.0, 1.0),  # random factor on the size, uniform between these
     'crop': None,  # (height, width) in pixels of a random crop; smaller images are padded at the right and the bottom
     'max_class_share': 1.0,  # of a semantic map: crops with more of one class are drawn again, up to ten times
@@ -47,15 +47,15 @@ _RULES = {
 
 
 class DenseTransform:
-    """An image and its target to tensors, augmented in training.
+    """Converts an image and its target to tensors, and augments them in training.
 
     Args:
-        channels: of the image: 1 (grey), 3 (RGB) or 4 (RGBA).
-        augment: options over `AUGMENT_DENSE`; None for none at all.
+        channels: channels of the image: 1 (grey), 3 (RGB) or 4 (RGBA).
+        augment: options that override `AUGMENT_DENSE`; None for no augmentation.
 
-    Called with a PIL image and a target of arrays (boxes (N, 4), labels, area, iscrowd (N,), maybe masks (N, H, W), or
-    a semantic mask (H, W)) it gives the image (C, H, W) float32 in 0..1 and the target as tensors; what is not known by
-    these names stays as it is. Objects that a crop leaves nothing of are left out.
+    Called with a PIL image and a target of arrays: boxes (N, 4), labels, area, iscrowd (N,) and optionally masks
+    (N, H, W), or a semantic mask (H, W). Returns the image (C, H, W) float32 in 0..1 and the target as tensors. Other
+    entries are kept unchanged. Objects outside a crop are removed.
 
     Raises:
         UsageError: an unknown option, with the nearest one, or a value out of range.
@@ -169,7 +169,7 @@ def _detr_window(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def _crop(sample: dict[str, Any], top: int, left: int, bottom: int, right: int) -> dict[str, Any]:
-    """The window of everything; objects without a pixel in it are left out."""
+    """Crops the image and its target to a window; removes objects outside it."""
     sample['image'] = sample['image'][top:bottom, left:right]
     for key in ('mask', 'masks'):
         if key in sample:
@@ -185,7 +185,7 @@ def _crop(sample: dict[str, Any], top: int, left: int, bottom: int, right: int) 
 
 
 def _resized(sample: dict[str, Any], factor: float) -> dict[str, Any]:
-    """Everything ``factor`` times as large, to whole pixels; maps by their nearest value."""
+    """Resizes the image and its target by ``factor``, to whole pixels; masks by nearest neighbour."""
     import cv2
 
     before = sample['image'].shape
@@ -209,6 +209,6 @@ def _resized(sample: dict[str, Any], factor: float) -> dict[str, Any]:
 
 
 def _keep(sample: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
-    """Only these objects."""
+    """Keeps the objects of these rows."""
     objects = ('boxes', 'labels', 'area', 'iscrowd', 'masks')
     return {key: value[rows] if key in objects else value for key, value in sample.items()}

@@ -39,7 +39,7 @@ DATASETS: dict[str, dict[str, Any]] = {
 
 
 def options_of(kind: Any) -> dict[str, Any]:
-    """The keyword arguments of a data set's class and their defaults, with those that it passes on."""
+    """The keyword arguments of a data set's class and its bases, with their defaults."""
     named = dict(inspect.signature(kind.find).parameters) if hasattr(kind, 'find') else {}
     for base in (base for base in kind.__mro__ if '__init__' in vars(base)):
         parameters = inspect.signature(base).parameters
@@ -66,9 +66,9 @@ def create_dataset(
         task: 'classification', 'detection', 'segmentation' or 'video'.
         root: the folder of the data set; digits and digit scenes have none.
         split: one of the ``splits`` of the data set, such as 'train' or 'val'.
-        transform: to classify, PIL image -> float tensor (C, H, W); None keeps the size and scales to 0..1. For the
-            other tasks, image and target -> both as tensors, such as `vimamba.data.dense_transforms.DenseTransform`.
-        seed: only chooses which images ``fraction`` keeps. The digits split never depends on it.
+        transform: for classification, PIL image -> float tensor (C, H, W); None keeps the size and scales to 0..1. For
+            other tasks, (image, target) -> both as tensors, such as `vimamba.data.dense_transforms.DenseTransform`.
+        seed: chooses the images that ``fraction`` keeps; the digits split does not depend on it.
         options: further arguments of the data set's class.
 
     >>> digits = create_dataset('digits', split='test')

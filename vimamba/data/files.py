@@ -1,4 +1,4 @@
-"""Files of data sets: found, listed and read; an error names the file."""
+"""Finds, lists and reads the files of data sets; errors name the file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FileDataset(Dataset):
 
 
 def find_files(paths: Iterable[Root], extensions: Sequence[str], kind: str) -> list[str]:
-    """Files as they are, folders searched recursively for extensions, in a fixed order, each once.
+    """The given files, and those with some extensions below the given folders, in a fixed order, each once.
 
     Raises:
         UsageError: if a path does not exist, a folder cannot be read, or nothing is found.
@@ -91,7 +91,7 @@ def subfolders(folder: Root, hint: str) -> list[str]:
 def class_folders(
     root: Root, split: str, extensions: Sequence[str], kind: str
 ) -> tuple[list[str], list[int], list[str]]:
-    """Paths in ``root/<split>/<class>/**/<file>``, the class of each, and all classes: the folders of train, sorted.
+    """The paths ``root/<split>/<class>/**/<file>``, their classes, and all classes: the sorted folders of train.
 
     Raises:
         UsageError: a folder is missing or cannot be read, a class is not in train, or there are no files.
@@ -108,7 +108,7 @@ def class_folders(
 
 
 def read_text(file: Path) -> str:
-    """A text file in UTF-8, without the byte order mark that some editors put in front.
+    """Reads a text file in UTF-8, without a byte order mark.
 
     Raises:
         UsageError: it cannot be read, or is not UTF-8.
@@ -137,7 +137,7 @@ def read_json(file: Path) -> Any:
 
 
 def listed_names(file: Path) -> dict[int, str]:
-    """The names in a file that lists one a line, by the number of the line, from 1.
+    """The names in a file with one name per line, by line number from 1.
 
     Raises:
         UsageError: the file cannot be read, or lists a name twice.

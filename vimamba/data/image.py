@@ -1,7 +1,7 @@
-"""Image files in, 8-bit PIL images out, and a broken file always named.
+"""Reads image files as 8-bit PIL images; an error always names the file.
 
-Orientation: the EXIF tag is applied, so an upright photograph is upright here. timm and torchvision ignore the tag;
-the few ImageNet images that carry one are therefore read differently.
+The EXIF orientation is applied. timm and torchvision ignore it, so the few ImageNet images that have one are read
+differently.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EIGHT_BIT = ('L', 'LA', 'RGB', 'RGBA')
 
 
 class BrokenImage(UsageError):
-    """A file that cannot be read as an image: its ``path``, and the ``reason``."""
+    """A file that cannot be read as an image. Attributes: ``path``, ``reason``."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(path, reason)
@@ -35,7 +35,7 @@ class BrokenImage(UsageError):
 
 
 def to_eight_bit(image: Image.Image) -> Image.Image:
-    """Any PIL mode to L, LA, RGB or RGBA; 16-bit grey 0..65535 becomes 0..255 (PIL itself would clip at 255).
+    """Converts any PIL mode to L, LA, RGB or RGBA; 16-bit grey is scaled to 0..255 (PIL would clip it).
 
     >>> to_eight_bit(Image.fromarray(np.array([[0, 25700, 65535]], np.uint16))).tobytes()
     b'\\x00d\\xff'
@@ -58,7 +58,7 @@ def to_eight_bit(image: Image.Image) -> Image.Image:
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """To grey (1), RGB (3) or RGBA (4); transparency is dropped for 1 and 3, as timm and torchvision do.
+    """Converts to grey (1), RGB (3) or RGBA (4); 1 and 3 drop transparency, as timm and torchvision do.
 
     >>> to_channels(Image.new('CMYK', (2, 1), (0, 255, 255, 0)), 3).getpixel((0, 0))
     (255, 0, 0)

@@ -1,6 +1,6 @@
-"""Data sets to classify: the real digits inside scikit-learn, folders of images, ImageNet.
+"""Data sets of image classification: scikit-learn's digits, folders of images, ImageNet.
 
-Each is map-style: ``dataset[i] -> (image, target)``, ``dataset.classes``, ``dataset.sample_path(i)``.
+Each is map-style: ``dataset[i]`` is (image, target). Attributes: ``classes``; ``sample_path(i)``.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def _keep(targets: np.ndarray, fraction: float, split: str, seed: int) -> np.nda
 
 
 def _stratified_order(targets: np.ndarray, seed: int) -> np.ndarray:
-    """A permutation of which every contiguous slice holds the classes in proportion, to about one image.
+    """A permutation whose contiguous slices all have the classes in proportion, to about one image.
 
-    ``RandomState``, because NumPy keeps its streams the same in all future versions.
+    Uses ``RandomState``, whose streams NumPy keeps the same in future versions.
     """
     order = np.random.RandomState(seed).permutation(len(targets))
     place = np.empty(len(targets))
@@ -53,7 +53,7 @@ def _stratified_order(targets: np.ndarray, seed: int) -> np.ndarray:
 
 
 def digits_split(targets: np.ndarray, *, fold: int | None = None, folds: int = 5) -> dict[str, np.ndarray]:
-    """The indices of each digits split, stratified, fixed before any model was tuned on it.
+    """The indices of each digits split, stratified and fixed before any model was tuned on it.
 
     ``targets`` are the classes, (N,) int. Without ``fold``: 70 % train, 15 % val, 15 % test. With it, 0 to folds - 1,
     for cross-validation: test is that fold of ``folds``, val the 15 % of all images that follow it, train the rest.
@@ -134,7 +134,7 @@ class Folder(FileDataset):
 
     @staticmethod
     def _names(folder: Path, folders: list[str]) -> list[str]:
-        """The class names that people read, from the sorted folder names."""
+        """Readable class names from the sorted folder names."""
         return folders
 
 

@@ -1,15 +1,15 @@
 """Batches that are a function of (seed, epoch, position) alone.
 
-Neither the number of workers, nor an interruption, nor what else the program draws at random changes a batch:
+Neither the number of workers, nor an interruption, nor other random draws of the program change a batch:
 `EpochSampler` computes the order of an epoch from (seed, epoch), and each sample is augmented under a seed made from
 (seed, epoch, item). Skipping to any position of an epoch decodes nothing.
 
-What happens to a file that cannot be read:
+Files that cannot be read:
 
-    training      It is left out. Another image, drawn uniformly under the same seed, takes its place, so that every
+    training      The file is left out. Another image, drawn uniformly under the same seed, replaces it, so that every
                   batch is full (timm's Mixup needs an even number) and the same in every run. `Loader.broken` keeps
                   each path and reason, with one warning each. More than ``max_broken`` of the data set: UsageError.
-    evaluation    UsageError that names it. An evaluation never replaces an image.
+    evaluation    A UsageError names the file. Evaluation never replaces an image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'end_workers'
 
 
 class SampleKey(NamedTuple):
-    """What the sampler hands to a worker: all that a sample depends on, besides the seed."""
+    """What a sample depends on besides the seed; the sampler hands it to a worker."""
 
     epoch: int
     item: int
@@ -46,15 +46,15 @@ class SampleKey(NamedTuple):
 class EpochSampler(Sampler[SampleKey]):
     """The part of each epoch that one process reads.
 
-    Training: a permutation made from (seed, epoch), dealt out to the processes in turn; ``drop_last`` leaves out the
-    last ``length % world_size`` of it, otherwise its beginning is repeated. Evaluation: all indices in order; the
-    repetitions that give each process the same number are marked as padding.
+    Training: a permutation from (seed, epoch), distributed to the processes in turn. ``drop_last`` drops its last
+    ``length % world_size`` indices; otherwise its beginning is repeated. Evaluation: all indices in order; repetitions
+    that give each process the same number are marked as padding.
 
     Args:
         length: samples in the data set.
         training: whether to shuffle.
         seed: a non-negative integer.
-        rank, world_size: this process, and how many there are.
+        rank, world_size: index of this process, and number of processes.
         drop_last: see above.
 
     >>> sampler = EpochSampler(5, training=False, world_size=2, rank=1)
@@ -73,13 +73,13 @@ class EpochSampler(Sampler[SampleKey]):
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """The epoch to read next, without the first ``start`` samples that this process has had of it."""
+        """Sets the next epoch, without the first ``start`` samples of this process."""
         if not 0 <= start <= self.per_rank:
             raise bad_argument('start', f'0 to {self.per_rank}, the samples of an epoch', start)
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        """Samples of a whole epoch, wherever it starts."""
+        """Samples of a whole epoch, regardless of its start."""
         return self.per_rank
 
     def __iter__(self) -> Iterator[SampleKey]:
@@ -109,15 +109,15 @@ def create_loader(
     """A DataLoader of ``[images (B, C, H, W), targets (B,) int64]``; the module docstring states its promises.
 
     Args:
-        dataset: as `create_dataset` returns it.
+        dataset: from `create_dataset`.
         batch_size: images per batch and process.
         training: shuffles, drops the last incomplete batch, skips unreadable files.
         seed: a non-negative integer, the same in every process.
-        workers: processes that decode; 0 decodes in this one.
-        rank, world_size: this process, and how many there are. In evaluation each process gets the same number of
-            samples; those added as padding have target -1.
+        workers: number of decoding processes; 0 decodes in this process.
+        rank, world_size: index of this process, and number of processes. In evaluation each process gets the same
+            number of samples; padding has target -1.
         drop_last: None for ``training``.
-        max_broken: training stops once this process has found more than this share of the data set unreadable.
+        max_broken: fraction of the data set; training stops if more of it is unreadable.
         timeout: seconds to wait for a worker.
         lists: return two lists instead, of images (C, H, W) of any size and targets of any kind; padding has the
             target None.
@@ -230,7 +230,7 @@ _running: WeakSet[Any] = WeakSet()  # iterators with workers
 
 
 def end_workers() -> None:
-    """Ends the workers of every loader, where one of them is lost."""
+    """Ends the workers of every loader after one was lost."""
     for batches in list(_running):
         _end(batches)
 
@@ -255,7 +255,7 @@ def _end(batches: Any) -> None:
 def lost_worker(error: Exception) -> UsageError | None:
     """The UsageError for an error of torch that reports a dead or hanging data worker; None for any other error.
 
-    torch raises its RuntimeError wherever the main thread happens to be, not only while it waits for a batch.
+    torch raises this RuntimeError anywhere in the main thread, not only while it waits for a batch.
 
     >>> lost_worker(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'))  # doctest: +ELLIPSIS
     UsageError('DataLoader worker (pid 7) is killed by signal: Killed; memory or shared memory (/dev/shm) ...
@@ -281,7 +281,7 @@ class _Sample(NamedTuple):
 
 
 class _Samples(Dataset):
-    """A data set read by `SampleKey`."""
+    """Indexes a data set by `SampleKey`."""
 
     def __init__(self, dataset: Any, training: bool, seed: int, max_broken: float, padding: int | None):
         self.dataset, self.training, self.seed, self.padding = dataset, training, seed, padding
@@ -326,7 +326,7 @@ def _seeds(count: int, *entropy: int) -> list[int]:
 
 @contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's CPU generators seeded from ``entropy`` inside, as they were outside."""
+    """Seeds Python's, NumPy's and torch's CPU generators from ``entropy``; restores them on exit."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     seeds = _seeds(3, *entropy)
     random.seed(seeds[0])

@@ -1,4 +1,4 @@
-"""Semantic segmentation from folders: an image, and a mask whose pixels are class numbers, by the same name."""
+"""Semantic segmentation from folders: images, and masks of class numbers with the same names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
 
 
 class Layout(NamedTuple):
-    """Where a split lies: folders and endings of the images and of their masks."""
+    """Folders and suffixes of the images and masks of a split."""
 
     images: str
     masks: str
@@ -37,17 +37,17 @@ class Layout(NamedTuple):
 
 
 class MaskFolder(FileDataset):
-    """``root/{train,val}/images/*`` with ``root/{train,val}/masks/*.png``, names without their endings being the same.
+    """``root/{train,val}/images/*`` with ``root/{train,val}/masks/*.png`` of the same names.
 
     A mask has one channel of 8 or 16 bits (grey, or a palette, whose colours do not matter); its values are class
-    numbers, at most 254, and 255 is left out of loss and metric. ``dataset[i]`` is ``transform(image, target)`` with a
+    numbers, at most 254; loss and metric ignore 255. ``dataset[i]`` is ``transform(image, target)`` with a
     PIL image and ``{'mask': (H, W) uint8, 'image_id': int}``.
 
     Args:
         root: the folder.
         split: 'train' or 'val'.
         transform: see above.
-        classes: their names, the first of number 0; None for the lines of ``root/classes.txt``.
+        classes: names of the classes, from number 0; None for the lines of ``root/classes.txt``.
 
     Raises:
         UsageError: a folder, an image or a mask is missing; the message names it.
@@ -93,15 +93,15 @@ class MaskFolder(FileDataset):
         file = root / 'classes.txt'
         names = [line.strip() for line in read_text(file).split('\n') if line.strip()] if file.is_file() else []
         if not names:
-            raise UsageError(f'{root}: classes.txt with the name of a class a line, or data.classes=[...], is needed')
+            raise UsageError(f'{root}: expected classes.txt with one class name per line, or data.classes=[...]')
         return names
 
     def _chosen(self, root: Path, split: str) -> list[str] | None:
-        """The names in the split, where a file lists them."""
+        """The names of the split, if a file lists them."""
         return None
 
     def _meaning(self) -> dict[int, int]:
-        """The class of each number that a mask may hold, besides 255."""
+        """The class of each number in a mask, except 255."""
         return {i: i for i in range(len(self.classes))}
 
     def __getitem__(self, index: int) -> Any:
@@ -122,7 +122,7 @@ class MaskFolder(FileDataset):
 class ADE20K(MaskFolder):
     """ADE20K's 150 classes: ``images/{training,validation}`` and ``annotations/...``; 0, "other", is ignored.
 
-    The names are read from ``root/objectInfo150.txt`` where it lies there.
+    The names are read from ``root/objectInfo150.txt`` if it exists.
     """
 
     def _layout(self, root: Path, split: str) -> Layout:
@@ -142,7 +142,7 @@ class ADE20K(MaskFolder):
 class Cityscapes(MaskFolder):
     """Cityscapes' 19 classes: ``leftImg8bit/{split}/*/*_leftImg8bit.png`` and ``gtFine/{split}/*/*_labelIds.png``.
 
-    Masks ``*_labelTrainIds.png``, as its scripts make them, are taken where they lie there.
+    Masks ``*_labelTrainIds.png``, which its scripts make, are used if there are any.
     """
 
     splits = ('train', 'val', 'test')
@@ -179,7 +179,7 @@ class VocSegmentation(MaskFolder):
 
 
 def _files(folder: Path, endings: str | tuple[str, ...]) -> dict[str, Path]:
-    """Files by their path in the folder without the ending."""
+    """Files by their relative path without the suffix."""
     if not folder.is_dir():
         raise UsageError(f'{folder}: no such folder')
     endings = (endings,) if isinstance(endings, str) else endings
@@ -188,12 +188,12 @@ def _files(folder: Path, endings: str | tuple[str, ...]) -> dict[str, Path]:
         name = path.relative_to(folder).as_posix()
         key = name[: -next(len(e) for e in endings if name.lower().endswith(e.lower()))]
         if found.setdefault(key, path) != path:
-            raise UsageError(f'{path}: {found[key]} has the same name but for its ending; remove one of them')
+            raise UsageError(f'{path}: {found[key]} has the same name with another suffix; remove one of them')
     return found
 
 
 def _read_mask(path: str) -> np.ndarray:
-    """(H, W) int32, the numbers of a palette as they are."""
+    """Reads a mask as (H, W) int32; a palette image gives its indices."""
     try:
         with Image.open(path) as image:
             mode, values = image.mode, np.asarray(image)

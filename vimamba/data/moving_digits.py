@@ -1,8 +1,8 @@
 """Moving digits: mp4 files in which one real handwritten digit moves among distractors, to learn the order of time.
 
 A data set of 80 classes, digit x direction, that needs no download. No frame shows the direction, nor does the set of
-frames: a clip backwards is as likely a clip of the opposite direction. Nor does the centroid of the light:
-distractors of the same light move too, each in a direction of its own. The digits are those of `Digits`, split by
+frames: a reversed clip is equally likely as a clip of the opposite direction. Nor does the centroid of brightness:
+equally bright distractors move in other directions. The digits are those of `Digits`, split by
 sample before any clip is made.
 """
 
@@ -36,7 +36,7 @@ _VERSION = 1  # of the clips; files of another are not read
 
 
 def opposite(label: int) -> int:
-    """The class of a clip that is shown backwards.
+    """The class of a reversed clip.
 
     >>> opposite(8 * 3 + DIRECTIONS.index('east')) == 8 * 3 + DIRECTIONS.index('west')
     True
@@ -48,7 +48,7 @@ def compose(digit: np.ndarray, direction: int, rng: np.random.Generator) -> np.n
     """A clip of one digit: (8, 8) uint8 ink, 0..7 of `DIRECTIONS` -> (8, 32, 32) uint8.
 
     The digit, 16 to 20 pixels, moves 0.8 to 1.4 pixels a frame through a point near the middle. Two bars and a disc,
-    as bright and each on a straight path of its own, lie behind it; the noise of each frame is its own.
+    equally bright and each on another straight path, are behind it. Each frame has different noise.
     """
     times = torch.arange(FRAMES) - (FRAMES - 1) / 2
     angle = direction * math.pi / 4
@@ -90,16 +90,16 @@ def _move(
 class MovingDigits(Clips):
     """Real mp4 files of 8 frames of 32 x 32 pixels; 8000 for training, 400 for validation, 800 for testing.
 
-    They are written once, in a second or two per thousand, and all at once or not at all. A clip is a function of its
-    split and number, except for the rounding of the encoder: a few grey levels, which differ between writings.
+    The files are written once, in one or two seconds per thousand, all or none. A clip is a function of its split and
+    number, except for the rounding of the encoder, a few grey levels.
 
     Args:
-        root: the folder to keep them in; None for ``$XDG_CACHE_HOME/vimamba`` or ``~/.cache/vimamba``.
-        split: 'train', 'val' or 'test', each of its own digits.
+        root: folder of the files; None for ``$XDG_CACHE_HOME/vimamba`` or ``~/.cache/vimamba``.
+        split: 'train', 'val' or 'test', which share no digits.
         transform: frames -> tensor, as in `Clips`.
-        time: 'forward', 'backward' (each clip reversed, its class the opposite) or 'shuffled' (in an order that is
-            drawn anew each time in training, and fixed for each clip elsewhere).
-        clips: how many of the split; None for all.
+        time: 'forward', 'backward' (reversed clips, of the opposite class) or 'shuffled' (a new order each time in
+            training, a fixed one for each clip in evaluation).
+        clips: number of clips; None for all.
         options: further arguments of `Clips`.
     """
 

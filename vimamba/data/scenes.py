@@ -26,7 +26,7 @@ _OVERLAP = 0.25  # the most that two boxes may share of the smaller one
 
 
 class DigitScenes(torch.utils.data.Dataset):
-    """Scenes of 3 to 8 digits, which may overlap a little: later digits lie on top.
+    """Scenes of 3 to 8 digits, which may overlap slightly; later digits are on top.
 
     ``dataset[i]`` is ``transform(image, target)`` with a PIL image in RGB and a target of arrays:
 
@@ -36,14 +36,14 @@ class DigitScenes(torch.utils.data.Dataset):
         iscrowd, area, image_id  as in COCO
 
     Args:
-        split: 'train', 'val' or 'test', each of its own digits.
-        transform: see above; None for tensors as they are.
-        seed: of the scenes of the train split, which are its number and this; the others are always the same.
-        masks: give instance masks.
+        split: 'train', 'val' or 'test', which share no digits.
+        transform: see above; None for plain tensors.
+        seed: changes the scenes of the train split; the others are fixed.
+        masks: return instance masks.
         size: side of a scene in pixels.
-        digits: the fewest and the most of a scene.
-        scale: the smallest and the largest side of a digit in pixels, of which its ink fills the greater part.
-        scenes: how many; None for 4096 of training, 256 of validation, 512 of test.
+        digits: minimum and maximum number of digits in a scene.
+        scale: minimum and maximum side of a digit in pixels.
+        scenes: number of scenes; None for 4096 (train), 256 (val) or 512 (test).
     """
 
     splits = ('train', 'val', 'test')
@@ -143,7 +143,7 @@ def _texture(rng: np.random.RandomState, size: int) -> np.ndarray:
 
 
 def _scaled(digit: np.ndarray, side: int, rng: np.random.RandomState) -> np.ndarray:
-    """The ink (h, w) in 0..1 of an 8 x 8 scan, turned by up to 15 degrees and cut to where it is."""
+    """The ink (h, w) in 0..1 of an 8 x 8 scan, rotated by up to 15 degrees and cropped to its extent."""
     padded = Image.fromarray(np.pad(digit, 2)).resize((side * 3 // 2,) * 2, Image.Resampling.BICUBIC)
     ink = np.asarray(padded.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)) / 255
     rows, columns = (np.flatnonzero((ink > _INK / 2).any(axis)) for axis in (1, 0))
@@ -151,7 +151,7 @@ def _scaled(digit: np.ndarray, side: int, rng: np.random.RandomState) -> np.ndar
 
 
 def _contrasting(rng: np.random.RandomState, light: float) -> np.ndarray:
-    """A colour of which every channel is well above or below the canvas."""
+    """A colour whose channels all differ clearly from the canvas."""
     low, high = (0.75, 1.0) if light < 0.5 else (0.0, 0.25)
     colour = rng.uniform(low, high, 3)
     colour[rng.randint(3)] = rng.uniform(0, 1)
@@ -159,12 +159,12 @@ def _contrasting(rng: np.random.RandomState, light: float) -> np.ndarray:
 
 
 def _boxes(masks: np.ndarray) -> np.ndarray:
-    """The smallest boxes (N, 4) that hold each mask."""
+    """The bounding box of each mask: (N, 4)."""
     return masks_to_boxes(torch.from_numpy(masks)).numpy() + np.array([0, 0, 1, 1], np.float32)  # outer edges
 
 
 def _overlap(box: np.ndarray, boxes: np.ndarray) -> float:
-    """The largest share of the smaller box that ``box`` (1, 4) has in common with one of ``boxes`` (N, 4)."""
+    """The largest overlap of ``box`` (1, 4) with one of ``boxes`` (N, 4), as a fraction of the smaller box."""
     common = (np.minimum(box[:, 2:], boxes[:, 2:]) - np.maximum(box[:, :2], boxes[:, :2])).clip(0).prod(1)
     areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (box, boxes)]
     return float((common / np.minimum(*areas)).max(initial=0))

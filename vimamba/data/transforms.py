@@ -43,7 +43,7 @@ __all__ = ['AUGMENT', 'create_transform']
 
 _COMMON = {
     'hflip': 0.0,  # probability of a left-right flip
-    'color_jitter': 0.0,  # brightness, contrast, saturation; as in timm, left out beside auto_augment
+    'color_jitter': 0.0,  # brightness, contrast, saturation; as in timm, not applied with auto_augment
     'auto_augment': None,  # timm's strings: 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3', 'original', ...
     're_prob': 0.0,  # random erasing: probability,
     're_mode': 'pixel',  # fill: 'const' (0), 'rand' (one colour), 'pixel' (noise),
@@ -103,18 +103,18 @@ def create_transform(
     crop_mode: str = 'center',
     augment: dict[str, Any] | None = None,
 ) -> Callable[[Image.Image], torch.Tensor]:
-    """A callable on a PIL image of any mode, which gives a normalised float32 tensor (C, H, W).
+    """Returns a function from a PIL image of any mode to a normalised float32 tensor (C, H, W).
 
-    Without ``augment``: resize so that the image covers ``(H, W) / crop_pct``, centre crop, normalise. With it, in
-    training: its geometry ('imagenet': random resized crop; 'small': resize, random affine), flip, colour or
+    Without ``augment``: resize so that the image covers ``(H, W) / crop_pct``, centre crop, normalise. With it: its
+    geometry ('imagenet': random resized crop; 'small': resize, random affine), flip, colour or
     RandAugment, albumentations, normalise, random erasing.
 
     Args:
-        training: augmentation is refused where this is False.
+        training: whether ``augment`` may be given.
         input_size: (C, H, W); C is 1 (grey), 3 (RGB) or 4 (RGBA), H and W any two positive integers.
         mean, std: one number per channel, for pixels in 0..1.
         interpolation: a PIL filter by name.
-        crop_pct: how much of each side the centre crop keeps, in (0, 1].
+        crop_pct: fraction of each side that the centre crop keeps, in (0, 1].
         crop_mode: timm's 'center', 'squash' (ignores the aspect ratio) or 'border' (pads).
         augment: ``style`` ('imagenet' or 'small') and options; `AUGMENT` lists those of each style with defaults.
             None for no augmentation.
@@ -200,7 +200,7 @@ def _augmenting(input_size: Any, mean: Any, std: Any, interpolation: str, augmen
 
 
 def _keep_a_bit(colour: v2.Compose) -> None:
-    """timm's posterizing keeps 0 bits at its largest magnitudes, which Pillow refuses since 12: then it keeps one."""
+    """Makes timm's posterize keep at least one bit: at its largest magnitudes it keeps 0, which Pillow 12 refuses."""
     for step in colour.transforms:
         for op in (*getattr(step, 'ops', ()), *chain.from_iterable(getattr(step, 'policy', ()))):
             if op.aug_fn is posterize:
@@ -256,10 +256,10 @@ class _Albumentations:
 
 
 def load_albumentations() -> dict[str, type]:
-    """Its transforms and compositions by name.
+    """The transforms and compositions of albumentations by name.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: albumentations is not installed.
     """
     os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'  # otherwise importing it asks the package index for news
     try:
@@ -273,7 +273,7 @@ def load_albumentations() -> dict[str, type]:
 
 
 def seed_albumentations(pipeline: Any) -> None:
-    """It keeps its own generators; seeded here from Python's, which the loader seeds for each sample."""
+    """Seeds the generators of a pipeline from Python's, which the loader seeds for each sample."""
     seed = random.getrandbits(64)
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
 

@@ -1,7 +1,7 @@
 """Data sets of labelled videos: folders, lists, Something-Something, UCF101 and HMDB51.
 
-Each is map-style: ``dataset[i] -> (clip, class)``, a clip (3, T, H, W) float32, or several views of it
-(V, 3, T, H, W), in evaluation to be averaged; ``dataset.classes``, ``dataset.sample_path(i)``.
+Each is map-style: ``dataset[i]`` is (clip, class), a clip (3, T, H, W) float32, or several views (V, 3, T, H, W) whose
+scores evaluation averages. Attributes: ``classes``; ``sample_path(i)``.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class Clips(FileDataset):
 
     Args:
         paths: the files.
-        targets: the class of each, an index into ``classes``.
-        classes: their names.
-        split: which part this is.
+        targets: class of each, an index into ``classes``.
+        classes: names of the classes.
+        split: name of the split.
         transform: (frames (T, H, W, 3) uint8) -> tensor. None: (3, T, H, W) in 0..1.
-        training: whether frames are sampled at random; None: those of the train split are.
+        training: sample frames at random; None for the train split only.
         num_frames: frames of a clip.
-        sampling: 'uniform' (over the whole video) or 'dense' (with ``frame_interval`` from one to the next).
-        frame_interval: frames of the video from one of the clip to the next, of dense sampling.
-        num_clips: views in time, outside of training.
-        time: 'forward', 'backward' or 'shuffled': the frames in another order, to see what a model reads of it.
-        repeats: clips of the same frames of a video, each augmented separately, in training (arXiv:1901.09335): a
-            video is decoded once for all of them.
+        sampling: 'uniform' (over the whole video) or 'dense' (``frame_interval`` apart).
+        frame_interval: distance of the frames of a clip in the video, for dense sampling.
+        num_clips: views in time, in evaluation.
+        time: 'forward', 'backward' or 'shuffled' order of the frames, to test what a model learns from it.
+        repeats: clips per video in training, with the same frames, each augmented separately (arXiv:1901.09335); the
+            video is decoded once.
     """
 
     what = 'videos'  # for messages
@@ -85,7 +85,7 @@ class Clips(FileDataset):
         self.time = time
 
     def choose(self, frames: int) -> list[int]:
-        """The frames of all views, one after another, of a video with ``frames`` frames."""
+        """The frames of all views, concatenated, of a video with ``frames`` frames."""
         if self.sampling == 'uniform':
             views = sample_uniform(frames, self.num_frames, self.num_clips, self.training)
         else:
@@ -111,13 +111,13 @@ def _to_tensor(frames: np.ndarray) -> Tensor:
 
 
 class Layout(Clips):
-    """Clips of the files that ``find`` lists: (root, split, its options) -> (paths, targets, classes).
+    """Clips of the files that ``find(root, split, **options)`` lists as (paths, targets, classes).
 
     Args:
         root: the folder of the data set.
         split: one of ``splits``.
         transform: frames -> tensor, as in `Clips`.
-        options: those of ``find``, and further arguments of `Clips`.
+        options: options of ``find``, and further arguments of `Clips`.
     """
 
     splits: tuple[str, ...] = ('train', 'val')
@@ -144,11 +144,11 @@ class VideoFolder(Layout):
 
 
 class VideoList(Layout):
-    """``root/{train,val,test}.{csv,txt}`` as for Kinetics: a line for each video, its path and the number of its class.
+    """``root/{train,val,test}.{csv,txt}`` as for Kinetics: a line per video with its path and class number.
 
-    They are separated by commas, with any columns between the two, or by white space. A first line that names its
-    columns is passed over. Paths are relative to root, or to ``videos`` in it. The names of the classes are the lines
-    of ``root/classes.txt``; where it is missing, there are as many as the list of train numbers.
+    Columns are separated by commas, possibly with others between the two, or by white space. A header line is skipped.
+    Paths are relative to root, or to ``videos`` in it. The names of the classes are the lines
+    of ``root/classes.txt``; without it, classes are numbered.
     """
 
     splits = ('train', 'val', 'test')
@@ -202,7 +202,7 @@ def _lines(file: Path) -> list[tuple[str, int]]:
 class SomethingSomething(Layout):
     """Something-Something v2: ``something-something-v2-{train,validation,labels}.json``, ``<id>.webm`` in ``videos``.
 
-    The class of a record is its template without brackets.
+    The class of a record is its template, without the brackets.
     """
 
     mirrors = False
@@ -236,8 +236,8 @@ class VideoSplits(Layout):
     """UCF101 and HMDB51: ``videos/<class>/<video>.avi`` and the authors' lists of ``fold`` 1, 2 or 3 in ``splits``.
 
     UCF101's are ``trainlist01.txt`` and ``testlist01.txt``, HMDB51's ``<class>_test_split1.txt``, in which 1 is
-    training, 2 testing and 0 neither. Testing is the val split here: their authors set no third part aside. Classes
-    are in the order of the authors' numbers, in ``classInd.txt`` or the list of training; HMDB51's by name.
+    training, 2 testing and 0 neither. The val split is the test part, since the authors define no third one. UCF101's
+    classes follow the numbers in ``classInd.txt`` or the training list, HMDB51's the alphabet.
     """
 
     @staticmethod
@@ -267,15 +267,15 @@ class VideoSplits(Layout):
 
 
 def _cells(file: Path) -> list[tuple[str, list[str]]]:
-    """The words of each line that has some, with its place."""
+    """Yields the words of each non-empty line, with ``file:line``."""
     lines = enumerate(read_text(file).splitlines(), 1)
     return [(f'{file}:{number}', line.split()) for number, line in lines if line.strip()]
 
 
 def _ucf_numbers(index: Path, listed: Path) -> dict[str, int]:
-    """The authors' numbers: lines ``1 Archery`` of classInd.txt, else ``Archery/v_g08_c01.avi 1`` of the training list.
+    """Class numbers: from lines ``1 Archery`` of classInd.txt, else ``Archery/v_g08_c01.avi 1`` of the training list.
 
-    None where the training list has no second column.
+    None if the training list has no second column.
     """
     numbers: dict[str, int] = {}
     for place, cells in _cells(index) if index.is_file() else _cells(listed):

@@ -1,8 +1,8 @@
-"""Video files in, 8-bit RGB frames out, and a broken file always named.
+"""Decodes video files to 8-bit RGB frames; an error always names the file.
 
-Where a file has an index of its key frames (MP4, MOV, Matroska, WebM), frames are found by their times: the packets
-are listed without decoding them, the chosen ones are decoded from the key frame before each, and nothing else. In any
-other file, and where that fails, all frames are decoded and the chosen ones kept. Decoding takes no thread of its own.
+In a file with an index of key frames (MP4, MOV, Matroska, WebM), the packets are listed without decoding, and each
+chosen frame is decoded from the key frame before it. In any other file, and if that fails, all frames are decoded.
+Decoding starts no thread.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def read_clip(path: Root, choose: Choose) -> np.ndarray:
 
     Args:
         path: the file.
-        choose: number of frames in the file -> which of them, ascending or not, repeated or not.
+        choose: function from the number of frames to the chosen ones, in any order, possibly repeated.
 
     Returns:
         (T, H, W, 3) uint8, RGB, upright.
 
     Raises:
-        BrokenVideo: the file is missing, empty, no video, truncated, of one frame only, or of frames of several sizes.
+        BrokenVideo: the file is missing, empty, truncated, not a video, or has one frame or frames of several sizes.
         UsageError: PyAV is not installed.
     """
     with _opened(path) as (container, stream):
@@ -64,16 +64,16 @@ def read_clip(path: Root, choose: Choose) -> np.ndarray:
 
 
 def stream_frames(path: Root) -> Iterator[np.ndarray]:
-    """The frames of a video file one after another, each (H, W, 3) uint8: memory does not grow with their number.
+    """Yields the frames of a video file, each (H, W, 3) uint8, in constant memory.
 
     Raises:
-        BrokenVideo: as in `read_clip`, when the fault is reached; a truncated file first gives the frames that it has.
+        BrokenVideo: as in `read_clip`, when the fault is reached; the frames before it have been yielded.
     """
     return (frame for _, frame in timed_frames(path))
 
 
 def timed_frames(path: Root) -> Iterator[tuple[float, np.ndarray]]:
-    """`stream_frames`, each with its time in seconds, from its number and the rate where the file does not say it."""
+    """`stream_frames` with times in seconds, which derive from the frame rate if the file has none."""
     with _opened(path, whole=False) as (container, stream):
         first, whole, count = None, 0, 0
         for packet in container.demux(stream):
@@ -103,10 +103,10 @@ def find_videos(paths: Iterable[Root]) -> list[str]:
 
 
 def sample_uniform(frames: int, count: int, clips: int = 1, training: bool = False) -> list[list[int]]:
-    """``count`` frames, one of each of as many equal parts of a video (TSN, arXiv:1608.00859, Sec. 3.1).
+    """One frame from each of ``count`` equal parts of a video (TSN, arXiv:1608.00859, Sec. 3.1).
 
-    In training, at random within its part, by Python's generator; else evenly spaced, ``clips`` times, each a little
-    later. A video of fewer frames repeats some.
+    In training a random frame of each part, by Python's generator. Else evenly spaced frames, for each of ``clips``
+    offsets. A video with fewer frames repeats some.
 
     >>> sample_uniform(16, 4), sample_uniform(16, 4, clips=2), sample_uniform(2, 4)
     ([[2, 6, 10, 14]], [[1, 5, 9, 13], [3, 7, 11, 15]], [[0, 0, 1, 1]])
@@ -120,9 +120,10 @@ def sample_uniform(frames: int, count: int, clips: int = 1, training: bool = Fal
 
 
 def sample_dense(frames: int, count: int, interval: int = 4, clips: int = 1, training: bool = False) -> list[list[int]]:
-    """``count`` frames with ``interval`` from one to the next (SlowFast, arXiv:1812.03982, Sec. 4).
+    """``count`` frames, ``interval`` apart (SlowFast, arXiv:1812.03982, Sec. 4).
 
-    In training from a random start, else from ``clips`` evenly spaced ones. Behind the end the last frame is repeated.
+    In training from a random start, else from each of ``clips`` evenly spaced starts. The last frame is repeated beyond
+    the end.
 
     >>> sample_dense(16, 3, 4, clips=2), sample_dense(4, 3, 2)
     ([[0, 4, 8], [7, 11, 15]], [[0, 2, 3]])
@@ -147,9 +148,9 @@ def video_library() -> Any:
 
 @contextmanager
 def _opened(path: Root, whole: bool = True) -> Iterator[tuple[Any, Any]]:
-    """The container and the video stream of a file; what fails with them, in here or inside, is a `BrokenVideo`.
+    """Opens the container and the video stream of a file; errors inside become a `BrokenVideo`.
 
-    ``whole`` refuses a file that is shorter than it says.
+    ``whole`` refuses a truncated file.
     """
     path = os.fspath(path)
     av = video_library()
@@ -166,7 +167,7 @@ def _opened(path: Root, whole: bool = True) -> Iterator[tuple[Any, Any]]:
             if name == 'image2' or name.endswith('_pipe'):
                 raise ValueError('an image, not a video')
             if not _FORMATS & set(name.split(',')):
-                raise ValueError(f'{name} is no format of videos')
+                raise ValueError(f'{name} is not a video format')
             stream = container.streams.best('video')  # not the picture of a cover that stands in front of it
             if stream is None:
                 raise ValueError('no video stream in it')
@@ -185,13 +186,13 @@ def _opened(path: Root, whole: bool = True) -> Iterator[tuple[Any, Any]]:
 
 
 def _shortfall(path: Root) -> str:
-    """How many bytes of a file are there, if it says more; else nothing."""
+    """Describes a file that is shorter than its header says; '' if it is complete."""
     size, said = os.path.getsize(path), _said_length(path)
     return f'truncated: {size} of {said} bytes' if said > size else ''
 
 
 def _said_length(path: Root) -> int:
-    """The bytes that an AVI, MP4, MOV, Matroska or WebM file says it has at least; 0 for one that does not say."""
+    """The minimum length in bytes that the header of an AVI, MP4, MOV, Matroska or WebM file states, or 0."""
     with open(path, 'rb') as file:
         head = file.read(4096) + bytes(16)
         if head[4:8] == b'ftyp':
@@ -208,7 +209,7 @@ def _said_length(path: Root) -> int:
 
 
 def _boxes_length(file: BinaryIO) -> int:
-    """Where the boxes of an MP4 or MOV file end (ISO 14496-12, Sec. 4.2), as far as they are of known types."""
+    """The end of the boxes of known types in an MP4 or MOV file (ISO 14496-12, Sec. 4.2)."""
     end, total = 0, os.fstat(file.fileno()).st_size
     while end < total:
         file.seek(end)
@@ -223,7 +224,7 @@ def _boxes_length(file: BinaryIO) -> int:
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
-    """The size of an element (RFC 8794, Sec. 6), 0 if unknown, as in a live recording; and where the content begins."""
+    """The size of an element (RFC 8794, Sec. 6), 0 if unknown (live recordings), and the start of its content."""
     width = 9 - data[at].bit_length()
     unknown = (1 << 7 * width) - 1
     size = int.from_bytes(data[at : at + width], 'big') & unknown
@@ -237,7 +238,7 @@ class _Packet(NamedTuple):
 
 
 def _packets(container: Any, stream: Any) -> list[_Packet]:
-    """The packets of a stream, without what is in them."""
+    """Lists the packets of a stream without their data."""
     packets, whole = [], 0
     for packet in container.demux(stream):
         if packet.size:
@@ -261,9 +262,9 @@ def _enough(frames: int) -> int:
 
 
 def _indexed(container: Any, packets: list[_Packet]) -> bool:
-    """Whether a file has key frames to be found and a time for each frame, and begins with a key frame.
+    """Whether a file begins with a key frame and has a time for each frame.
 
-    Of frames in front of the first key frame it is not known how many can be decoded.
+    It is unknown how many frames before the first key frame can be decoded.
     """
     times = [packet.time for packet in packets]
     known = bool(times) and None not in times and len(set(times)) == len(times)
@@ -272,7 +273,7 @@ def _indexed(container: Any, packets: list[_Packet]) -> bool:
 
 
 def _sought(container: Any, stream: Any, packets: list[_Packet], choose: Choose) -> list[np.ndarray] | None:
-    """The chosen frames, each run of them decoded from the key frame before it; None where they do not come."""
+    """Decodes the chosen frames from the key frames before them; None if some do not appear."""
     times = sorted(packet.time for packet in packets if packet.shown)
     keys = sorted(packet.time for packet in packets if packet.key)
     chosen = [times[index] for index in choose(_enough(len(times)))]
@@ -298,7 +299,7 @@ def _sought(container: Any, stream: Any, packets: list[_Packet], choose: Choose)
 
 
 def _scanned(path: Root, count: int, choose: Choose) -> list[np.ndarray]:
-    """The chosen frames out of all of them; a right guess of their ``count`` saves decoding them twice."""
+    """Decodes all frames and keeps the chosen ones; a correct guess of their ``count`` saves a second pass."""
     while True:
         chosen = [range(count)[index] for index in choose(_enough(count))]
         found: dict[int, np.ndarray] = {}
@@ -313,7 +314,7 @@ def _scanned(path: Root, count: int, choose: Choose) -> list[np.ndarray]:
 
 
 def _pixels(frame: Any) -> np.ndarray:
-    """(H, W, 3) turned, or mirrored, as the display matrix of the frame says, to the nearest quarter of a turn."""
+    """The pixels (H, W, 3), rotated to the nearest quarter turn and mirrored by the display matrix of the frame."""
     pixels = frame.to_ndarray(format='rgb24', threads=1)  # by default it starts, and ends, as many as there are cores
     # frame.side_data would keep the frame, by a cycle, alive
     matrix = video_library().sidedata.sidedata.SideDataContainer(frame).get('DISPLAYMATRIX')

@@ -1,6 +1,6 @@
-"""Pascal VOC's format of detection: an XML file for each image.
+"""Pascal VOC's format of detection: one XML file per image.
 
-Refused and left out is what `vimamba.data.coco` refuses and leaves out, with file, record and reason.
+The same records are refused or left out as in `vimamba.data.coco`, with file, record and reason.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ VOC_CLASSES = (
 
 
 class VocDataset(ObjectDataset):
-    """``ImageSets/Main/<split>.txt``, ``Annotations/<name>.xml`` and ``JPEGImages/<name>.jpg`` under a folder.
+    """``ImageSets/Main/<split>.txt``, ``Annotations/<name>.xml`` and ``JPEGImages/<name>.jpg`` in a folder.
 
-    Objects marked difficult become crowds: neither to be found nor wrong to be found. Pixels count from 1 in the files;
+    Objects marked difficult become crowds, which evaluation ignores. Pixels count from 1 in the files;
     the boxes here are outer edges, counted from 0.
 
     Args:

@@ -31,7 +31,7 @@ def spatial_first(grid: Grid) -> ScanOrder:
 
 @register_order(3)
 def temporal_first(grid: Grid) -> ScanOrder:
-    """Each place through time, places row by row (arXiv:2403.06977, Fig. 4 b).
+    """Reads each place through all times, place by place in raster order (arXiv:2403.06977, Fig. 4 b).
 
     >>> temporal_first((2, 1, 3)).index
     tensor([[0, 3, 1, 4, 2, 5]])

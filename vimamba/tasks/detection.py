@@ -64,10 +64,10 @@ class Neck(nn.Module):
 
 
 class Anchors(AnchorGenerator):
-    """Anchors at the strides of their levels, in pixels; ``centre`` is that of a level's first anchor, in strides.
+    """Anchors at the strides of their levels, in pixels; ``centre`` is the centre of the first anchor, in strides.
 
-    torchvision divides the side of the image by that of the map instead, which is another number where the map is
-    rounded up: the two rows of stride 64 on an image of 96 pixels would be 48 pixels apart.
+    torchvision divides the side of the image by the side of the map, which differs if the map was rounded up: on an
+    image of 96 pixels, the two rows of stride 64 would be 48 pixels apart.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class Anchors(AnchorGenerator):
 
 
 class RoIAlign(MultiScaleRoIAlign):
-    """Regions out of maps of known strides, each from the level of its size (arXiv:1612.03144, Eq. 1).
+    """RoIAlign on maps of known strides, each region on the level of its size (arXiv:1612.03144, Eq. 1).
 
-    torchvision derives the strides from the first batch, without its padding, and keeps them: wrong ones if the first
-    image is low. It also places a value at the corner of its cell; here it is at the centre, as in mmdetection.
+    torchvision derives the strides from the first batch and keeps them, which is wrong if that batch was padded. It
+    also places a value at the corner of its cell; here it is at the centre, as in mmdetection.
     """
 
     def __init__(self, output_size: int, strides: Sequence[int]):
@@ -105,13 +105,13 @@ class RoIAlign(MultiScaleRoIAlign):
 
 
 class Resize(GeneralizedRCNNTransform):
-    """torchvision's normalisation, resizing and batching, also of very thin images and for backbones of one size.
+    """torchvision's normalisation, resizing and batching, extended to very thin images and fixed-size backbones.
 
     Args:
         min_size: the short side in pixels; in training one of several, drawn at random.
-        max_size: the most for the long side.
+        max_size: maximum of the long side in pixels.
         mean, std: per channel, for pixels in 0..1.
-        fixed_size: (height, width) to which every batch is padded, for a backbone that takes nothing else.
+        fixed_size: (height, width) that every batch is padded to, for a backbone of one size.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Resize(GeneralizedRCNNTransform):
 
 
 def _with_area(objects: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without those whose box has none, or none that float32 can tell."""
+    """Removes objects whose box has no area in float32."""
     keep = (objects['boxes'][:, 2:] > objects['boxes'][:, :2]).all(1)
     return {key: value[keep] for key, value in objects.items()}
 
@@ -192,14 +192,14 @@ def faster_rcnn(
         anchor_scale: side of an anchor over the stride of its level.
         anchor_ratios: heights over widths of the anchors.
         hidden: width of the box head.
-        proposals: boxes per image that the second stage sees, twice as many in training.
-        samples: of them, boxes per image that it learns from.
-        score_threshold, nms_threshold, detections: least score, most overlap (IoU) and most boxes per image that come
-            out.
+        proposals: boxes per image for the second stage, twice as many in training.
+        samples: proposals per image in the loss of the second stage.
+        score_threshold, nms_threshold, detections: minimum score, maximum overlap (IoU) and maximum number of boxes of
+            the result.
         mask_channels: width of the four convolutions of the mask branch; None for no masks.
-        rpn_convs: of the first stage.
-        box_convs: of the box head, before one layer of ``hidden``; 0 for two such layers and no convolution.
-        box_norm, mask_norm: 'batch' or 'layer', behind each of these convolutions; None for none.
+        rpn_convs: convolutions of the first stage.
+        box_convs: convolutions of the box head, before one layer of ``hidden``; 0 for two layers and no convolution.
+        box_norm, mask_norm: norm behind each of these convolutions, 'batch' or 'layer'; None for no norm.
 
     Raises:
         UsageError: a norm without convolutions.
@@ -296,8 +296,8 @@ class Detector(DenseModel):
     """A detector of torchvision whose labels count from 0, without a background.
 
     Args:
-        network: of `DETECTORS`.
-        resize: how images come to it.
+        network: from `DETECTORS`.
+        resize: resizes and normalises the images.
 
     Shape: a list of images (C, H, W) in 0..1, of any sizes -> in training a dictionary of losses, else for each image
         boxes (N, 4) in its own pixels, labels (N,), scores (N,) and, of Mask R-CNN, masks (N, H, W) bool.
@@ -327,7 +327,7 @@ class Detector(DenseModel):
         return detections
 
     def _single(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the detector learns from: no crowds, and labels as it counts them."""
+        """The target of training: without crowds, labels counted from the background."""
         keep = target['iscrowd'] == 0
         wanted = {key: target[key][keep] for key in ('boxes', 'labels', 'masks') if key in target}
         wanted['labels'] = wanted['labels'] + self.background

@@ -26,17 +26,17 @@ from .dense import author_of, built_from, task_of
 __all__ = ['Classifier', 'Prediction', 'load_classifier', 'predict', 'table']
 
 
-_VIEWS = ('sampling', 'frame_interval', 'num_clips', 'time')  # what a configuration says of them, for `Clips`
+_VIEWS = ('sampling', 'frame_interval', 'num_clips', 'time')  # options of `Clips` in a configuration
 
 
 class Classifier(NamedTuple):
-    """A model with what is needed to ask it."""
+    """A model with its classes and transform."""
 
     name: str
     model: nn.Module  # images (B, C, H, W) or clips (B, C, T, H, W) -> logits (B, classes)
     classes: list[str]
     transform: Callable[..., Tensor]  # of an image, or of the frames of a clip
-    data: dict[str, Any]  # what the transform does: input_size (C, H, W) or (C, T, H, W), mean, std, ...
+    data: dict[str, Any]  # arguments of the transform: input_size (C, H, W) or (C, T, H, W), mean, std, ...
     views: dict[str, Any] | None = None  # of a video, as arguments of `Clips`; None for a model of images
 
     def read(self, path: str) -> Tensor:
@@ -51,9 +51,9 @@ class Classifier(NamedTuple):
         return Clips([path], [0], self.classes, 'test', self.transform, **self.views)[0][0]
 
     def with_views(self, clips: int, crops: int) -> 'Classifier':
-        """The same with other views of a video: ``clips`` in time, times 1 or 3 ``crops`` in space."""
+        """Changes the views of a video: ``clips`` in time, times 1 or 3 ``crops`` in space."""
         if self.views is None:
-            raise UsageError(f'{self.name} labels images, of which there are no views in time')
+            raise UsageError(f'{self.name} labels images, which have no views in time')
         if clips < 1 or crops not in (1, 3):
             raise bad_argument('--views', 'at least 1 clip, and 1 or 3 crops', f'{clips} {crops}')
         return self._replace(transform=_clips(self.data, crops), views={**self.views, 'num_clips': clips})
@@ -68,7 +68,7 @@ class Classifier(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The likeliest classes of one image or video, first the likeliest."""
+    """The top classes of one image or video, the likeliest first."""
 
     path: str
     classes: list[str]
@@ -76,7 +76,7 @@ class Prediction(NamedTuple):
     scores: list[float]  # probabilities
 
     def as_json(self) -> dict[str, Any]:
-        """What ``tools/predict.py --json`` writes of it."""
+        """The record that ``vimamba predict --json`` writes."""
         rows = zip(self.classes, self.indices, self.scores)
         return {'path': self.path, 'predictions': [dict(zip(('class', 'index', 'score'), row)) for row in rows]}
 
@@ -85,14 +85,14 @@ def load_classifier(name: str | None = None, checkpoint: str | Path | None = Non
     """A classifier in evaluation mode on the CPU; its weights are never random.
 
     Args:
-        name: a timm model; may be left out if the checkpoint is one of our training.
-        checkpoint: of our training, which holds the model, the image size and the class names; or an official file of
-            the model's weights. None for the weights published for ``name``.
+        name: a timm model; optional for a checkpoint of `vimamba train`.
+        checkpoint: a checkpoint of `vimamba train`, which stores the model, the image size and the class names, or an
+            official file of weights. None for the weights published for ``name``.
 
-    The views of a video are those that a checkpoint of our training is tested with, else one.
+    A checkpoint of `vimamba train` also stores the views of a video; otherwise there is one.
 
     Raises:
-        UsageError: neither says which weights, they do not fit, or there is no such model or file.
+        UsageError: neither argument determines the weights, they do not fit, or there is no such model or file.
     """
     state = load_checkpoint(checkpoint) if checkpoint else {}
     if checkpoint and state.get('format') == FORMAT:
@@ -120,13 +120,13 @@ def predict(
     batch_size: int = 32,
     device: torch.device | str = 'cpu',
 ) -> Iterator[Prediction | BrokenImage]:
-    """The ``topk`` likeliest classes of each file, in the order of ``paths``; an unreadable one gives its error.
+    """Yields the ``topk`` classes of each file, in the order of ``paths``, or the error of an unreadable file.
 
-    ``batch_size`` images go through the model at a time, or videos of as many frames, and one at least with all its
-    views, over which the probabilities are averaged.
+    A batch has ``batch_size`` images, or videos with that many frames in total, at least one. Probabilities are
+    averaged over the views of a video.
 
     Raises:
-        UsageError: the model's output is not finite.
+        UsageError: the output of the model is not finite.
     """
     check_integers(1, topk=topk, batch_size=batch_size)
     model = classifier.model.to(device)
@@ -147,7 +147,7 @@ def predict(
             with torch.inference_mode():
                 probabilities = model(torch.stack(images).to(device)).float().softmax(1).cpu()
             if not probabilities.isfinite().all():
-                raise UsageError(f'{classifier.name} gives numbers that are not finite: its weights are damaged')
+                raise UsageError(f'{classifier.name} returns values that are not finite: its weights are damaged')
             top = probabilities.topk(min(topk, len(classifier.classes)))
             rows = zip(top.values.tolist(), top.indices.tolist())
         for path, image in read:
@@ -161,7 +161,7 @@ def predict(
 def _classifier(
     name: str, model: nn.Module, classes: list[str], data: dict[str, Any], options: dict[str, Any]
 ) -> Classifier:
-    """``options`` are those of the data that the model was trained on."""
+    """``options`` are the data options of the training."""
     size = data['input_size']
     if len(size) == 3:
         return Classifier(name, model.eval(), classes, create_transform(training=False, **data), data)
@@ -189,7 +189,7 @@ def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) 
 
 
 def _with_weights_of(name: str, state: dict[str, Any], path: str | Path) -> nn.Module:
-    """The model with the weights of an official file, and as many classes as that has."""
+    """The model with the weights and the number of classes of an official file."""
     model = timm.create_model(name)
     weights = filter_weights(state, model, path)
     head = model.pretrained_cfg.get('classifier')
@@ -216,7 +216,7 @@ def _published(name: str) -> nn.Module:
 
 
 def table(predictions: Sequence[Prediction], what: str = 'image') -> str:
-    """The predictions as aligned text, the path beside the likeliest class of each image or video."""
+    """The predictions as aligned text, with the path beside the top class of each image or video."""
     width = max(len(what), *(len(p.path) for p in predictions))
     lines = [f'{what:<{width}}  {"score":>7}  class']
     for p in predictions:

@@ -1,4 +1,4 @@
-"""Boxes, masks and maps for image files, from a checkpoint of our training."""
+"""Boxes, masks and maps of image files, from a checkpoint of `vimamba train`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,26 +22,26 @@ __all__ = ['DensePrediction', 'author_of', 'built_from', 'load_dense', 'predict_
 
 
 class DensePrediction(NamedTuple):
-    """What a model says of one image."""
+    """The prediction for one image."""
 
     path: str
-    said: dict[str, Any]  # what ``tools/predict.py --json`` writes of it
+    said: dict[str, Any]  # the record that ``vimamba predict --json`` writes
     image: Tensor | None  # (C, H, W) in 0..1, upright
-    output: Any  # of a detector, or a map (H, W) uint8 of classes
+    output: Any  # detections, or a map (H, W) uint8 of classes
 
     def as_json(self) -> dict[str, Any]:
-        """Objects with boxes (left, top, right, bottom) in pixels and COCO's RLE of masks, or each class's share."""
+        """Objects with boxes (left, top, right, bottom) in pixels and masks as COCO's RLE, or shares of classes."""
         return {'path': self.path, **self.said}
 
 
 def task_of(state: dict[str, Any]) -> str:
-    """What a checkpoint of our training was trained for; 'classification' for any other file."""
+    """The task of a checkpoint of `vimamba train`; 'classification' for any other file."""
     section = state['config'].get('task', {}) if state.get('format') == FORMAT else {}
     return section.get('name', 'classification')
 
 
 def author_of(state: dict[str, Any], path: str | Path, name: str | None) -> str:
-    """The model that our training wrote a checkpoint of; ``name``, if given, must be the same."""
+    """The model of a checkpoint of `vimamba train`; ``name``, if given, must be the same."""
     author = written_by(state)
     if name not in (None, author):
         raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
@@ -49,13 +49,15 @@ def author_of(state: dict[str, Any], path: str | Path, name: str | None) -> str:
 
 
 def load_dense(state: dict[str, Any], path: str | Path) -> Any:
-    """The task of a checkpoint of our training, in evaluation mode, with the weights that were evaluated.
+    """The task of a checkpoint of `vimamba train`, in evaluation mode, with the weights that were evaluated.
 
     Raises:
-        UsageError: the file does not say a model that can be built, or its weights do not fit.
+        UsageError: the model cannot be built, or the weights do not fit.
     """
     if (trained := task_of(state)) not in ('detection', 'segmentation'):
-        raise UsageError(f'{path}: a model of the task {trained!r} reads no images; evaluate it with tools/test.py')
+        raise UsageError(
+            f'{path}: a model of task {trained!r} does not take single images; evaluate it with `vimamba test`'
+        )
     with built_from(path):
         config = Config.from_dict(state['config'])
         task = TASKS[trained].build(config, list(state['classes']), with_weights=False)
@@ -67,7 +69,7 @@ def load_dense(state: dict[str, Any], path: str | Path) -> Any:
 
 @contextmanager
 def built_from(path: str | Path) -> Iterator[None]:
-    """Names the checkpoint in errors of building the model that it describes."""
+    """Adds the checkpoint to errors raised while its model is built."""
     try:
         yield
     except (AttributeError, TypeError, ValueError) as error:
@@ -78,12 +80,12 @@ def built_from(path: str | Path) -> Iterator[None]:
 def predict_dense(
     task: Any, paths: Sequence[str], device: torch.device | str = 'cpu', threshold: float = 0.5
 ) -> Iterator[DensePrediction | BrokenImage]:
-    """The prediction for each image, in the order of ``paths``, or the error of one that the model cannot take.
+    """Yields the prediction for each image, in the order of ``paths``, or the error of an image that cannot be read.
 
-    Boxes of a score below ``threshold`` are left out.
+    Boxes with a score below ``threshold`` are left out.
 
     Raises:
-        UsageError: the threshold is not a score.
+        UsageError: the threshold is not in 0..1.
     """
     number(0, 1)(threshold, '--threshold')
     task.to(device)
@@ -116,7 +118,7 @@ def _objects(output: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """What `DensePrediction.as_json` gives, as text: objects, or classes by their share of the pixels."""
+    """Records of `DensePrediction.as_json` as text: objects, or classes by their share of the pixels."""
     lines = []
     for row in rows:
         if 'objects' in row:

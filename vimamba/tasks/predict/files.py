@@ -34,11 +34,11 @@ class Answers(NamedTuple):
 
     @property
     def labels(self) -> bool:
-        """Whether files have classes, instead of objects or maps in them."""
+        """Whether the predictions are classes, not objects or maps."""
         return self.task in ('classification', 'video')
 
     def as_json(self) -> dict[str, Any]:
-        """What ``tools/predict.py --json`` writes besides the model."""
+        """The record that ``vimamba predict --json`` writes, without the model."""
         broken = [{'path': error.path, 'reason': error.reason} for error in self.broken]
         return {f'{self.what}s': [result.as_json() for result in self.found], 'broken': broken}
 
@@ -60,19 +60,19 @@ def predict_files(
     device: torch.device | str = 'cpu',
     maps: str | Path | None = None,
 ) -> Answers:
-    """Labels, objects or maps of images, or labels of videos.
+    """Predicts labels, objects or maps of images, or labels of videos.
 
     Args:
-        files: or folders, which are searched for what the model takes.
+        files: files, or folders that are searched for images or videos.
         name, checkpoint: as in `load_classifier`.
         topk, batch_size: as in `predict`; None for its default.
-        views: (in time, in space) of a video, as in `Classifier.with_views`.
-        threshold: the least score of an object, by default 0.5.
-        maps: a folder for the map of each image, NAME.png with the number of the class in each pixel.
+        views: (clips, crops) of a video, as in `Classifier.with_views`.
+        threshold: minimum score of an object; None for 0.5.
+        maps: folder for the class map of each image, NAME.png.
 
     Raises:
-        UsageError: a missing file or model, weights that do not fit, an option that the task does not have, or maps of
-            two images of one name.
+        UsageError: a missing file or model, weights that do not fit, an option of another task, or maps of two images
+            with one name.
     """
     state = load_checkpoint(checkpoint) if checkpoint else {}
     task, what = dense_prediction.task_of(state), 'image'
@@ -119,7 +119,7 @@ def predict_files(
 
 
 def _files_of_maps(folder: str | Path, paths: Sequence[str]) -> dict[str, Path]:
-    """Where the map of each image goes."""
+    """The file for the map of each image."""
     files = {path: Path(folder, Path(path).stem + '.png') for path in paths}
     given, of_file = {Path(path).resolve() for path in paths}, dict[Path, str]()
     for path, file in files.items():

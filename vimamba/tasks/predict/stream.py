@@ -1,4 +1,4 @@
-"""What a causal model says of a video while its frames come, in memory that does not grow with their number."""
+"""Predictions of a causal model frame by frame, in constant memory."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,20 +20,20 @@ HEADER = f'{"frames":>7} {"time":>11} {"speed":>10} {"score":>8}  class'
 
 
 class StreamPrediction(NamedTuple):
-    """The likeliest class of the frames so far."""
+    """The top class of the frames so far."""
 
-    frames: int  # of the video that have come
-    seconds: float  # the time of the last of them, in the video
+    frames: int  # number of frames so far
+    seconds: float  # time of the last frame in the video
     label: str
     index: int
     score: float  # probability
-    rate: float  # frames a second since the start, decoding included
+    rate: float  # frames per second since the start, including decoding
 
     def __str__(self) -> str:
         return f'{self.frames:>7} {self.seconds:>9.2f} s {self.rate:>7.1f} /s {self.score:>8.2%}  {self.label}'
 
     def as_json(self) -> dict[str, Any]:
-        """What ``tools/predict.py --stream --json`` writes of it."""
+        """The record that ``vimamba predict --stream --json`` writes."""
         keys = ('frames', 'seconds', 'class', 'index', 'score', 'frames_per_second')
         return dict(zip(keys, self))
 
@@ -45,16 +45,16 @@ def stream(
     device: torch.device | str = 'cpu',
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[StreamPrediction | BrokenImage]:
-    """Decodes a file frame by frame and carries a causal model's state from one to the next.
+    """Decodes a file frame by frame and carries the state of a causal model along.
 
-    Frames are `frame_interval` apart. Of several crops the one in the middle is seen.
+    Frames are `frame_interval` apart, cropped in the centre.
 
     Yields:
-        The scores of all frames so far, ``every`` so many of the video and at its end, or where ``stopped`` says so;
-        of a broken file those of the frames that it has, and then its error; of one too short for a patch, that.
+        The prediction for all frames so far, after every ``every`` frames, at the end of the video and when ``stopped``
+        returns True. A broken file, or one too short for a patch, ends with its error.
 
     Raises:
-        UsageError: the model is not causal, was trained on frames in another order, or its scores are not finite.
+        UsageError: the model is not causal or was trained on frames in another order, or its scores are not finite.
     """
     model = classifier.model.to(device)
     check_causal(classifier)
@@ -68,7 +68,7 @@ def stream(
     def prediction(seconds: float, scores: Tensor) -> StreamPrediction:
         top = scores.float().softmax(1)[0].max(0)  # of (1, classes)
         if not top.values.isfinite():
-            raise UsageError(f'{classifier.name} gives numbers that are not finite: its weights are damaged')
+            raise UsageError(f'{classifier.name} returns values that are not finite: its weights are damaged')
         index, rate = int(top.indices), seen / (time.perf_counter() - start)
         return StreamPrediction(seen, seconds, classifier.classes[index], index, float(top.values), rate)
 
@@ -94,23 +94,23 @@ def stream(
         yield prediction(seconds, scores)
     if broken is None and scores is None and not stopped():
         needed = (patch - 1) * interval + 1
-        broken = BrokenImage(path, f'{seen} frames, fewer than the {needed} that one patch is made of')
+        broken = BrokenImage(path, f'{seen} frames: one patch needs {needed}')
     if broken is not None:
         yield broken
 
 
 def frame_interval(classifier: Classifier) -> int:
-    """From a frame of a video to the next that a stream takes.
+    """The distance between the frames of a video that a stream takes.
 
-    As in the clips that the model was trained on where these were sampled densely, and 1 where they were sampled
-    uniformly, of which a stream, whose end is unknown, has no like.
+    The ``frame_interval`` of dense sampling in training; 1 after uniform sampling, since the length of a stream is
+    unknown.
     """
     views = classifier.views or {}
     return views.get('frame_interval', 4) if views.get('sampling') == 'dense' else 1
 
 
 def check_causal(classifier: Classifier) -> None:
-    """Refuses a model that cannot take frames as they come."""
+    """Raises a UsageError for a model that cannot take a stream of frames."""
     views = classifier.views or {}
     if not getattr(classifier.model, 'causal', False):
         what = 'images' if classifier.views is None else 'whole clips'
