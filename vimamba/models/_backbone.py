@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         """Normalised output of the last layer."""
         x = self.embed(x)
         for layer in self._layers:
-            x = self._run(layer, x)
+            x = checkpoint(layer, x, use_reentrant=False) if self.grad_checkpointing else layer(x)
         return self._final(self.norm(x))
 
     def _final(self, x: Tensor) -> Tensor:
@@ -171,9 +171,7 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.run_blocks(self.downsample(x))
-
-    def run_blocks(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
         return x

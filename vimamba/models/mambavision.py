@@ -19,6 +19,7 @@ from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import generate_default_cfgs
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vimamba.errors import bad_argument, check_integers, integer, several
 from vimamba.layers import Block
@@ -69,8 +70,12 @@ class WindowStage(Stage):
         x, sides = self.downsample(x), (self.window_size, self.window_size)
         height, width = x.shape[1], x.shape[2]
         x = pad_map(x, self.window_size)
-        windows = self.run_blocks(window_partition(x, sides).flatten(1, 2)).unflatten(1, sides)
-        return window_reverse(windows, sides, x.shape[1], x.shape[2])[:, :height, :width].contiguous()
+        windows = window_partition(x, sides).flatten(1, 2)
+        for block in self.blocks:
+            windows = checkpoint(block, windows, use_reentrant=False) if self.grad_checkpointing else block(windows)
+        return window_reverse(windows.unflatten(1, sides), sides, x.shape[1], x.shape[2])[
+            :, :height, :width
+        ].contiguous()
 
 
 class Attention(timm.layers.Attention):
