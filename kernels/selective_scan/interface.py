@@ -11,6 +11,7 @@ import logging
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +94,8 @@ def selective_scan(
     check_flags(delta_softplus=delta_softplus, return_last_state=return_last_state, reverse=reverse)
     options = (None, [-1 if reverse else 1], delta_softplus)  # of one route
     try:
-        delta_, B_, C_, start_ = (t.unsqueeze(1) if isinstance(t, Tensor) else t for t in (delta, B, C, initial_state))
-        A_, D_, bias = (t.unsqueeze(0) if isinstance(t, Tensor) else t for t in (A, D, delta_bias))
+        delta_, B_, C_, start_ = (_with_axis(t, 1) for t in (delta, B, C, initial_state))
+        A_, D_, bias = (_with_axis(t, 0) for t in (A, D, delta_bias))
         out, last_state = _run(Scan(u, delta_, A_, B_, C_, D_, z, bias, start_, *options), backend)
     except UsageError:
         _check(Scan(u, delta, A, B, C, D, z, delta_bias, initial_state, *options), routes=False)  # without the axis k
@@ -186,6 +187,10 @@ def _reference(s: Scan) -> tuple[Tensor, Tensor]:
     return out.to(s.u.dtype), torch.stack(last, 1)
 
 
+def _with_axis(t: Any, dim: int) -> Any:
+    return t.unsqueeze(dim) if isinstance(t, Tensor) else t
+
+
 def _check(s: Scan, routes: bool = True) -> None:
     """Checks the arguments. Without ``routes`` they are those of `selective_scan`, which have no axis k."""
     if routes:
@@ -264,7 +269,7 @@ def _fake_forward(*args):
 def _backward(grad_out, grad_last, *args):
     """Gradients of the tensor arguments that are not None, in order."""
     *tensors, saved, y, steps, softplus, each, backend = args
-    scan = Scan(*tensors, steps, softplus, each)
+    scan = Scan._make((*tensors, steps, softplus, each))
     module = _module(scan, backend)
     with without_autocast(grad_out.device.type):
         if saved.ndim == 1:  # nothing was saved
@@ -275,7 +280,7 @@ def _backward(grad_out, grad_last, *args):
 
 def _fake_backward(grad_out, grad_last, *args):
     *tensors, _, _, steps, softplus, each, backend = args
-    scan = Scan(*tensors, steps, softplus, each)
+    scan = Scan._make((*tensors, steps, softplus, each))
     return empty_grads(scan, _module(scan, backend).MEMORY)
 
 

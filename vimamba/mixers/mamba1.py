@@ -209,7 +209,7 @@ class Mamba1(SequenceMixer):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False, **dd)
 
     @property
-    def convs(self) -> list[nn.Conv1d]:
+    def convs(self) -> list[nn.Conv1d]:  # type: ignore[override]
         return [part.conv1d for part in self.projections]
 
     def mix(self, x: Tensor, routes: Routes) -> Tensor:

@@ -276,7 +276,7 @@ class SequenceMixer(Mixer):
                     module.reset_parameters()
 
     @property
-    def is_causal(self) -> bool:
+    def is_causal(self) -> bool:  # type: ignore[override]
         """Whether `step` takes a sequence in parts: the output of a token depends on it and those before it alone."""
         in_order = self.scan.any_length and self.scan.routes.steps == [1]
         return in_order and self.merge != 'attention' and self.carries_state

@@ -69,7 +69,7 @@ class GridMixer(Mixer):
         self.in_proj = nn.Linear(d_model, d_inner * (2 if gate else 1), bias=bias, **dd)
         self.conv2d = Conv2d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv // 2, bias=conv_bias, **dd)
         self.act = core.grid_act()
-        self.ssm = core(d_inner, self.scan.count, d_model=d_model, **options, **dd)
+        self.ssm = core(d_inner, self.scan.count, d_model=d_model, **options, **dd)  # type: ignore[call-arg]
         self.ssm.merge = attention
         self.norm = nn.LayerNorm(d_inner, **dd) if norm else nn.Identity()
         self.out_proj = nn.Linear(d_inner, d_model, bias=bias, **dd)

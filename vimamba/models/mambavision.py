@@ -81,7 +81,7 @@ class WindowStage(Stage):
 class Attention(timm.layers.Attention):
     """timm's multi-head self-attention by the dense layers of this package. Shape: (b, l, dim), kept."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         q, k, v = dense(self.qkv, x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         return dense(self.proj, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 

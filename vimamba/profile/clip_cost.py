@@ -42,11 +42,11 @@ class JointViT(VisionTransformer):
 
     def __init__(self, num_frames: int, img_size: int = 224, num_classes: int = 400, **options: Any):
         side = img_size // 16 * 16
-        sizes = {'img_size': (num_frames * side, side), 'embed_dim': 192, 'num_heads': 3}
+        sizes: dict[str, Any] = {'img_size': (num_frames * side, side), 'embed_dim': 192, 'num_heads': 3}
         super().__init__(num_classes=num_classes, **sizes, **options)
         self.side = side
 
-    def forward(self, clip: Tensor) -> Tensor:
+    def forward(self, clip: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(clip[..., : self.side, : self.side].flatten(2, 3))
 
 
@@ -133,7 +133,7 @@ def measure(cost: ClipCost, device: torch.device, dtype: torch.dtype, repeats: i
         return step(model, clips, dtype, cost.training)
 
     if device.type == 'cuda':
-        batch = largest_batch(lambda batch: (prepared(batch)(), torch.cuda.synchronize(device)))
+        batch = largest_batch(lambda batch: (prepared(batch)(), torch.cuda.synchronize(device)))  # type: ignore[func-returns-value]
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     times = interleaved({cost.name: prepared(batch)}, device, repeats)[cost.name]

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -145,7 +145,14 @@ def _draw_route(panel: Axes, path: Tensor, points: float) -> None:
     move = path.diff(dim=0)
     jumps = move.abs().amax(1) > 1
     for chosen, width in ((~jumps, 0.06), (jumps, 0.02)):  # in cells
-        shaft = {'units': 'xy', 'angles': 'xy', 'scale_units': 'xy', 'scale': 1, 'width': width, 'headlength': 4}
+        shaft: dict[str, Any] = {
+            'units': 'xy',
+            'angles': 'xy',
+            'scale_units': 'xy',
+            'scale': 1,
+            'width': width,
+            'headlength': 4,
+        }
         panel.quiver(*path[:-1][chosen].T, *move[chosen].T, color=shade[1:][chosen.numpy()], **shaft)
     ends = ('start', 'o', 'tab:green', 0.26, path[0]), ('end', 's', 'tab:red', 0.34, path[-1])
     for label, marker, colour, share, place in ends:
