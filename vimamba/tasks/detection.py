@@ -25,7 +25,7 @@ from vimamba.errors import bad_argument, integer, number, one_of, one_or_several
 
 from .coco_metric import CocoMetric
 from .dense import BackboneNorm, DenseTask, OutIndices
-from .feature_pyramid import DenseModel, Features, create_features
+from .feature_pyramid import DenseModel, Features
 
 __all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']
 
@@ -55,12 +55,13 @@ class Neck(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         with torch.autocast(images.device.type, self.amp, enabled=self.amp is not None):
             maps = self.features(images)
-            names = [str(i) for i in range(len(maps))]
+            named = OrderedDict((str(i), level) for i, level in enumerate(maps))
             if self.fpn is not None:
-                return {name: level.float() for name, level in self.fpn(OrderedDict(zip(names, maps))).items()}
-            assert self.top is not None
-            maps, names = self.top(maps, maps, names)
-            return {name: level.float() for name, level in zip(names, maps)}
+                named = self.fpn(named)
+            elif self.top is not None:
+                maps, names = self.top(maps, maps, list(named))
+                named = OrderedDict(zip(names, maps))
+            return {name: level.float() for name, level in named.items()}
 
 
 class Anchors(AnchorGenerator):
@@ -358,10 +359,10 @@ class DetectionTask(DenseTask):
     ) -> Detector:
         """The configured detector; ``head`` is one of `DETECTORS`, which takes the further ``options``.
 
-        The other arguments are those of `create_features` and `Resize`; evaluation takes the largest ``min_size``.
+        The other arguments are those of `Features` and `Resize`; evaluation takes the largest ``min_size``.
         """
         strides = (8, 16, 32) if head in ('retinanet', 'fcos') else (4, 8, 16, 32)
-        features = create_features(
+        features = Features(
             config, strides, out_indices=out_indices, out_channels=channels, norm=norm, with_weights=with_weights
         )
         sizes = (min_size,) if isinstance(min_size, int) else min_size

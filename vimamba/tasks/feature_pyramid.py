@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from vimamba.models._builder import FeatureGetter
 
 from .build import build_model, checkpointed, create, mean_and_std
 
-__all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid', 'create_features']
+__all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid']
 
 _ANY_SIZE = {'dynamic_img_size': True, 'strict_img_size': False}  # how Vim and ViT, and Swin, come to take any image
 
@@ -64,54 +65,95 @@ class SimpleFeaturePyramid(nn.Module):
 
 
 class Features(nn.Module):
-    """A backbone that gives maps of chosen strides.
+    """The configured backbone, which gives maps of chosen strides.
 
     Args:
-        backbone: of timm's ``features_only``, by `FeatureGetter`.
-        layers: the layer of the backbone for each level.
-        strides: of the levels, in pixels.
+        config: ``model``, ``data.mean``, ``data.std`` and ``run.grad_checkpointing`` are read.
+        strides: of the maps, in pixels.
+        out_indices: blocks of a flat backbone: one, or one for each stride; None for the last.
         out_channels: of the `SimpleFeaturePyramid` for a backbone of other strides.
+        pyramid: False keeps the maps of a flat backbone as they are, all of its stride.
+        norm: 'frozen' keeps the statistics and weights of its batch norms; 'batch' and 'sync' leave them.
+        with_weights: load those of ``model.pretrained`` or ``model.checkpoint``.
+
+    Attributes:
+        channels: of each level.
+        flat: whether the backbone has other strides, so that a pyramid is made of its maps.
         fixed_size: (height, width) in pixels, if the backbone takes images of one size only.
         mean, std: per channel, for pixels in 0..1, of the images.
         overlap: pixels by which patches overlap. An image is padded by half of them on each side, so that its last
             rows and columns also lie in the middle of a patch.
 
-    Attributes:
-        channels: of each level.
-        flat: whether the backbone has other strides, so that a pyramid is made of its maps.
-
     Shape: (b, in_chans, H, W) -> a list of (b, channels, H / stride, W / stride), rounded up.
+
+    Raises:
+        UsageError: unknown model or argument, a backbone without these strides, or weights that do not fit.
     """
 
     def __init__(
         self,
-        backbone: FeatureGetter,
-        layers: Sequence[int],
+        config: Config,
         strides: Sequence[int],
+        *,
+        out_indices: Sequence[int] | None = None,
         out_channels: int | None = None,
-        fixed_size: tuple[int, int] | None = None,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
-        overlap: int = 0,
+        pyramid: bool = True,
+        norm: str = 'batch',
+        with_weights: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone, self.strides, self.overlap = backbone, list(strides), overlap
-        self.fixed_size, self.mean, self.std = fixed_size, list(mean), list(std)
-        distinct = sorted(set(layers))  # what the backbone gives
-        self.taken = [distinct.index(layer) for layer in layers]
-        channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
-        sources = [(channels[i], reductions[i]) for i in self.taken]
+        plain, arguments, fixed_size = _probe(config)
+        layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices)
+        if not pyramid:
+            strides, wanted = [plain.feature_info[i]['reduction'] for i in layers], strides
+            if strides == list(wanted):
+                raise bad_argument('task.pyramid', 'True for maps of these strides', False)
+        indices = sorted(set(layers))
+        if type(plain).__module__.startswith('vimamba.'):
+            file, arguments = config.model.checkpoint, {**arguments, 'features_only': True, 'out_indices': indices}
+            if file and with_weights:
+                arguments['pretrained_cfg_overlay'] = {'file': file}
+            backbone = create(config, with_weights and bool(file or config.model.pretrained), **arguments)
+        else:
+            backbone = FeatureGetter(build_model(config, 0, with_weights, **arguments), indices)
+        checkpointed(backbone, config)
+        self.backbone = freeze_batch_norm_2d(backbone) if norm == 'frozen' else backbone
+        self.mean, self.std = map(list, mean_and_std(plain, config))
+        self.overlap = _overlap(plain)
+        self.fixed_size = fixed_size and tuple(side - self.overlap for side in fixed_size)
+        self.strides, self.taken = list(strides), [indices.index(layer) for layer in layers]
+        info = backbone.feature_info
+        sources = [(info.channels()[i], info.reduction()[i]) for i in self.taken]
         self.flat = [stride for _, stride in sources] != self.strides
-        self.channels = [width for width, _ in sources]
-        self.pyramid: nn.Module = nn.Identity()
-        if self.flat:
-            self.pyramid = SimpleFeaturePyramid(sources, strides, out_channels)
-            self.channels = self.pyramid.channels
+        self.pyramid = SimpleFeaturePyramid(sources, strides, out_channels) if self.flat else nn.Identity()
+        self.channels = self.pyramid.channels if self.flat else [width for width, _ in sources]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         before = self.overlap // 2
         maps = self.backbone(F.pad(images, (before, self.overlap - before) * 2) if self.overlap else images)
         return self.pyramid([maps[i] for i in self.taken])
+
+
+def _probe(config: Config) -> tuple[Any, dict[str, Any], tuple[int, int] | None]:
+    """The backbone on the meta device, arguments for images of any size, and the only size if it takes no other."""
+    with torch.device('meta'):
+        plain = create(config, num_classes=0)
+        arguments = {key: on for key, on in _ANY_SIZE.items() if key in inspect.signature(type(plain)).parameters}
+        try:
+            plain = create(config, num_classes=0, **arguments)
+        except UsageError:  # a scan order of one size
+            arguments = {}
+        fault, fixed_size = '', None
+        if getattr(plain, 'num_frames', None):
+            fault = 'takes clips; choose one of images'
+        elif not hasattr(plain, 'forward_intermediates'):
+            fault = 'gives no feature maps: it has no forward_intermediates'
+        elif not _takes_any_size(plain, config.model.in_chans):
+            fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
+            fault = '' if fixed_size else 'does not take images of 64 x 96 and 128 x 64 pixels'
+    if fault:
+        raise UsageError(f'model {config.model.name!r} {fault}', key='model.name')
+    return plain, arguments, fixed_size
 
 
 class DenseModel(nn.Module):
@@ -131,72 +173,6 @@ class DenseModel(nn.Module):
         prefix, backbone = self._backbone()
         layers = group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True)
         return lambda name: float(layers.get(name.removeprefix(prefix), math.inf))
-
-
-def create_features(
-    config: Config,
-    strides: Sequence[int],
-    *,
-    out_indices: Sequence[int] | None = None,
-    out_channels: int | None = None,
-    pyramid: bool = True,
-    norm: str = 'batch',
-    with_weights: bool = True,
-) -> Features:
-    """The configured backbone, ``with_weights`` those of ``model.pretrained`` or ``model.checkpoint``.
-
-    Args:
-        config: ``model`` and ``run.grad_checkpointing`` are read.
-        strides: of the maps, in pixels.
-        out_indices: blocks of a flat backbone: one, or one for each stride; None for the last.
-        out_channels: see `Features`.
-        pyramid: False keeps the maps of a flat backbone as they are, all of its stride.
-        norm: 'frozen' keeps the statistics and weights of its batch norms; 'batch' and 'sync' leave them.
-
-    Raises:
-        UsageError: unknown model or argument, a backbone without these strides, or weights that do not fit.
-    """
-    settings = config.model
-    with torch.device('meta'):
-        plain = create(config, num_classes=0)
-        arguments = {key: on for key, on in _ANY_SIZE.items() if key in inspect.signature(type(plain)).parameters}
-        try:
-            plain = create(config, num_classes=0, **arguments)
-        except UsageError:  # a scan order of one size
-            arguments = {}
-        if getattr(plain, 'num_frames', None):
-            raise UsageError(f'model {settings.name!r} takes clips; choose one of images', key='model.name')
-        fixed_size = None
-        if not _takes_any_size(plain, settings.in_chans):
-            fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
-            if fixed_size is None:
-                fault = 'does not take images of 64 x 96 and 128 x 64 pixels'
-                raise UsageError(f'model {settings.name!r} {fault}', key='model.name')
-    if not hasattr(plain, 'forward_intermediates'):
-        fault = f'model {settings.name!r} gives no feature maps: it has no forward_intermediates'
-        raise UsageError(fault, key='model.name')
-    layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices)
-    if not pyramid:
-        strides, wanted = [plain.feature_info[i]['reduction'] for i in layers], strides
-        if strides == list(wanted):
-            raise bad_argument('task.pyramid', 'True for maps of these strides', False)
-    indices = sorted(set(layers))
-    if type(plain).__module__.startswith('vimamba.'):
-        overlay = {'pretrained_cfg_overlay': {'file': settings.checkpoint}} if settings.checkpoint else {}
-        pretrained = with_weights and (settings.pretrained or bool(overlay))
-        backbone = create(
-            config, pretrained, features_only=True, out_indices=indices, **(overlay if pretrained else {}), **arguments
-        )
-    else:
-        backbone = FeatureGetter(build_model(config, 0, with_weights, **arguments), indices)
-    checkpointed(backbone, config)
-    if norm == 'frozen':
-        backbone = freeze_batch_norm_2d(backbone)
-    mean, std = mean_and_std(plain, config)
-    overlap = _overlap(plain)
-    if fixed_size is not None:
-        fixed_size = tuple(side - overlap for side in fixed_size)
-    return Features(backbone, layers, strides, out_channels, fixed_size, mean, std, overlap)
 
 
 def _overlap(model: nn.Module) -> int:

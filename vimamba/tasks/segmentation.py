@@ -17,7 +17,7 @@ from vimamba.data import DATASETS
 from vimamba.errors import UsageError, bad_argument, flag, integer, number, or_none, several
 
 from .dense import BackboneNorm, DenseTask, OutIndices
-from .feature_pyramid import DenseModel, Features, create_features
+from .feature_pyramid import DenseModel, Features
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
 
@@ -229,9 +229,9 @@ class SegmentationTask(DenseTask):
     ) -> Segmenter:
         """The configured network; ``head`` is one of `DECODERS`, which takes the further ``options``.
 
-        The other arguments are those of `create_features` and `Segmenter`.
+        The other arguments are those of `Features` and `Segmenter`.
         """
-        features = create_features(
+        features = Features(
             config, _STRIDES, out_indices=out_indices, pyramid=pyramid, norm=norm, with_weights=with_weights
         )
         decoder = DECODERS[head](features, **options)
