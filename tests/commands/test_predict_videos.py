@@ -307,7 +307,11 @@ def test_a_stream_that_cannot_be_is_one_line(tool, tmp_path):
         (('--stream', tmp_path, '--checkpoint', causal), 1, f'{tmp_path}: a folder'),
         (('--stream', file, '--checkpoint', long), 1, f'{file}: 8 frames; one patch needs 10'),
         (('--stream', file, '--checkpoint', clips), 2, 'test_videomamba takes whole clips: a stream of frames needs'),
-        (('--stream', file, '--checkpoint', backward), 2, 'was trained on frames backward: those of a stream run forward'),
+        (
+            ('--stream', file, '--checkpoint', backward),
+            2,
+            'was trained on frames backward: those of a stream run forward',
+        ),
         (('--stream', file, '--model', CAUSAL), 2, 'has no published weights: give --checkpoint FILE'),
         (('--stream', file, '--checkpoint', causal, file), 2, '--stream: takes one video'),
         (('--stream', file, '--checkpoint', causal, '--views', 2, 1), 2, '--views: a stream has none: leave it out'),

@@ -117,10 +117,10 @@ def spoil(root, what):
         ('two images', r'images/3\.(jpg|PNG): .*images/3\.(jpg|PNG) has the same name'),
         ('two masks', r'masks/3\.(png|PNG): .*masks/3\.(png|PNG) has the same name'),
         ('many classes', r'classes: expected at most 255, the numbers below 255, got 256'),
-        ('a class twice', r"classes: expected each name once, got 'sky' 2 times"),
+        ('a class twice', r"classes\.txt: line 3: line 1 has 'sky', too"),
         ('colours', r'3\.png: a mask of mode RGB: save class numbers'),
         ('truncated', r'3\.png: cannot be read as a mask'),
-        ('no classes', r'classes\.txt with the name of a class a line'),
+        ('no classes', r'needs classes\.txt'),
         ('no folder', r'train/masks: no such folder'),
     ],
 )

@@ -1,4 +1,4 @@
-"""What data sets of objects share, whatever file they are read from: checked boxes, compact memory, samples."""
+"""The base of data sets of objects: checked boxes, compact memory, samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vimamba.data.files import FileDataset, Root, Transform
 from vimamba.data.image import BrokenImage, read_image
 from vimamba.errors import UsageError
 
-__all__ = ['ObjectDataset', 'checked_box', 'inside', 'is_number']
+__all__ = ['ObjectDataset', 'inside', 'is_number']
 
 MAX_ASPECT = 100_000  # a strip is padded by the model, not scaled up
 
@@ -28,7 +28,7 @@ class ObjectDataset(FileDataset):
 
         boxes (N, 4) float32     left, top, right, bottom in pixels, the outer edges
         labels (N,) int64        index into ``classes``
-        iscrowd (N,) int64       1 for what is neither to be found nor wrong to be found
+        iscrowd (N,) int64       1 for a crowd, which is neither missed nor a false positive
         area (N,) float32        of the object, in square pixels
         masks (N, H, W) uint8    with ``masks=True``
         image_id int
@@ -47,6 +47,29 @@ class ObjectDataset(FileDataset):
     def _add(self, path: Root, number: int, size: tuple[int, int], objects: Sequence[dict]) -> None:
         """An image of ``size`` (height, width) with objects: 'box', 'label', 'iscrowd', 'area', 'shape'."""
         self._added.append((path, json.dumps([number, *size, objects], separators=(',', ':')).encode()))
+
+    def _box(self, box: Sequence[float], size: tuple[int, int], where: str) -> list[float]:
+        """A box (left, top, right, bottom) cut to an image of ``size`` (height, width).
+
+        A box without area is added to ``skipped``, and the result is empty.
+
+        Raises:
+            UsageError: it is not made of finite numbers.
+        """
+        if not all(map(is_number, box)):
+            raise UsageError(f'{where}: its box {list(box)} is not made of finite numbers')
+        given = np.array(box, np.float64)
+        cut = given.clip(0, size[::-1] * 2)
+        sides = f'({given[2] - given[0]:g} x {given[3] - given[1]:g})'
+        for edges, reason in (
+            (given, f'is empty or inverted {sides}'),
+            (cut, f'lies outside the image of {size[1]} x {size[0]} pixels'),
+            (cut.astype(np.float32), f'is too thin for float32 {sides}'),
+        ):
+            if not (edges[2:] > edges[:2]).all():
+                self.skipped.append(f'{where}: its box {reason}')
+                return []
+        return edges.tolist()
 
     def _close(self, file: Path) -> None:
         """All records into one text: a million small objects would be copied into each worker as it touches them."""
@@ -82,26 +105,6 @@ class ObjectDataset(FileDataset):
         raise NotImplementedError
 
 
-def checked_box(box: Sequence[float], size: tuple[int, int], where: str) -> tuple[list[float], str]:
-    """A box (left, top, right, bottom) cut to an image of ``size`` (height, width), and the reason if it is not a box.
-
-    Raises:
-        UsageError: it is not made of finite numbers.
-    """
-    if not all(is_number(value) for value in box):
-        raise UsageError(f'{where}: its box {list(box)} is not made of finite numbers')
-    left, top, right, bottom = map(float, box)
-    if right <= left or bottom <= top:
-        return [], f'its box is empty or inverted ({right - left:g} x {bottom - top:g})'
-    cut = [min(max(value, 0.0), float(side)) for value, side in zip((left, top, right, bottom), size[::-1] * 2)]
-    if cut[2] <= cut[0] or cut[3] <= cut[1]:
-        return [], f'its box lies outside the image of {size[1]} x {size[0]} pixels'
-    cut = np.array(cut, np.float32).tolist()  # what it is held in
-    if cut[2] <= cut[0] or cut[3] <= cut[1]:
-        return [], f'its box is too thin for float32 ({right - left:g} x {bottom - top:g})'
-    return cut, ''
-
-
 def inside(folder: Path, name: Any, where: str) -> Path:
     """The path of a file in a folder, by its name.
 
@@ -109,7 +112,7 @@ def inside(folder: Path, name: Any, where: str) -> Path:
         UsageError: the name is not text, or leads out of the folder.
     """
     if not isinstance(name, str) or not name or os.path.isabs(name) or '..' in Path(name).parts or '\0' in name:
-        raise UsageError(f'{where}: {name!r} is no name of a file in {folder}')
+        raise UsageError(f'{where}: {name!r} is not the name of a file in {folder}')
     return folder / name
 
 

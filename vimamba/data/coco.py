@@ -1,13 +1,13 @@
-"""COCO's format of detection and instance segmentation: one JSON file a split, polygon and run-length masks.
+"""COCO's format of detection and instance segmentation: a JSON file for each split, polygon and run-length masks.
 
 | a record with | is |
 |---|---|
 | a missing or wrong key, a number, file or class name used twice, an unknown image or category | refused |
 | a box that is not four finite numbers | refused |
-| a polygon of fewer than three points, an odd number of coordinates, or some far from the image | refused |
-| run lengths of another size than the image, or that do not add up to it | refused |
-| a file name that leads out of the folder, an image file that is not there | refused |
-| a box without area that float32 can tell, or outside the image | left out, with one warning for all |
+| a polygon with fewer than three points, an odd number of coordinates, or points far from the image | refused |
+| run lengths whose size or sum is not that of the image | refused |
+| a file name that leads out of the folder, or a missing image file | refused |
+| a box without area in float32, or outside the image | left out, with one warning for all |
 | a box partly outside the image | cut to it |
 
 Refused means a `UsageError` before training, with file, record and reason.
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from vimamba.data.box_datasets import ObjectDataset, checked_box, inside, is_number
+from vimamba.data.box_datasets import ObjectDataset, inside, is_number
 from vimamba.data.files import Root, Transform, read_json
 from vimamba.errors import UsageError
 
@@ -36,10 +36,10 @@ class CocoDataset(ObjectDataset):
         root: the folder.
         split: 'train' or 'val'.
         transform: see `ObjectDataset`.
-        masks: give instance masks, which every object then needs to have.
+        masks: give instance masks; every object must have one.
         train_images, val_images: the folders of the images, in ``root``.
         train_json, val_json: the files of the annotations, in ``root``.
-        keep_empty: train on images without objects, too.
+        keep_empty: also train on images without objects.
 
     Raises:
         UsageError: see the table above.
@@ -66,7 +66,7 @@ class CocoDataset(ObjectDataset):
         categories = _categories(content, file)
         train = Path(root, train_json)
         if split != 'train' and train.is_file() and _categories(_load(train), train) != categories:
-            raise UsageError(f'{file}: its categories are not those of {train}: write the same into both')
+            raise UsageError(f'{file}: its categories differ from those of {train}: write the same into both')
         super().__init__(list(categories.values()), transform, masks)
         images = _images(content, file, folder)
         objects: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
@@ -92,9 +92,8 @@ class CocoDataset(ObjectDataset):
             raise UsageError(f'{where}: bbox: expected four numbers (left, top, width, height), got {record["bbox"]}')
         left, top, width, height = record['bbox']
         numbers = all(map(is_number, record['bbox']))
-        box, why = checked_box((left, top, left + width, top + height) if numbers else record['bbox'], size, where)
-        if why:
-            self.skipped.append(f'{where}: {why}')
+        box = self._box((left, top, left + width, top + height) if numbers else record['bbox'], size, where)
+        if not box:
             return None
         crowd, area = record.get('iscrowd', 0), record.get('area', (box[2] - box[0]) * (box[3] - box[1]))
         if crowd not in (0, 1):
@@ -116,7 +115,9 @@ class CocoDataset(ObjectDataset):
 
 
 def run_lengths(text: str) -> list[int]:
-    """The run lengths in COCO's compressed text: five bits a character; the fourth and later less the last but one.
+    """The run lengths in COCO's compressed text: five bits per character; from the fourth on, differences.
+
+    A difference is to the run length two places before.
 
     >>> run_lengths('03o0')
     [0, 3, 31]
@@ -129,7 +130,7 @@ def run_lengths(text: str) -> list[int]:
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
-            raise ValueError(f'{character!r} is no character of it')
+            raise ValueError(f'invalid character {character!r}')
         value |= (bits & 31) << shift
         shift += 5
         if shift > 60:
@@ -166,7 +167,7 @@ def _need(record: Any, keys: dict[str, type], where: str) -> None:
 def _records(
     content: dict[str, Any], file: Path, kind: str, section: str, keys: dict[str, type]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The records of a section with the place of each: by its id, else by its number, from 1. No id is there twice."""
+    """The records of a section, each with its place: its id, or its number from 1. No id may occur twice."""
     seen: set[int] = set()
     for position, record in enumerate(content[section], 1):
         number = record.get('id') if isinstance(record, dict) else None
@@ -180,7 +181,7 @@ def _records(
 
 
 def _shown(value: Any) -> str:
-    """A value as the file has it, cut if it is long."""
+    """A value as JSON, cut if it is long."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f'{text[:40]}...'
 
@@ -207,12 +208,12 @@ def _images(content: dict[str, Any], file: Path, folder: Path) -> dict[int, tupl
             raise UsageError(f'{where}: a size of {record["width"]} x {record["height"]} pixels')
         path = inside(folder, record['file_name'], where)
         if files.setdefault(path, record['id']) != record['id']:
-            raise UsageError(f'{where}: image id {files[path]} has this file_name, too')
+            raise UsageError(f'{where}: image id {files[path]} has the same file_name')
         if not path.is_file():
-            missing.append(f'{where}: no such file as {path}')
+            missing.append(f'{where}: {path} does not exist')
         images[record['id']] = path, (record['height'], record['width'])
     if missing:
-        raise UsageError(missing[0] + f', nor {len(missing) - 1} others' * (len(missing) > 1))
+        raise UsageError(missing[0] + f', nor do {len(missing) - 1} others' * (len(missing) > 1))
     return dict(sorted(images.items()))
 
 
@@ -229,7 +230,7 @@ def _shape(segmentation: Any, size: tuple[int, int], where: str) -> Any:
         except ValueError as error:
             raise UsageError(f'{where}: its run lengths are broken: {error}') from None
         if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
-            raise UsageError(f'{where}: its run lengths are no list of integers, none below 0')
+            raise UsageError(f'{where}: its run lengths are not a list of integers >= 0')
         if (total := sum(counts)) != height * width:
             raise UsageError(f'{where}: its run lengths add up to {total} pixels, the image has {height * width}')
         return {'counts': counts}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,16 +24,8 @@ CITYSCAPES = (
     *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign', 'vegetation'),
     *('terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
 )
+_Layout = tuple[Path, tuple[str, ...], Path, str]  # folder and endings of images, folder and ending of masks
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # of those names
-
-
-class Layout(NamedTuple):
-    """Where a split lies: folders and endings of the images and of their masks."""
-
-    images: str
-    masks: str
-    image_ending: str | tuple[str, ...] = IMG_EXTENSIONS
-    mask_ending: str = '.png'
 
 
 class MaskFolder(FileDataset):
@@ -66,34 +58,33 @@ class MaskFolder(FileDataset):
         name, count = Counter(self.classes).most_common(1)[0]
         if count > 1:
             raise bad_argument('classes', 'each name once', f'{name!r} {count} times')
-        layout = self._layout(root, split)
-        images = _files(root / layout.images, layout.image_ending)
-        masks = _files(root / layout.masks, layout.mask_ending)
+        image_folder, endings, mask_folder, mask_ending = self._layout(root, split)
+        images, masks = _files(image_folder, endings), _files(mask_folder, (mask_ending,))
         chosen = self._chosen(root, split)
         keys = sorted(images) if chosen is None else chosen
         for key in keys:
             if key not in images:
-                raise UsageError(f'{root / layout.images / key}: no such image')
+                raise UsageError(f'{image_folder / key}: no such image')
             if key not in masks:
-                raise UsageError(f'{images[key]}: it has no mask {root / layout.masks / key}{layout.mask_ending}')
+                raise UsageError(f'{images[key]}: it has no mask {mask_folder / key}{mask_ending}')
         if chosen is None and (alone := sorted(set(masks) - set(images))):
-            raise UsageError(f'{masks[alone[0]]}: it has no image in {root / layout.images}')
+            raise UsageError(f'{masks[alone[0]]}: it has no image in {image_folder}')
         if not keys:
-            raise UsageError(f'{root / layout.images}: no images in it')
+            raise UsageError(f'{image_folder}: no images in it')
         super().__init__([images[key] for key in keys], transform)
         self._masks = FileDataset([masks[key] for key in keys], None)
         self._numbers = np.full(256, -1, np.int16)  # of the file -> of the class; -1: not allowed
         for number, label in {**self._meaning(), IGNORED: IGNORED}.items():
             self._numbers[number] = label
 
-    def _layout(self, root: Path, split: str) -> Layout:
-        return Layout(f'{split}/images', f'{split}/masks')
+    def _layout(self, root: Path, split: str) -> _Layout:
+        return root / split / 'images', IMG_EXTENSIONS, root / split / 'masks', '.png'
 
     def _classes(self, root: Path) -> Sequence[str]:
         file = root / 'classes.txt'
-        names = [line.strip() for line in read_text(file).split('\n') if line.strip()] if file.is_file() else []
+        names = list(listed_names(file).values()) if file.is_file() else []
         if not names:
-            raise UsageError(f'{root}: classes.txt with the name of a class a line, or data.classes=[...], is needed')
+            raise UsageError(f'{root}: needs classes.txt, a name on each line, or data.classes=[...]')
         return names
 
     def _chosen(self, root: Path, split: str) -> list[str] | None:
@@ -125,9 +116,9 @@ class ADE20K(MaskFolder):
     The names are read from ``root/objectInfo150.txt`` where it lies there.
     """
 
-    def _layout(self, root: Path, split: str) -> Layout:
+    def _layout(self, root: Path, split: str) -> _Layout:
         folder = {'train': 'training', 'val': 'validation'}[split]
-        return Layout(f'images/{folder}', f'annotations/{folder}')
+        return root / 'images' / folder, IMG_EXTENSIONS, root / 'annotations' / folder, '.png'
 
     def _classes(self, root: Path) -> Sequence[str]:
         file = root / 'objectInfo150.txt'
@@ -148,11 +139,11 @@ class Cityscapes(MaskFolder):
     splits = ('train', 'val', 'test')
     one_size = True
 
-    def _layout(self, root: Path, split: str) -> Layout:
-        masks = Path(root, 'gtFine', split)
+    def _layout(self, root: Path, split: str) -> _Layout:
+        masks = root / 'gtFine' / split
         self.train_ids = next(masks.rglob('*_gtFine_labelTrainIds.png'), None) is not None
         ending = '_gtFine_labelTrainIds.png' if self.train_ids else '_gtFine_labelIds.png'
-        return Layout(f'leftImg8bit/{split}', f'gtFine/{split}', '_leftImg8bit.png', ending)
+        return root / 'leftImg8bit' / split, ('_leftImg8bit.png',), masks, ending
 
     def _classes(self, root: Path) -> Sequence[str]:
         return CITYSCAPES
@@ -168,8 +159,8 @@ class VocSegmentation(MaskFolder):
 
     splits = ('train', 'val', 'trainval')
 
-    def _layout(self, root: Path, split: str) -> Layout:
-        return Layout('JPEGImages', 'SegmentationClass', '.jpg')
+    def _layout(self, root: Path, split: str) -> _Layout:
+        return root / 'JPEGImages', ('.jpg',), root / 'SegmentationClass', '.png'
 
     def _classes(self, root: Path) -> Sequence[str]:
         return ('background', *VOC_CLASSES)
@@ -178,17 +169,16 @@ class VocSegmentation(MaskFolder):
         return list(listed_names(Path(root, 'ImageSets', 'Segmentation', f'{split}.txt')).values())
 
 
-def _files(folder: Path, endings: str | tuple[str, ...]) -> dict[str, Path]:
+def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     """Files by their path in the folder without the ending."""
     if not folder.is_dir():
         raise UsageError(f'{folder}: no such folder')
-    endings = (endings,) if isinstance(endings, str) else endings
     found: dict[str, Path] = {}
     for path in sorted(map(Path, files_below(folder, [ending.lower() for ending in endings]))):
         name = path.relative_to(folder).as_posix()
         key = name[: -next(len(e) for e in endings if name.lower().endswith(e.lower()))]
         if found.setdefault(key, path) != path:
-            raise UsageError(f'{path}: {found[key]} has the same name but for its ending; remove one of them')
+            raise UsageError(f'{path}: {found[key]} differs only in its ending; remove one of them')
     return found
 
 
