@@ -157,7 +157,7 @@ def test_a_folder_gives_its_videos_and_a_broken_one_costs_only_itself(tool, tmp_
     code, out, err = tool(folder, '--checkpoint', save(tmp_path / 'best.pth'), '--topk', 2, '--picture', picture)
     assert (code, err.splitlines()) == (
         1,
-        [f'error: {bad}: no video that FFmpeg can read (Invalid data found when processing input)'],
+        [f'error: {bad}: not a video that FFmpeg can read (Invalid data found when processing input)'],
     )
     lines = out.splitlines()
     assert lines[0].split() == ['video', 'score', 'class']

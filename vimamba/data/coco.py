@@ -28,14 +28,18 @@ from vimamba.errors import UsageError
 
 __all__ = ['CocoDataset', 'run_lengths']
 
+_SECTIONS: dict[str, tuple[str, dict[str, type]]] = {  # of the file -> its records in messages, and their keys
+    'images': ('image', {'file_name': str, 'height': int, 'width': int}),
+    'annotations': ('annotation', {'image_id': int, 'category_id': int, 'bbox': list}),
+    'categories': ('category', {'name': str}),
+}
+
 
 class CocoDataset(ObjectDataset):
     """``root/train2017/*.jpg`` with ``root/annotations/instances_train2017.json``, or files of other names.
 
     Args:
-        root: the folder.
-        split: 'train' or 'val'.
-        transform: see `ObjectDataset`.
+        root, split, transform: as in `create_dataset`.
         masks: give instance masks; every object must have one.
         train_images, val_images: the folders of the images, in ``root``.
         train_json, val_json: the files of the annotations, in ``root``.
@@ -71,8 +75,7 @@ class CocoDataset(ObjectDataset):
         images = _images(content, file, folder)
         objects: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
         labels = {number: label for label, number in enumerate(categories)}
-        keys = {'image_id': int, 'category_id': int, 'bbox': list}
-        for where, record in _records(content, file, 'annotation', 'annotations', keys):
+        for where, record in _records(content, file, 'annotations'):
             image, category = record['image_id'], record['category_id']
             if image not in images:
                 raise UsageError(f'{where}: no image has the id {image}')
@@ -148,7 +151,7 @@ def run_lengths(text: str) -> list[int]:
 
 def _load(file: Path) -> dict[str, Any]:
     content = read_json(file)
-    _need(content, {'images': list, 'annotations': list, 'categories': list}, str(file))
+    _need(content, dict.fromkeys(_SECTIONS, list), str(file))
     return content
 
 
@@ -164,10 +167,9 @@ def _need(record: Any, keys: dict[str, type], where: str) -> None:
             raise UsageError(f'{where}: {key}: expected an integer of 64 bits, got {_shown(record[key])}')
 
 
-def _records(
-    content: dict[str, Any], file: Path, kind: str, section: str, keys: dict[str, type]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(content: dict[str, Any], file: Path, section: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of a section, each with its place: its id, or its number from 1. No id may occur twice."""
+    kind, keys = _SECTIONS[section]
     seen: set[int] = set()
     for position, record in enumerate(content[section], 1):
         number = record.get('id') if isinstance(record, dict) else None
@@ -189,7 +191,7 @@ def _shown(value: Any) -> str:
 def _categories(content: dict[str, Any], file: Path) -> dict[int, str]:
     """Names by id, in the order of ids."""
     names: dict[int, str] = {}
-    for where, record in _records(content, file, 'category', 'categories', {'name': str}):
+    for where, record in _records(content, file, 'categories'):
         if record['name'] in names.values():
             raise UsageError(f'{where}: another category has this name')
         names[record['id']] = record['name']
@@ -203,7 +205,7 @@ def _images(content: dict[str, Any], file: Path, folder: Path) -> dict[int, tupl
     images: dict[int, tuple[Path, tuple[int, int]]] = {}
     files: dict[Path, int] = {}
     missing = []
-    for where, record in _records(content, file, 'image', 'images', {'file_name': str, 'height': int, 'width': int}):
+    for where, record in _records(content, file, 'images'):
         if record['height'] < 1 or record['width'] < 1:
             raise UsageError(f'{where}: a size of {record["width"]} x {record["height"]} pixels')
         path = inside(folder, record['file_name'], where)

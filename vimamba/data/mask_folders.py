@@ -32,13 +32,11 @@ class MaskFolder(FileDataset):
     """``root/{train,val}/images/*`` with ``root/{train,val}/masks/*.png``, names without their endings being the same.
 
     A mask has one channel of 8 or 16 bits (grey, or a palette, whose colours do not matter); its values are class
-    numbers, at most 254, and 255 is left out of loss and metric. ``dataset[i]`` is ``transform(image, target)`` with a
+    numbers, at most 254; 255 is left out of loss and metric. ``dataset[i]`` is ``transform(image, target)`` with a
     PIL image and ``{'mask': (H, W) uint8, 'image_id': int}``.
 
     Args:
-        root: the folder.
-        split: 'train' or 'val'.
-        transform: see above.
+        root, split, transform: as in `create_dataset`.
         classes: their names, the first of number 0; None for the lines of ``root/classes.txt``.
 
     Raises:

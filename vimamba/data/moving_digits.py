@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -95,8 +94,7 @@ class MovingDigits(Clips):
 
     Args:
         root: the folder to keep them in; None for ``$XDG_CACHE_HOME/vimamba`` or ``~/.cache/vimamba``.
-        split: 'train', 'val' or 'test', each of its own digits.
-        transform: frames -> tensor, as in `Clips`.
+        split, transform: as in `Clips`; each of 'train', 'val' and 'test' has other digits.
         time: 'forward', 'backward' (each clip reversed, its class the opposite) or 'shuffled' (in an order that is
             drawn anew each time in training, and fixed for each clip elsewhere).
         clips: how many of the split; None for all.
@@ -139,23 +137,21 @@ class MovingDigits(Clips):
 def _write(folder: Path, split: str) -> None:
     digits = Digits(split=split)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{split}-'))
-    try:
+    hidden = {'dir': folder.parent, 'prefix': f'.{split}-'}
+    with tempfile.TemporaryDirectory(**hidden, ignore_cleanup_errors=True) as scratch:
         labels = {}
         for i in range(_CLIPS[split]):
             rng = np.random.default_rng((_VERSION, sorted(_CLIPS).index(split), i))
             which, direction = int(rng.integers(len(digits))), i % 8
             name = f'{i:05d}.mp4'
-            _encode(scratch / name, compose(digits.images[which], direction, rng))
+            _encode(Path(scratch, name), compose(digits.images[which], direction, rng))
             labels[name] = 8 * int(digits.targets[which]) + direction
-        (scratch / 'labels.json').write_text(json.dumps(labels))
+        Path(scratch, 'labels.json').write_text(json.dumps(labels))
         try:
-            scratch.rename(folder)
+            os.rename(scratch, folder)
         except OSError:  # another process was first
             if not folder.is_dir():
                 raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _encode(path: Path, frames: np.ndarray) -> None:

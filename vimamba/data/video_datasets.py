@@ -18,21 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vimamba.data.files import (
-    FileDataset,
-    Root,
-    Transform,
-    class_folders,
-    listed_names,
-    read_json,
-    read_text,
-    subfolders,
-)
+from vimamba.data.files import FileDataset, Root, class_folders, listed_names, read_json, read_text, subfolders
 from vimamba.data.video_decode import VIDEO_EXTENSIONS, read_clip, sample_dense, sample_uniform
 from vimamba.errors import UsageError, check_integers, one_of
 
 __all__ = ['Clips', 'Layout', 'SomethingSomething', 'VideoFolder', 'VideoList', 'VideoSplits']
 
+_Transform = Callable[..., Tensor] | None
 _Found = tuple[list[str], list[int], list[str]]  # paths, the class of each, the names of the classes
 
 
@@ -43,19 +35,19 @@ class Clips(FileDataset):
         paths: the files.
         targets: the class of each, an index into ``classes``.
         classes: their names.
-        split: which part this is.
+        split: 'train', or another one.
         transform: (frames (T, H, W, 3) uint8) -> tensor. None: (3, T, H, W) in 0..1.
         training: whether frames are sampled at random; None: those of the train split are.
         num_frames: frames of a clip.
-        sampling: 'uniform' (over the whole video) or 'dense' (with ``frame_interval`` from one to the next).
-        frame_interval: frames of the video from one of the clip to the next, of dense sampling.
-        num_clips: views in time, outside of training.
-        time: 'forward', 'backward' or 'shuffled': the frames in another order, to see what a model reads of it.
-        repeats: clips of the same frames of a video, each augmented separately, in training (arXiv:1901.09335): a
-            video is decoded once for all of them.
+        sampling: 'uniform' (over the whole video, by `sample_uniform`) or 'dense' (by `sample_dense`).
+        frame_interval: of dense sampling, the step between frames.
+        num_clips: views in time, outside training.
+        time: 'forward', 'backward' or 'shuffled': the order of the frames, to test whether a model uses it.
+        repeats: in training, clips of the same frames, each augmented separately (arXiv:1901.09335); the video is
+            decoded once.
     """
 
-    what = 'videos'  # for messages
+    what = 'videos'  # in messages
     mirrors = True  # a mirrored clip is of the same class
 
     def __init__(
@@ -64,7 +56,7 @@ class Clips(FileDataset):
         targets: Sequence[int],
         classes: Sequence[str],
         split: str,
-        transform: Callable[..., Tensor] | None = None,
+        transform: _Transform = None,
         *,
         training: bool | None = None,
         num_frames: int = 8,
@@ -85,7 +77,7 @@ class Clips(FileDataset):
         self.time = time
 
     def choose(self, frames: int) -> list[int]:
-        """The frames of all views, one after another, of a video with ``frames`` frames."""
+        """The numbers of the frames of all views, in turn, for a video of ``frames`` frames."""
         if self.sampling == 'uniform':
             views = sample_uniform(frames, self.num_frames, self.num_clips, self.training)
         else:
@@ -113,23 +105,19 @@ def _to_tensor(frames: np.ndarray) -> Tensor:
 class Layout(Clips):
     """Clips of the files that ``find`` lists: (root, split, its options) -> (paths, targets, classes).
 
-    Args:
-        root: the folder of the data set.
-        split: one of ``splits``.
-        transform: frames -> tensor, as in `Clips`.
-        options: those of ``find``, and further arguments of `Clips`.
+    ``options`` are those of ``find``, and further arguments of `Clips`.
     """
 
     splits: tuple[str, ...] = ('train', 'val')
     find: Callable[..., _Found]
 
-    def __init__(self, *, root: Root, split: str, transform: Transform | None = None, **options: Any):
+    def __init__(self, *, root: Root, split: str, transform: _Transform = None, **options: Any):
         found = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
         paths, targets, classes = self.find(Path(root), split, **found)
         unseen = [name for i, name in enumerate(classes) if i not in set(targets)] if split == 'train' else []
         if unseen:
             shown = ', '.join(unseen[:5]) + f' and {len(unseen) - 5} more' * (len(unseen) > 5)
-            warnings.warn(f'{root}: no training videos of {shown}: nothing is learned of them', stacklevel=2)
+            warnings.warn(f'{root}: no training videos of {shown}: these classes are not learned', stacklevel=2)
         super().__init__(paths, targets, classes, split, transform, **options)
 
 
@@ -146,9 +134,9 @@ class VideoFolder(Layout):
 class VideoList(Layout):
     """``root/{train,val,test}.{csv,txt}`` as for Kinetics: a line for each video, its path and the number of its class.
 
-    They are separated by commas, with any columns between the two, or by white space. A first line that names its
-    columns is passed over. Paths are relative to root, or to ``videos`` in it. The names of the classes are the lines
-    of ``root/classes.txt``; where it is missing, there are as many as the list of train numbers.
+    The two are separated by white space, or by commas with any columns between them. A header line is skipped. Paths
+    are relative to root, or to ``videos`` in it. The class names are the lines of ``root/classes.txt``; without this
+    file they are the numbers up to the highest one in the list of train.
     """
 
     splits = ('train', 'val', 'test')
@@ -157,10 +145,10 @@ class VideoList(Layout):
     def find(root: Path, split: str, videos: str = '') -> _Found:
         file = _list(root, split)
         if file is None:
-            raise UsageError(f'{root}: no {split}.csv or {split}.txt in it')
+            raise UsageError(f'{root}: has no {split}.csv or {split}.txt')
         found = _lines(file)
         if not found:
-            raise UsageError(f'{file}: no videos in it; expected lines of a path and the number of a class')
+            raise UsageError(f'{file}: lists no videos; expected lines of a path and the number of a class')
         names = root / 'classes.txt'
         if names.is_file():
             classes = list(listed_names(names).values())
@@ -173,7 +161,7 @@ class VideoList(Layout):
             classes = [str(i) for i in range(last + 1)]
         for path, target in found:
             if target >= len(classes):
-                raise UsageError(f'{file}: {path} is of class {target}, but there are {len(classes)} in {root}')
+                raise UsageError(f'{file}: {path} has class {target}, but {root} has {len(classes)} classes')
         paths = [str(root / videos / path) for path, _ in found]
         return paths, [target for _, target in found], classes
 
@@ -209,10 +197,8 @@ class SomethingSomething(Layout):
 
     @staticmethod
     def find(root: Path, split: str, videos: str = '20bn-something-something-v2') -> _Found:
-        names, listed = (
-            root / f'something-something-v2-{part}.json'
-            for part in ('labels', {'train': 'train', 'val': 'validation'}[split])
-        )
+        parts = 'labels', {'train': 'train', 'val': 'validation'}[split]
+        names, listed = (root / f'something-something-v2-{part}.json' for part in parts)
         labels, records = read_json(names), read_json(listed)
         if not isinstance(labels, dict) or not all(str(index).isdecimal() for index in labels.values()):
             raise UsageError(f'{names}: expected the number of each label')
@@ -236,8 +222,8 @@ class VideoSplits(Layout):
     """UCF101 and HMDB51: ``videos/<class>/<video>.avi`` and the authors' lists of ``fold`` 1, 2 or 3 in ``splits``.
 
     UCF101's are ``trainlist01.txt`` and ``testlist01.txt``, HMDB51's ``<class>_test_split1.txt``, in which 1 is
-    training, 2 testing and 0 neither. Testing is the val split here: their authors set no third part aside. Classes
-    are in the order of the authors' numbers, in ``classInd.txt`` or the list of training; HMDB51's by name.
+    training, 2 testing and 0 neither. The test list is the val split here, since the authors made only two. UCF101's
+    classes are in the order of the numbers in ``classInd.txt`` or the training list, HMDB51's in that of their names.
     """
 
     @staticmethod
@@ -257,9 +243,9 @@ class VideoSplits(Layout):
             names = _hmdb(lists, classes, fold, '1' if split == 'train' else '2')
         for name in names:
             if name.split('/')[0] not in classes:
-                raise UsageError(f'{lists}: {name}: no folder of this class in {videos}')
+                raise UsageError(f'{lists}: {name}: its class has no folder in {videos}')
             if name.split('/')[0] not in numbers:
-                raise UsageError(f'{lists}: {name}: no number of this class')
+                raise UsageError(f'{lists}: {name}: its class has no number')
         if not names:
             raise UsageError(f'{lists}: no videos of {split} in fold {fold}; expected the lists of UCF101 or HMDB51')
         classes = sorted(numbers, key=numbers.__getitem__)
@@ -267,7 +253,7 @@ class VideoSplits(Layout):
 
 
 def _cells(file: Path) -> list[tuple[str, list[str]]]:
-    """The words of each line that has some, with its place."""
+    """The place and the words of each line that is not empty."""
     lines = enumerate(read_text(file).splitlines(), 1)
     return [(f'{file}:{number}', line.split()) for number, line in lines if line.strip()]
 
@@ -275,7 +261,7 @@ def _cells(file: Path) -> list[tuple[str, list[str]]]:
 def _ucf_numbers(index: Path, listed: Path) -> dict[str, int]:
     """The authors' numbers: lines ``1 Archery`` of classInd.txt, else ``Archery/v_g08_c01.avi 1`` of the training list.
 
-    None where the training list has no second column.
+    Empty if the training list has no second column.
     """
     numbers: dict[str, int] = {}
     for place, cells in _cells(index) if index.is_file() else _cells(listed):
@@ -287,7 +273,7 @@ def _ucf_numbers(index: Path, listed: Path) -> dict[str, int]:
             raise UsageError(f'{place}: expected a class and its number, got {" ".join(cells)!r}')
         name, number = cells[0].split('/')[0], int(cells[1])
         if numbers.setdefault(name, number) != number:
-            raise UsageError(f'{place}: {name} has number {number}, above {numbers[name]}')
+            raise UsageError(f'{place}: {name} has number {number} here, {numbers[name]} before')
     return numbers
 
 

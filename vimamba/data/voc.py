@@ -26,9 +26,7 @@ class VocDataset(ObjectDataset):
     0.
 
     Args:
-        root: the folder, such as ``VOCdevkit/VOC2012``.
-        split: 'train', 'val', 'trainval' or 'test'.
-        transform: see `ObjectDataset`.
+        root, split, transform: as in `create_dataset`; root is a folder such as ``VOCdevkit/VOC2012``.
         classes: their names.
 
     Raises:

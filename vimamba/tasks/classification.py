@@ -13,7 +13,7 @@ from vimamba.data import AUGMENT, create_transform
 from vimamba.errors import UsageError, check_options, first_line, within
 
 from .base import Task
-from .build import Preprocessing, build_model, checkpointed, preprocessing
+from .build import Preprocessing, build_model, checkpointed, preprocessing, refusal
 
 __all__ = ['ClassificationMetric', 'ClassificationTask']
 
@@ -159,14 +159,10 @@ class ClassificationTask(Task):
         super().check(config)
 
     def check_together(self, config: Config, transform: Any) -> None:
-        """Runs the model on the meta device, which computes shapes alone."""
         size = self.preprocessing.input_size
-        try:
-            self.model.eval()(torch.zeros(1, *size, device='meta'))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            if 'meta' not in str(error).lower():  # some models read values, which this device does not have
-                fault = f'model {config.model.name!r} does not take {size} images: {first_line(error)}'
-                raise UsageError(fault, key='model.img_size') from error
+        if error := refusal(self.model, size):
+            fault = f'model {config.model.name!r} does not take {size} images: {first_line(error)}'
+            raise UsageError(fault, key='model.img_size') from error
 
     def transform(self, config: Config, training: bool) -> Any:
         augment = config.augment

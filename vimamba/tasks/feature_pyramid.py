@@ -15,7 +15,7 @@ from vimamba.config import Config
 from vimamba.errors import UsageError, bad_argument
 from vimamba.models._builder import FeatureGetter
 
-from .build import build_model, checkpointed, create, mean_and_std
+from .build import build_model, checkpointed, create, mean_and_std, refusal
 
 __all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid']
 
@@ -148,7 +148,7 @@ def _probe(config: Config) -> tuple[Any, dict[str, Any], tuple[int, int] | None]
             fault = 'takes clips; choose one of images'
         elif not hasattr(plain, 'forward_intermediates'):
             fault = 'gives no feature maps: it has no forward_intermediates'
-        elif not _takes_any_size(plain, config.model.in_chans):
+        elif any(refusal(plain, (config.model.in_chans, *size)) for size in ((64, 96), (128, 64))):
             fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
             fault = '' if fixed_size else 'does not take images of 64 x 96 and 128 x 64 pixels'
     if fault:
@@ -194,13 +194,3 @@ def _layers(reductions: Sequence[int], strides: Sequence[int], chosen: Sequence[
         expected = f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}'
         raise bad_argument('task.out_indices', expected, chosen)
     return list(chosen) * (len(strides) // len(chosen))
-
-
-def _takes_any_size(model: nn.Module, channels: int) -> bool:
-    """Whether images of two sizes go through a model on the meta device."""
-    try:
-        for size in ((64, 96), (128, 64)):
-            model.eval()(torch.zeros(1, channels, *size, device='meta'))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        return 'meta' in str(error).lower()  # some models read values, which this device does not have
-    return True

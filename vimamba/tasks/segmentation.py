@@ -14,6 +14,7 @@ from torchvision.transforms.functional import normalize
 
 from vimamba.config import Config
 from vimamba.data import DATASETS
+from vimamba.data.transforms import IGNORED
 from vimamba.errors import UsageError, bad_argument, flag, integer, number, or_none, several
 
 from .dense import BackboneNorm, DenseTask, OutIndices
@@ -21,7 +22,6 @@ from .feature_pyramid import DenseModel, Features
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
 
-_IGNORED = 255
 _STRIDES = (4, 8, 16, 32)
 
 Count = Annotated[int, integer(1)]
@@ -136,7 +136,7 @@ class SegmentationMetric:
         n = len(self.classes)
         for output, target in zip(outputs, targets, strict=True):
             truth = target['mask'].long()
-            counted = truth != _IGNORED
+            counted = truth != IGNORED
             pairs = torch.bincount(truth[counted] * n + output.long()[counted], minlength=n * n)
             self.state['confusion'] += pairs.view(n, n)
             self.state['images'] += 1
@@ -275,19 +275,12 @@ class SegmentationTask(DenseTask):
             return [self.probabilities(image).argmax(0).to(torch.uint8) for image in images]
         assert targets is not None
         batch, truth = torch.stack(list(images)), torch.stack([target['mask'] for target in targets]).long()
-        padded = self._padded(normalize(batch, self.model.features.mean, self.model.features.std))
-        outputs = self.model(padded)
-        logits, second = outputs if isinstance(outputs, tuple) else (outputs, None)
-
-        def at_pixels(logits: Tensor) -> Tensor:
-            full = F.interpolate(logits.float(), padded.shape[2:], mode='bilinear')
-            return full[..., : truth.shape[1], : truth.shape[2]]
-
-        losses = {'loss_pixels': _cross_entropy(at_pixels(logits), truth)}
+        logits, *second = self._at_pixels(normalize(batch, self.model.features.mean, self.model.features.std))
+        losses = {'loss_pixels': _cross_entropy(logits, truth)}
         if self.dice:
-            losses['loss_dice'] = self.dice * _dice(at_pixels(logits), truth)
-        if second is not None:
-            losses['loss_auxiliary'] = self.model.auxiliary * _cross_entropy(at_pixels(second), truth)
+            losses['loss_dice'] = self.dice * _dice(logits, truth)
+        if second:
+            losses['loss_auxiliary'] = self.model.auxiliary * _cross_entropy(second[0], truth)
         return losses
 
     def probabilities(self, image: Tensor) -> Tensor:
@@ -311,7 +304,7 @@ class SegmentationTask(DenseTask):
     def _logits(self, batch: Tensor) -> Tensor:
         """(1, C, H, W) normalised -> (1, classes, H, W), whole or in windows whose overlaps are averaged."""
         if self.window is None:
-            return self._whole(batch)
+            return self._at_pixels(batch)[0]
         assert self.stride is not None
         tops, lefts = (
             sorted({min(i * step, max(0, side - of)) for i in range(math.ceil(max(0, side - of) / step) + 1)})
@@ -320,18 +313,20 @@ class SegmentationTask(DenseTask):
         total, count = torch.zeros(()), torch.zeros((1, 1, *batch.shape[2:]), device=batch.device)
         for top, left in product(tops, lefts):
             place = (..., slice(top, top + self.window[0]), slice(left, left + self.window[1]))
-            logits = self._whole(batch[place])
+            logits = self._at_pixels(batch[place])[0]
             if total.ndim == 0:
                 total = torch.zeros((1, logits.shape[1], *batch.shape[2:]), device=batch.device)
             total[place] += logits
             count[place] += 1
         return total / count
 
-    def _whole(self, batch: Tensor) -> Tensor:
-        height, width = batch.shape[2:]
-        padded = self._padded(batch)
-        logits = F.interpolate(self.model(padded).float(), padded.shape[2:], mode='bilinear')
-        return logits[..., :height, :width]
+    def _at_pixels(self, batch: Tensor) -> list[Tensor]:
+        """(B, C, H, W) normalised -> the logits (B, classes, H, W) of each head."""
+        padded, (height, width) = self._padded(batch), batch.shape[2:]
+        outputs = self.model(padded)
+        maps = outputs if isinstance(outputs, tuple) else (outputs,)
+        logits = (F.interpolate(map_.float(), padded.shape[2:], mode='bilinear') for map_ in maps)
+        return [of_head[..., :height, :width] for of_head in logits]
 
     def _padded(self, images: Tensor) -> Tensor:
         """Zeros at the right and the bottom, to multiples of 32 or to the only size that the backbone takes."""
@@ -348,13 +343,13 @@ class SegmentationTask(DenseTask):
 
 def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
     """The mean over the pixels that count; 0 without any."""
-    total = F.cross_entropy(logits, truth, ignore_index=_IGNORED, reduction='sum')
-    return total / (truth != _IGNORED).sum().clamp(1)
+    total = F.cross_entropy(logits, truth, ignore_index=IGNORED, reduction='sum')
+    return total / (truth != IGNORED).sum().clamp(1)
 
 
 def _dice(logits: Tensor, truth: Tensor) -> Tensor:
     """One less the mean overlap of the classes that the batch has, over the pixels that count."""
-    counted = truth != _IGNORED
+    counted = truth != IGNORED
     probabilities = logits.softmax(1).movedim(1, -1)[counted]  # (pixels, classes)
     wanted = F.one_hot(truth[counted], logits.shape[1])
     overlap = 2 * (probabilities * wanted).sum(0) / (probabilities + wanted).sum(0).clamp(1e-6)
