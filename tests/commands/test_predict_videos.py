@@ -195,7 +195,7 @@ def test_a_file_of_images_labels_no_video(tool, tmp_path, videos):
     torch.save(timm.create_model('videomamba_tiny_patch16_224').state_dict(), tmp_path / 'images.pth')
     code, _, err = tool(videos[0], '--model', 'videomamba_tiny_patch16_224_f8', '--checkpoint', tmp_path / 'images.pth')
     assert (code, err.count('\n')) == (2, 1)
-    assert 'images.pth: holds no classifier for videomamba_tiny_patch16_224_f8' in err
+    assert 'images.pth: has no classifier for videomamba_tiny_patch16_224_f8' in err
 
 
 CAUSAL = 'test_videomamba_causal'

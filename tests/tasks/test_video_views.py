@@ -56,7 +56,7 @@ def test_left_and_right_stay_where_classes_tell_them_apart(options, mirrored):
     ('option', 'message'),
     [
         ('model.in_chans=1', 'model.in_chans: expected 3: videos are RGB, got 1'),
-        ('data.num_crops=2', r'^--cfg-options data.num_crops: data.num_crops: expected 1 or 3, got 2$'),
+        ('data.num_crops=2', r'^--cfg-options data.num_crops: expected 1 or 3, got 2$'),
         ('data.interpolation=box', "data.interpolation: expected 'bilinear' or 'bicubic', got 'box'"),
         ('data.training=True', "unknown key in data 'training'"),
     ],
@@ -71,8 +71,8 @@ def test_what_cannot_be_is_refused_before_any_data_is_read(option, message):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (['data.name=moving_digits', 'data.clips=-1'], 'data.clips: data.clips: expected an integer >= 1, got -1'),
-        (['data.root=None'], 'data.root: data.root: expected the folder of the data set, got None'),
+        (['data.name=moving_digits', 'data.clips=-1'], 'data.clips: expected an integer >= 1, got -1'),
+        (['data.root=None'], 'data.root: expected the folder of the data set, got None'),
     ],
 )
 def test_what_the_data_set_refuses_is_told_with_its_key_and_place(options, message):
