@@ -99,7 +99,7 @@ MALFORMED = {  # what is changed, and what the message says
     'duplicate image': (change(['images', 1, 'id'], 0), r'image id 0: another image has this id'),
     'duplicate category': (change(['categories', 1, 'id'], 7), r'category id 7: another category has this id'),
     'missing image': (change(['images', 1, 'file_name'], 'no.png'), r'image id 1: .*no\.png does not exist'),
-    'escaping name': (change(['images', 1, 'file_name'], '../a.json'), r"image id 1: '\.\./a\.json' is no name"),
+    'escaping name': (change(['images', 1, 'file_name'], '../a.json'), r"image id 1: '\.\./a\.json' is not the name"),
     'negative size': (change(['images', 1, 'height'], -3), r'image id 1: a size of 80 x -3'),
     'an id that is text': (change(['annotations', 1, 'id'], 'two'), r'annotation number 2: id: expected int'),
     'an image id with a point': (change(['annotations', 1, 'image_id'], 1.0), 'id 2: image_id: expected int, got 1.0$'),
@@ -127,7 +127,7 @@ MALFORMED = {  # what is changed, and what the message says
     'broken text': (change(['annotations', 1, 'segmentation', 'counts'], 'ooo'), r'annotation id 2: .*within a number'),
     'other characters': (
         change(['annotations', 1, 'segmentation', 'counts'], '0é'),
-        r'annotation id 2: .*no character',
+        r'annotation id 2: .*invalid character',
     ),
     'a crowd of two': (change(['annotations', 1, 'iscrowd'], 2), r'annotation id 2: iscrowd: expected 0 or 1'),
     'an image id of 400 digits': (

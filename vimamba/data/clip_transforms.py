@@ -25,10 +25,9 @@ class ClipTransform:
 
     Args:
         input_size: (height, width) in pixels.
-        mean, std: per channel, for pixels in 0..1.
+        mean, std, crop_pct: as in `create_transform`.
         training: augment by ``style``, options of `AUGMENT`'s 'imagenet'; without a style, as in evaluation.
         interpolation: resizing filter, 'bicubic' or 'bilinear'.
-        crop_pct: share of the shorter side that evaluation keeps.
         crops: 1 in the middle, or 3 along the longer side, outside of training.
     """
 

@@ -36,7 +36,7 @@ __all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'end_workers'
 
 
 class SampleKey(NamedTuple):
-    """What the sampler hands to a worker: all that a sample depends on, besides the seed."""
+    """The sampler's message to a worker: all that a sample depends on, besides the seed."""
 
     epoch: int
     item: int
@@ -48,14 +48,8 @@ class EpochSampler(Sampler[SampleKey]):
 
     Training: a permutation made from (seed, epoch), dealt out to the processes in turn; ``drop_last`` leaves out the
     last ``length % world_size`` of it, otherwise its beginning is repeated. Evaluation: all indices in order; the
-    repetitions that give each process the same number are marked as padding.
-
-    Args:
-        length: samples in the data set.
-        training: whether to shuffle.
-        seed: a non-negative integer.
-        rank, world_size: this process, and how many there are.
-        drop_last: see above.
+    repetitions that give each process the same number are marked as padding. The arguments are those of `create_loader`
+    for ``length`` samples.
 
     >>> sampler = EpochSampler(5, training=False, world_size=2, rank=1)
     >>> [(key.item, key.valid) for key in sampler]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,8 @@ class MaskFolder(FileDataset):
         self.classes = list(classes or self._classes(root))
         if len(self.classes) > IGNORED:
             raise bad_argument('classes', f'at most {IGNORED}, the numbers below {IGNORED}', len(self.classes))
-        name, count = Counter(self.classes).most_common(1)[0]
-        if count > 1:
-            raise bad_argument('classes', 'each name once', f'{name!r} {count} times')
+        if len(set(self.classes)) < len(self.classes):
+            raise bad_argument('classes', 'each name once', self.classes)
         image_folder, endings, mask_folder, mask_ending = self._layout(root, split)
         images, masks = _files(image_folder, endings), _files(mask_folder, (mask_ending,))
         chosen = self._chosen(root, split)

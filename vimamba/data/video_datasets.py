@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vimamba.data.files import FileDataset, Root, class_folders, listed_names, read_json, read_text, subfolders
+from vimamba.data.files import FileDataset, Found, Root, class_folders, listed_names, read_json, read_text, subfolders
 from vimamba.data.video_decode import VIDEO_EXTENSIONS, read_clip, sample_dense, sample_uniform
 from vimamba.errors import UsageError, check_integers, one_of
 
 __all__ = ['Clips', 'Layout', 'SomethingSomething', 'VideoFolder', 'VideoList', 'VideoSplits']
 
 _Transform = Callable[..., Tensor] | None
-_Found = tuple[list[str], list[int], list[str]]  # paths, the class of each, the names of the classes
 
 
 class Clips(FileDataset):
@@ -103,17 +102,18 @@ def _to_tensor(frames: np.ndarray) -> Tensor:
 
 
 class Layout(Clips):
-    """Clips of the files that ``find`` lists: (root, split, its options) -> (paths, targets, classes).
+    """Clips of the files that ``find`` lists: (root, split, its options) -> `Found`.
 
     ``options`` are those of ``find``, and further arguments of `Clips`.
     """
 
     splits: tuple[str, ...] = ('train', 'val')
-    find: Callable[..., _Found]
+    find: Callable[..., Found]
 
     def __init__(self, *, root: Root, split: str, transform: _Transform = None, **options: Any):
-        found = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
-        paths, targets, classes = self.find(Path(root), split, **found)
+        of_find = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
+        found, classes = self.find(Path(root), split, **of_find)
+        paths, targets = zip(*found) if found else ((), ())
         unseen = [name for i, name in enumerate(classes) if i not in set(targets)] if split == 'train' else []
         if unseen:
             shown = ', '.join(unseen[:5]) + f' and {len(unseen) - 5} more' * (len(unseen) > 5)
@@ -127,7 +127,7 @@ class VideoFolder(Layout):
     splits = ('train', 'val', 'test')
 
     @staticmethod
-    def find(root: Path, split: str) -> _Found:
+    def find(root: Path, split: str) -> Found:
         return class_folders(root, split, VIDEO_EXTENSIONS, 'video')
 
 
@@ -142,7 +142,7 @@ class VideoList(Layout):
     splits = ('train', 'val', 'test')
 
     @staticmethod
-    def find(root: Path, split: str, videos: str = '') -> _Found:
+    def find(root: Path, split: str, videos: str = '') -> Found:
         file = _list(root, split)
         if file is None:
             raise UsageError(f'{root}: has no {split}.csv or {split}.txt')
@@ -162,8 +162,7 @@ class VideoList(Layout):
         for path, target in found:
             if target >= len(classes):
                 raise UsageError(f'{file}: {path} has class {target}, but {root} has {len(classes)} classes')
-        paths = [str(root / videos / path) for path, _ in found]
-        return paths, [target for _, target in found], classes
+        return [(str(root / videos / path), target) for path, target in found], classes
 
 
 def _list(root: Path, split: str) -> Path | None:
@@ -196,7 +195,7 @@ class SomethingSomething(Layout):
     mirrors = False
 
     @staticmethod
-    def find(root: Path, split: str, videos: str = '20bn-something-something-v2') -> _Found:
+    def find(root: Path, split: str, videos: str = '20bn-something-something-v2') -> Found:
         parts = 'labels', {'train': 'train', 'val': 'validation'}[split]
         names, listed = (root / f'something-something-v2-{part}.json' for part in parts)
         labels, records = read_json(names), read_json(listed)
@@ -206,16 +205,15 @@ class SomethingSomething(Layout):
         classes = sorted(number, key=number.__getitem__)
         if [number[name] for name in classes] != list(range(len(classes))):
             raise UsageError(f'{names}: expected the numbers 0 to {len(classes) - 1}, each once')
-        paths, targets = [], []
+        found = []
         for i, record in enumerate(records):
             if not isinstance(record, dict) or not {'id', 'template'} <= record.keys():
                 raise UsageError(f'{listed}: record {i}: expected an id and a template')
             name = re.sub(r'[\[\]]', '', record['template'])
             if name not in number:
                 raise UsageError(f'{listed}: record {i}: no label {name!r} in {names.name}')
-            paths.append(str(root / videos / f'{record["id"]}.webm'))
-            targets.append(number[name])
-        return paths, targets, classes
+            found.append((str(root / videos / f'{record["id"]}.webm'), number[name]))
+        return found, classes
 
 
 class VideoSplits(Layout):
@@ -227,7 +225,7 @@ class VideoSplits(Layout):
     """
 
     @staticmethod
-    def find(root: Path, split: str, fold: int = 1) -> _Found:
+    def find(root: Path, split: str, fold: int = 1) -> Found:
         one_of(1, 2, 3)(fold, 'fold')
         videos, lists = root / 'videos', root / 'splits'
         hint = f'expected videos/<class>/<video> and splits/ in {root}'
@@ -241,15 +239,16 @@ class VideoSplits(Layout):
             raise UsageError(f'{listed[1]}: no such file; expected the lists of UCF101 of fold {fold}')
         else:
             names = _hmdb(lists, classes, fold, '1' if split == 'train' else '2')
-        for name in names:
-            if name.split('/')[0] not in classes:
-                raise UsageError(f'{lists}: {name}: its class has no folder in {videos}')
-            if name.split('/')[0] not in numbers:
-                raise UsageError(f'{lists}: {name}: its class has no number')
         if not names:
             raise UsageError(f'{lists}: no videos of {split} in fold {fold}; expected the lists of UCF101 or HMDB51')
-        classes = sorted(numbers, key=numbers.__getitem__)
-        return [str(videos / name) for name in names], [classes.index(name.split('/')[0]) for name in names], classes
+        ordered, found = sorted(numbers, key=numbers.__getitem__), []
+        for name in names:
+            of_class, _, _ = name.partition('/')
+            for known, missing in ((classes, f'folder in {videos}'), (numbers, 'number')):
+                if of_class not in known:
+                    raise UsageError(f'{lists}: {name}: its class has no {missing}')
+            found.append((str(videos / name), ordered.index(of_class)))
+        return found, ordered
 
 
 def _cells(file: Path) -> list[tuple[str, list[str]]]:

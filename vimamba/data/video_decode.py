@@ -185,33 +185,26 @@ def _shortfall(path: Root) -> str:
 def _said_length(path: Root) -> int:
     """The least size in bytes by the header of an AVI, MP4, MOV, Matroska or WebM file; 0 if it gives none."""
     with open(path, 'rb') as file:
-        head = file.read(4096) + bytes(16)
-        if head[4:8] == b'ftyp':
-            return _boxes_length(file)
+        head, total, end = file.read(4096) + bytes(16), os.fstat(file.fileno()).st_size, 0
         if head.startswith(b'\x1a\x45\xdf\xa3'):  # EBML
             segment = sum(_ebml_size(head, 4))
             return sum(_ebml_size(head, segment + 4)) if head[segment:].startswith(b'\x18\x53\x80\x67') else 0
-        said = 0
-        while head.startswith(b'RIFF'):  # one after another, of an AVI of more than a gigabyte
-            said += 8 + int.from_bytes(head[4:8], 'little')
-            file.seek(said)
-            head = file.read(8)
-        return said
+        if head.startswith(b'RIFF') or head[4:8] == b'ftyp':
+            while end < total and (size := _chunk_size(file, end)):
+                end += size
+        return end
 
 
-def _boxes_length(file: BinaryIO) -> int:
-    """The end of the boxes of known types at the start of an MP4 or MOV file (ISO 14496-12, Sec. 4.2)."""
-    end, total = 0, os.fstat(file.fileno()).st_size
-    while end < total:
-        file.seek(end)
-        head = file.read(16)
-        size = int.from_bytes(head[:4], 'big')
-        if size == 1:  # the size follows the type
-            size = int.from_bytes(head[8:], 'big')
-        if head[4:8] not in _BOXES or size < 8:  # 0: to the end of the file
-            break
-        end += size
-    return end
+def _chunk_size(file: BinaryIO, start: int) -> int:
+    """The size of a RIFF chunk, or of an MP4 or MOV box of a known type (ISO 14496-12, Sec. 4.2); 0 for any other."""
+    file.seek(start)
+    head = file.read(16)
+    if head.startswith(b'RIFF'):  # an AVI of more than a gigabyte has several
+        return 8 + int.from_bytes(head[4:8], 'little')
+    size = int.from_bytes(head[:4], 'big')
+    if size == 1:  # the size follows the type
+        size = int.from_bytes(head[8:16], 'big')
+    return size if head[4:8] in _BOXES and size >= 8 else 0  # a box of size 0 ends with the file
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What detection and segmentation share: a head by name on the features of a backbone, from a configuration."""
+"""The base of detection and segmentation: a head by name on the features of a backbone, from a configuration."""
 
 import inspect
 import logging
@@ -70,18 +70,9 @@ class DenseTask(Task):
     def check(cls, config: Config) -> None:
         options = cls.options(config)
         super().check(config)
-        data, wanted = config.data.name, cls.targets(options)
+        data, wanted = config.data.name, cls.dataset_options(config, training=True)
         if wanted.keys() - options_of(DATASETS[cls.name][data]).keys():
             raise UsageError(f'{options["head"]!r} learns from {", ".join(wanted)}, {data!r} has none', key='task.head')
-
-    @classmethod
-    def dataset_options(cls, config: Config, training: bool) -> dict[str, Any]:
-        return cls.targets(cls.options(config))
-
-    @staticmethod
-    def targets(options: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of the data set for the targets that these options of the task need."""
-        return {}
 
     def transform(self, config: Config, training: bool) -> DenseTransform:
         augment = {**config.augment.options} if training and config.augment.style else None

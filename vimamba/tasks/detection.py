@@ -369,9 +369,9 @@ class DetectionTask(DenseTask):
         resize = Resize(sizes, max_size, features.mean, features.std, features.fixed_size)
         return Detector(DETECTORS[head](features, num_classes, channels=channels, **options), resize)
 
-    @staticmethod
-    def targets(options: dict[str, Any]) -> dict[str, Any]:
-        return {} if options.get('mask_channels') is None else {'masks': True}
+    @classmethod
+    def dataset_options(cls, config: Config, training: bool) -> dict[str, Any]:
+        return {} if cls.options(config).get('mask_channels') is None else {'masks': True}
 
     def check_together(self, config: Config, transform: Any) -> None:
         options = self.options(config)

@@ -145,25 +145,21 @@ def predict(
         frames = views['num_frames'] * views.get('num_clips', 1) * classifier.transform.crops  # type: ignore[attr-defined]
         batch_size = max(1, batch_size // frames)
     for first in range(0, len(paths), batch_size):
-        read: list[tuple[str, Tensor | BrokenImage]] = []
-        for path in paths[first : first + batch_size]:
+        batch = paths[first : first + batch_size]
+        images: dict[int, Tensor] = {}
+        answers: dict[int, Prediction | BrokenImage] = {}
+        for place, path in enumerate(batch):
             try:
-                read.append((path, classifier.read(path)))
+                images[place] = classifier.read(path)
             except BrokenImage as error:
-                read.append((path, error))
-        images = [image for _, image in read if isinstance(image, Tensor)]
-        rows: Iterator[tuple[list[float], list[int]]] = iter(())
+                answers[place] = error
         if images:
             with torch.inference_mode():
-                probabilities = classifier.probabilities(model(torch.stack(images).to(device)))
+                probabilities = classifier.probabilities(model(torch.stack([*images.values()]).to(device)))
             top = probabilities.topk(min(topk, len(classifier.classes)))
-            rows = zip(top.values.tolist(), top.indices.tolist())
-        for path, image in read:
-            if isinstance(image, BrokenImage):
-                yield image
-            else:
-                scores, indices = next(rows)
-                yield Prediction(path, [classifier.classes[i] for i in indices], indices, scores)
+            for place, indices, scores in zip(images, top.indices.tolist(), top.values.tolist()):
+                answers[place] = Prediction(batch[place], [classifier.classes[i] for i in indices], indices, scores)
+        yield from (answers[place] for place in range(len(batch)))
 
 
 def _classifier(
