@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from vimamba.errors import UsageError
 
-__all__ = ['FileDataset', 'Found', 'class_folders', 'files_below', 'find_files', 'listed_names', 'read_json', 'read_text',
-           'subfolders']  # fmt: skip
+__all__ = ['FileDataset', 'Found', 'class_folders', 'files_below', 'find_files', 'listed_names', 'read_json',
+           'read_text', 'subfolders']  # fmt: skip
 
 Root = str | os.PathLike[str]
 Transform = Callable[..., Any]

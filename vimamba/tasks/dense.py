@@ -18,11 +18,12 @@ from vimamba.errors import Rule, UsageError, check_options, first_line, integer,
 from .base import Task, keywords
 from .feature_pyramid import DenseModel
 
-__all__ = ['BackboneNorm', 'DenseTask', 'OutIndices']
+__all__ = ['BackboneNorm', 'Count', 'DenseTask', 'OutIndices']
 
 logger = logging.getLogger('vimamba')
 
 BackboneNorm = Annotated[str, one_of('batch', 'frozen', 'sync')]
+Count = Annotated[int, integer(1)]
 OutIndices = Annotated[Sequence[int] | None, or_none(several(integer(0)))]
 
 

@@ -24,15 +24,14 @@ from vimamba.config import Config
 from vimamba.errors import bad_argument, integer, number, one_of, one_or_several, or_none, several
 
 from .coco_metric import CocoMetric
-from .dense import BackboneNorm, DenseTask, OutIndices
-from .feature_pyramid import DenseModel, Features
+from .dense import BackboneNorm, Count, DenseTask, OutIndices
+from .feature_pyramid import DenseModel, Features, pad
 
 __all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']
 
 NORMS = {'batch': nn.BatchNorm2d, 'layer': LayerNorm2d}  # of the heads
 _THIN = 32  # a thinner image than 1 : 32 is padded to that
 
-Count = Annotated[int, integer(1)]
 Share = Annotated[float, number(0, 1)]
 Scale = Annotated[float, number(above=0)]
 Ratios = Annotated[Sequence[float], several(number(above=0))]
@@ -137,15 +136,8 @@ class Resize(GeneralizedRCNNTransform):
         return image, target and _with_area(target)
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
-        if self.padded_size is None:
-            return super().batch_images(images, size_divisible)
-        batch = super().batch_images(images, 1)
-        height, width = (wanted - side for wanted, side in zip(self.padded_size, batch.shape[2:]))
-        if height < 0 or width < 0:
-            raise bad_argument(
-                'images', f'at most {self.padded_size} for this backbone', tuple(batch.shape[2:]), 'set model.img_size'
-            )
-        return F.pad(batch, (0, width, 0, height))
+        batch = super().batch_images(images, 1 if self.padded_size else size_divisible)
+        return pad(batch, self.padded_size, size_divisible)
 
     def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
         padded = [(max(h, w // _THIN), max(w, h // _THIN)) for h, w in original_image_sizes]

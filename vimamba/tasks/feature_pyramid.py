@@ -17,7 +17,7 @@ from vimamba.models._builder import FeatureGetter
 
 from .build import build_model, checkpointed, create, mean_and_std, refusal
 
-__all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid']
+__all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid', 'pad']
 
 _ANY_SIZE = {'dynamic_img_size': True, 'strict_img_size': False}  # how Vim and ViT, and Swin, come to take any image
 
@@ -154,6 +154,20 @@ def _probe(config: Config) -> tuple[Any, dict[str, Any], tuple[int, int] | None]
     if fault:
         raise UsageError(f'model {config.model.name!r} {fault}', key='model.name')
     return plain, arguments, fixed_size
+
+
+def pad(images: Tensor, size: tuple[int, int] | None, multiple: int = 32) -> Tensor:
+    """Adds zeros at the right and the bottom, to ``size``, the only one that a backbone takes, or else to a multiple.
+
+    Raises:
+        UsageError: the images (b, c, H, W) are larger than ``size``.
+    """
+    given = tuple(images.shape[2:])
+    height, width = size or (multiple * math.ceil(side / multiple) for side in given)
+    if given[0] > height or given[1] > width:
+        hint = 'set model.img_size, or task.window to segment'
+        raise bad_argument('images', f'at most {size} for this backbone', given, hint)
+    return F.pad(images, (0, width - given[1], 0, height - given[0]))
 
 
 class DenseModel(nn.Module):

@@ -17,14 +17,13 @@ from vimamba.data import DATASETS
 from vimamba.data.transforms import IGNORED
 from vimamba.errors import UsageError, bad_argument, flag, integer, number, or_none, several
 
-from .dense import BackboneNorm, DenseTask, OutIndices
-from .feature_pyramid import DenseModel, Features
+from .dense import BackboneNorm, Count, DenseTask, OutIndices
+from .feature_pyramid import DenseModel, Features, pad
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
 
 _STRIDES = (4, 8, 16, 32)
 
-Count = Annotated[int, integer(1)]
 Size = Annotated[Sequence[int] | None, or_none(several(integer(1), 2))]  # (height, width) in pixels
 
 
@@ -322,20 +321,11 @@ class SegmentationTask(DenseTask):
 
     def _at_pixels(self, batch: Tensor) -> list[Tensor]:
         """(B, C, H, W) normalised -> the logits (B, classes, H, W) of each head."""
-        padded, (height, width) = self._padded(batch), batch.shape[2:]
+        padded, (height, width) = pad(batch, self.model.features.fixed_size), batch.shape[2:]
         outputs = self.model(padded)
         maps = outputs if isinstance(outputs, tuple) else (outputs,)
         logits = (F.interpolate(map_.float(), padded.shape[2:], mode='bilinear') for map_ in maps)
         return [of_head[..., :height, :width] for of_head in logits]
-
-    def _padded(self, images: Tensor) -> Tensor:
-        """Zeros at the right and the bottom, to multiples of 32 or to the only size that the backbone takes."""
-        fixed: Any = self.model.features.fixed_size
-        if fixed and (images.shape[2] > fixed[0] or images.shape[3] > fixed[1]):
-            expected, given = f'at most {fixed} for this backbone', tuple(images.shape[2:])
-            raise bad_argument('images', expected, given, 'set model.img_size or task.window')
-        height, width = fixed or (32 * math.ceil(side / 32) for side in images.shape[2:])
-        return F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
 
     def metric(self) -> SegmentationMetric:
         return SegmentationMetric(self.classes)
