@@ -51,7 +51,7 @@ class ClipTransform:
         self.short = tuple(round(side / crop_pct) for side in self.size)
         self.augment = None
         if training and style is not None:
-            pixels = {'mean': mean, 'std': std, 'interpolation': interpolation}
+            pixels: dict[str, Any] = {'mean': mean, 'std': std, 'interpolation': interpolation}
             augment = {'style': 'imagenet', **style}
             self.augment = create_transform(training=True, input_size=(3, *input_size), **pixels, augment=augment)
 

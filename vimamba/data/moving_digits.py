@@ -137,8 +137,7 @@ class MovingDigits(Clips):
 def _write(folder: Path, split: str) -> None:
     digits = Digits(split=split)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    hidden = {'dir': folder.parent, 'prefix': f'.{split}-'}
-    with tempfile.TemporaryDirectory(**hidden, ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(None, f'.{split}-', folder.parent, ignore_cleanup_errors=True) as scratch:
         labels = {}
         for i in range(_CLIPS[split]):
             rng = np.random.default_rng((_VERSION, sorted(_CLIPS).index(split), i))

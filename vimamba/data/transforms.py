@@ -131,7 +131,7 @@ def create_transform(
     one_of('center', 'squash', 'border')(crop_mode, 'crop_mode')
     number(above=0, high=1)(crop_pct, 'crop_pct')
     if augment is None:
-        sizes = {'interpolation': interpolation, 'crop_pct': crop_pct, 'crop_mode': crop_mode}
+        sizes: dict[str, Any] = {'interpolation': interpolation, 'crop_pct': crop_pct, 'crop_mode': crop_mode}
         evaluation = timm.data.create_transform(input_size, mean=tuple(mean), std=tuple(std), **sizes)
         return v2.Compose([partial(to_channels, channels=channels), evaluation])
     if not training:

@@ -125,8 +125,11 @@ class Features(nn.Module):
         info = backbone.feature_info
         sources = [(info.channels()[i], info.reduction()[i]) for i in self.taken]
         self.flat = [stride for _, stride in sources] != self.strides
-        self.pyramid = SimpleFeaturePyramid(sources, strides, out_channels) if self.flat else nn.Identity()
-        self.channels = self.pyramid.channels if self.flat else [width for width, _ in sources]
+        self.pyramid: nn.Module = nn.Identity()
+        self.channels = [width for width, _ in sources]
+        if self.flat:
+            self.pyramid = SimpleFeaturePyramid(sources, strides, out_channels)
+            self.channels = self.pyramid.channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
         before = self.overlap // 2
