@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ import numpy as np
 
 from vimamba.data.files import FileDataset, Root, Transform
 from vimamba.data.image import BrokenImage, read_image
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, number
 
-__all__ = ['ObjectDataset', 'inside', 'is_number']
+__all__ = ['ObjectDataset', 'inside']
 
 MAX_ASPECT = 100_000  # a strip is padded by the model, not scaled up
 
@@ -56,7 +55,7 @@ class ObjectDataset(FileDataset):
         Raises:
             UsageError: it is not made of finite numbers.
         """
-        if not all(map(is_number, box)):
+        if not all(map(number().fits, box)):
             raise UsageError(f'{where}: its box {list(box)} is not made of finite numbers')
         given = np.array(box, np.float64)
         cut = given.clip(0, size[::-1] * 2)
@@ -114,11 +113,3 @@ def inside(folder: Path, name: Any, where: str) -> Path:
     if not isinstance(name, str) or not name or os.path.isabs(name) or '..' in Path(name).parts or '\0' in name:
         raise UsageError(f'{where}: {name!r} is not the name of a file in {folder}')
     return folder / name
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a finite number that a float can hold."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return False

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from vimamba.data.box_datasets import ObjectDataset, inside, is_number
+from vimamba.data.box_datasets import ObjectDataset, inside
 from vimamba.data.files import Root, Transform, read_json
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, number
 
 __all__ = ['CocoDataset', 'run_lengths']
 
@@ -83,9 +83,9 @@ class CocoDataset(ObjectDataset):
                 raise UsageError(f'{where}: no category has the id {category}')
             if made := self._object(record, labels[category], images[image][1], where):
                 objects[image].append(made)
-        for number, (path, size) in images.items():
-            if keep_empty or split != 'train' or objects[number]:
-                self._add(path, number, size, objects[number])
+        for image, (path, size) in images.items():
+            if keep_empty or split != 'train' or objects[image]:
+                self._add(path, image, size, objects[image])
         if images and not self._added:
             raise UsageError(f'{file}: none of its {len(images)} images has objects; data.keep_empty=True keeps them')
         self._close(file)
@@ -94,14 +94,14 @@ class CocoDataset(ObjectDataset):
         if len(record['bbox']) != 4:
             raise UsageError(f'{where}: bbox: expected four numbers (left, top, width, height), got {record["bbox"]}')
         left, top, width, height = record['bbox']
-        numbers = all(map(is_number, record['bbox']))
+        numbers = all(map(number().fits, record['bbox']))
         box = self._box((left, top, left + width, top + height) if numbers else record['bbox'], size, where)
         if not box:
             return None
         crowd, area = record.get('iscrowd', 0), record.get('area', (box[2] - box[0]) * (box[3] - box[1]))
         if crowd not in (0, 1):
             raise UsageError(f'{where}: iscrowd: expected 0 or 1, got {_shown(crowd)}')
-        if not is_number(area) or area < 0:
+        if not number(0).fits(area):
             raise UsageError(f'{where}: area: expected a number of square pixels, got {_shown(area)}')
         shape = _shape(record.get('segmentation'), size, where) if self.with_masks else None
         return {'box': box, 'label': label, 'iscrowd': crowd, 'area': area, 'shape': shape}

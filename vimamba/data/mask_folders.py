@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torchvision
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -19,12 +20,8 @@ from vimamba.errors import UsageError, bad_argument, first_line
 
 __all__ = ['ADE20K', 'Cityscapes', 'MaskFolder', 'VocSegmentation']
 
-CITYSCAPES = (
-    *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign', 'vegetation'),
-    *('terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
-)
+_CITYSCAPES = torchvision.datasets.Cityscapes.classes
 _Layout = tuple[Path, tuple[str, ...], Path, str]  # folder and endings of images, folder and ending of masks
-_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # of those names
 
 
 class MaskFolder(FileDataset):
@@ -142,12 +139,12 @@ class Cityscapes(MaskFolder):
         return root / 'leftImg8bit' / split, ('_leftImg8bit.png',), masks, ending
 
     def _classes(self, root: Path) -> Sequence[str]:
-        return CITYSCAPES
+        return [kind.name for kind in _CITYSCAPES if kind.train_id in range(19)]
 
     def _meaning(self) -> dict[int, int]:
         if self.train_ids:
             return super()._meaning()
-        return {**dict.fromkeys(range(34), IGNORED), **{number: i for i, number in enumerate(_CITYSCAPES_IDS)}}
+        return {kind.id: kind.train_id for kind in _CITYSCAPES if kind.id >= 0}  # 255 for those left out
 
 
 class VocSegmentation(MaskFolder):
