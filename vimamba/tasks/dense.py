@@ -34,8 +34,9 @@ class DenseTask(Task):
 
     Attributes:
         heads: name -> function that makes the head.
+        network: the class of the model: (config, number of classes, with_weights, options) -> module.
 
-    The keywords of a head, of `build_model` and of the task are the options of a configuration's ``task``, each
+    The keywords of a head, of the network and of the task are the options of a configuration's ``task``, each
     annotated with the `Rule` of its values.
     """
 
@@ -43,6 +44,7 @@ class DenseTask(Task):
     styles: ClassVar[Mapping[str, Mapping[str, Any]]] = {'dense': AUGMENT_DENSE}
     unused = ('augment.mixup', 'augment.cutmix', 'augment.smoothing', 'data.interpolation', 'data.crop_pct')
     heads: ClassVar[Mapping[str, Callable[..., nn.Module]]]
+    network: ClassVar[type[DenseModel]]
 
     @classmethod
     def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> Any:
@@ -57,7 +59,7 @@ class DenseTask(Task):
         state = load_checkpoint(config.model.checkpoint) if config.model.checkpoint and with_weights else {}
         trained = state.get('format') == FORMAT and state['config'].get('task', {}).get('name') == cls.name
         try:
-            model = cls.build_model(config, len(classes), with_weights and not trained, **of_model)
+            model = cls.network(config, len(classes), with_weights and not trained, **of_model)
             task = cls(model, classes, **of_task)
             if trained:
                 _take(model, state, str(config.model.checkpoint))
@@ -80,13 +82,8 @@ class DenseTask(Task):
         return DenseTransform(config.model.in_chans, augment)
 
     @classmethod
-    def build_model(cls, config: Config, num_classes: int, with_weights: bool = True, **options: Any) -> DenseModel:
-        """The configured model."""
-        raise NotImplementedError
-
-    @classmethod
     def describe(cls) -> list[str]:
-        shared = _keywords(cls.build_model) | _keywords(cls.__init__)
+        shared = _keywords(cls.network) | _keywords(cls.__init__)
         lines = [*super().describe(), f'options of task {cls.name}:']
         lines += [f'    {f"{k} = {p.default!r}":<28} {_rule(p).expected}' for k, p in shared.items() if k != 'head']
         for head, function in cls.heads.items():
@@ -97,7 +94,7 @@ class DenseTask(Task):
     @classmethod
     def options(cls, config: Config) -> dict[str, Any]:
         """Every option of ``task``, as given or by default."""
-        shared, given = _keywords(cls.build_model), config.task.options
+        shared, given = _keywords(cls.network), config.task.options
         head = one_of(*cls.heads)(given.get('head', shared['head'].default), 'task.head')
         known = shared | _keywords(cls.heads[head]) | _keywords(cls.__init__)
         rules = {name: _rule(parameter) for name, parameter in known.items() if name != 'head'}

@@ -286,21 +286,41 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Detector(DenseModel):
-    """A detector of torchvision whose labels count from 0, without a background.
+    """A detector of torchvision on the configured backbone, whose labels count from 0, without a background.
 
     Args:
-        network: of `DETECTORS`.
-        resize: how images come to it.
+        config, with_weights, norm, out_indices: as in `Features`.
+        num_classes: without the background.
+        head: one of `DETECTORS`, which takes ``channels`` and the further ``options``.
+        min_size, max_size: as in `Resize`; evaluation takes the largest ``min_size``.
 
     Shape: a list of images (C, H, W) in 0..1, of any sizes -> in training a dictionary of losses, else for each image
         boxes (N, 4) in its own pixels, labels (N,), scores (N,) and, of Mask R-CNN, masks (N, H, W) bool.
     """
 
-    def __init__(self, network: nn.Module, resize: Resize):
+    def __init__(
+        self,
+        config: Config,
+        num_classes: int,
+        with_weights: bool = True,
+        *,
+        head: str = 'faster_rcnn',
+        min_size: Annotated[int | Sequence[int], one_or_several(integer(1))] = 800,
+        max_size: Count = 1333,
+        norm: BackboneNorm = 'batch',
+        out_indices: OutIndices = None,
+        channels: Count = 256,
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self.network = network
-        self.network.transform = resize
-        self.background = int(isinstance(network, FasterRCNN))
+        strides = (8, 16, 32) if head in ('retinanet', 'fcos') else (4, 8, 16, 32)
+        features = Features(
+            config, strides, out_indices=out_indices, out_channels=channels, norm=norm, with_weights=with_weights
+        )
+        self.network = DETECTORS[head](features, num_classes, channels=channels, **options)
+        sizes = (min_size,) if isinstance(min_size, int) else min_size
+        self.network.transform = Resize(sizes, max_size, features.mean, features.std, features.fixed_size)
+        self.background = int(isinstance(self.network, FasterRCNN))
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
         device = images[0].device.type
@@ -333,33 +353,7 @@ class DetectionTask(DenseTask):
     name = 'detection'
     best = 'AP'
     heads = DETECTORS
-
-    @classmethod
-    def build_model(
-        cls,
-        config: Config,
-        num_classes: int,
-        with_weights: bool = True,
-        *,
-        head: str = 'faster_rcnn',
-        min_size: Annotated[int | Sequence[int], one_or_several(integer(1))] = 800,
-        max_size: Count = 1333,
-        norm: BackboneNorm = 'batch',
-        out_indices: OutIndices = None,
-        channels: Count = 256,
-        **options: Any,
-    ) -> Detector:
-        """The configured detector; ``head`` is one of `DETECTORS`, which takes the further ``options``.
-
-        The other arguments are those of `Features` and `Resize`; evaluation takes the largest ``min_size``.
-        """
-        strides = (8, 16, 32) if head in ('retinanet', 'fcos') else (4, 8, 16, 32)
-        features = Features(
-            config, strides, out_indices=out_indices, out_channels=channels, norm=norm, with_weights=with_weights
-        )
-        sizes = (min_size,) if isinstance(min_size, int) else min_size
-        resize = Resize(sizes, max_size, features.mean, features.std, features.fixed_size)
-        return Detector(DETECTORS[head](features, num_classes, channels=channels, **options), resize)
+    network = Detector
 
     @classmethod
     def dataset_options(cls, config: Config, training: bool) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from .feature_pyramid import DenseModel, Features, pad
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
 
-_STRIDES = (4, 8, 16, 32)
 
 Size = Annotated[Sequence[int] | None, or_none(several(integer(1), 2))]  # (height, width) in pixels
 
@@ -64,12 +63,12 @@ DECODERS: dict[str, Callable[..., nn.Module]] = {'upernet': upernet, 'segformer'
 
 
 class Segmenter(DenseModel):
-    """A class for every pixel.
+    """The configured backbone with a decoder: a class for every pixel.
 
     Args:
-        features: maps of strides 4, 8, 16 and 32, or four of one stride.
-        decoder: of `DECODERS`: maps to one of the finest stride with ``decoder.out_channels``.
+        config, with_weights, norm, out_indices, pyramid: as in `Features`.
         num_classes: channels of the logits.
+        head: one of `DECODERS`, which takes the further ``options``: maps to one of the finest stride.
         auxiliary: weight of the loss of a second, small head on one of the maps; 0 for none.
         auxiliary_level: which map that is, of 0 to 3.
         dropout: before the classifiers.
@@ -80,21 +79,30 @@ class Segmenter(DenseModel):
 
     def __init__(
         self,
-        features: Features,
-        decoder: nn.Module,
+        config: Config,
         num_classes: int,
-        auxiliary: float = 0.0,
-        auxiliary_level: int = 2,
-        dropout: float = 0.1,
-    ):
+        with_weights: bool = True,
+        *,
+        head: str = 'upernet',
+        norm: BackboneNorm = 'batch',
+        out_indices: OutIndices = None,
+        pyramid: Annotated[bool, flag()] = True,
+        auxiliary: Annotated[float, number(0)] = 0.0,
+        auxiliary_level: Annotated[int, integer(0, 3)] = 2,
+        dropout: Annotated[float, number(0, 1)] = 0.1,
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self.features, self.decoder = features, decoder
+        self.features = Features(
+            config, (4, 8, 16, 32), out_indices=out_indices, pyramid=pyramid, norm=norm, with_weights=with_weights
+        )
+        self.decoder = DECODERS[head](self.features, **options)
         self.auxiliary, self.auxiliary_level = auxiliary, auxiliary_level
-        self.head = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(decoder.out_channels, num_classes, 1))
+        self.head = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(self.decoder.out_channels, num_classes, 1))
         self.second = None
         if auxiliary:
             self.second = nn.Sequential(
-                nn.Conv2d(features.channels[auxiliary_level], 256, 3, padding=1, bias=False),
+                nn.Conv2d(self.features.channels[auxiliary_level], 256, 3, padding=1, bias=False),
                 nn.BatchNorm2d(256),
                 nn.ReLU(inplace=True),
                 nn.Dropout2d(dropout),
@@ -188,6 +196,7 @@ class SegmentationTask(DenseTask):
     name = 'segmentation'
     best = 'mIoU'
     heads = DECODERS
+    network = Segmenter
 
     def __init__(
         self,
@@ -209,32 +218,6 @@ class SegmentationTask(DenseTask):
             raise bad_argument('task.stride', expected, tuple(stride))
         if resize and resize[0] > resize[1]:
             raise bad_argument('task.resize', '(short side, most of the long side)', tuple(resize))
-
-    @classmethod
-    def build_model(
-        cls,
-        config: Config,
-        num_classes: int,
-        with_weights: bool = True,
-        *,
-        head: str = 'upernet',
-        norm: BackboneNorm = 'batch',
-        out_indices: OutIndices = None,
-        pyramid: Annotated[bool, flag()] = True,
-        auxiliary: Annotated[float, number(0)] = 0.0,
-        auxiliary_level: Annotated[int, integer(0, 3)] = 2,
-        dropout: Annotated[float, number(0, 1)] = 0.1,
-        **options: Any,
-    ) -> Segmenter:
-        """The configured network; ``head`` is one of `DECODERS`, which takes the further ``options``.
-
-        The other arguments are those of `Features` and `Segmenter`.
-        """
-        features = Features(
-            config, _STRIDES, out_indices=out_indices, pyramid=pyramid, norm=norm, with_weights=with_weights
-        )
-        decoder = DECODERS[head](features, **options)
-        return Segmenter(features, decoder, num_classes, auxiliary, auxiliary_level, dropout)
 
     def check_together(self, config: Config, transform: Any) -> None:
         options = self.options(config)
