@@ -107,23 +107,11 @@ class RoIAlign(MultiScaleRoIAlign):
 class Resize(GeneralizedRCNNTransform):
     """torchvision's normalisation, resizing and batching, also of very thin images and for backbones of one size.
 
-    Args:
-        min_size: the short side in pixels; in training one of several, drawn at random.
-        max_size: the most for the long side.
-        mean, std: per channel, for pixels in 0..1.
-        fixed_size: (height, width) to which every batch is padded, for a backbone that takes nothing else.
+    Attributes:
+        padded_size: (height, width) to which every batch is padded, for a backbone that takes nothing else.
     """
 
-    def __init__(
-        self,
-        min_size: Sequence[int],
-        max_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        fixed_size: tuple[int, int] | None = None,
-    ):
-        super().__init__(sorted(min_size), max_size, list(mean), list(std))  # evaluation takes the last
-        self.padded_size = fixed_size
+    padded_size: tuple[int, int] | None = None
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
         height, width = image.shape[1:]
@@ -167,9 +155,7 @@ def faster_rcnn(
     hidden: Count = 1024,
     proposals: Count = 1000,
     samples: Annotated[int, integer(4)] = 512,  # of which a quarter may be objects
-    score_threshold: Share = 0.05,
     nms_threshold: Share = 0.5,
-    detections: Count = 100,
     mask_channels: Annotated[int | None, or_none(integer(1))] = None,
     rpn_convs: Count = 1,
     box_convs: Annotated[int, integer(0)] = 0,
@@ -187,8 +173,7 @@ def faster_rcnn(
         hidden: width of the box head.
         proposals: boxes per image that the second stage sees, twice as many in training.
         samples: of them, boxes per image that it learns from.
-        score_threshold, nms_threshold, detections: least score, most overlap (IoU) and most boxes per image that come
-            out.
+        nms_threshold: most overlap (IoU) of boxes that come out.
         mask_channels: width of the four convolutions of the mask branch; None for no masks.
         rpn_convs: of the first stage.
         box_convs: of the box head, before one layer of ``hidden``; 0 for two such layers and no convolution.
@@ -223,9 +208,7 @@ def faster_rcnn(
         box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
         rpn_head=RPNHead(channels, len(anchor_ratios), rpn_convs),
         box_batch_size_per_image=samples,
-        box_score_thresh=score_threshold,
         box_nms_thresh=nms_threshold,
-        box_detections_per_img=detections,
         **parts,
     )
 
@@ -237,9 +220,7 @@ def retinanet(
     channels: Count = 256,
     anchor_scale: Scale = 4.0,
     anchor_ratios: Ratios = (0.5, 1.0, 2.0),
-    score_threshold: Share = 0.05,
     nms_threshold: Share = 0.5,
-    detections: Count = 100,
 ) -> nn.Module:
     """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as in `faster_rcnn`."""
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
@@ -248,9 +229,7 @@ def retinanet(
         Neck(features, channels, LastLevelP6P7(channels, channels)),
         num_classes,
         anchor_generator=Anchors(sides, anchor_ratios, strides),
-        score_thresh=score_threshold,
         nms_thresh=nms_threshold,
-        detections_per_img=detections,
     )
 
 
@@ -259,9 +238,7 @@ def fcos(
     num_classes: int,
     *,
     channels: Count = 256,
-    score_threshold: Share = 0.05,
     nms_threshold: Share = 0.6,
-    detections: Count = 100,
 ) -> nn.Module:
     """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as in `faster_rcnn`."""
     if channels % 32 or channels < 64:  # 32 groups, which may not be of one number each
@@ -271,9 +248,7 @@ def fcos(
         Neck(features, channels, LastLevelP6P7(channels, channels)),
         num_classes,
         anchor_generator=Anchors([(stride,) for stride in strides], (1.0,), strides, centre=0.5),
-        score_thresh=score_threshold,
         nms_thresh=nms_threshold,
-        detections_per_img=detections,
     )
 
 
@@ -292,7 +267,9 @@ class Detector(DenseModel):
         config, with_weights, norm, out_indices: as in `Features`.
         num_classes: without the background.
         head: one of `DETECTORS`, which takes ``channels`` and the further ``options``.
-        min_size, max_size: as in `Resize`; evaluation takes the largest ``min_size``.
+        min_size: the short side of images in pixels; in training one of several, drawn at random, else the largest.
+        max_size: the most for the long side.
+        score_threshold, detections: least score and most boxes per image that come out.
 
     Shape: a list of images (C, H, W) in 0..1, of any sizes -> in training a dictionary of losses, else for each image
         boxes (N, 4) in its own pixels, labels (N,), scores (N,) and, of Mask R-CNN, masks (N, H, W) bool.
@@ -310,6 +287,8 @@ class Detector(DenseModel):
         norm: BackboneNorm = 'batch',
         out_indices: OutIndices = None,
         channels: Count = 256,
+        score_threshold: Share = 0.05,
+        detections: Count = 100,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -318,8 +297,11 @@ class Detector(DenseModel):
             config, strides, out_indices=out_indices, out_channels=channels, norm=norm, with_weights=with_weights
         )
         self.network = DETECTORS[head](features, num_classes, channels=channels, **options)
+        scores = getattr(self.network, 'roi_heads', self.network)
+        scores.score_thresh, scores.detections_per_img = score_threshold, detections
         sizes = (min_size,) if isinstance(min_size, int) else min_size
-        self.network.transform = Resize(sizes, max_size, features.mean, features.std, features.fixed_size)
+        self.network.transform = Resize(sorted(sizes), max_size, features.mean, features.std)
+        self.network.transform.padded_size = features.fixed_size
         self.background = int(isinstance(self.network, FasterRCNN))
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
