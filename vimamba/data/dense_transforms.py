@@ -74,7 +74,7 @@ class DenseTransform:
         if jitter and self.channels == 4:
             raise bad_argument('color_jitter', '0 with 4 channels', jitter)
         steps = [library['HorizontalFlip'](p=a['hflip'])] if a['hflip'] else []
-        steps += build_albumentations(a['albumentations'] or [], library)
+        steps += build_albumentations(a['albumentations'] or [])
         if jitter:
             steps.append(library['ColorJitter'](*[(1 - jitter, 1 + jitter)] * 3, (0, 0), p=1.0))
         least = {'min_width': 0.5, 'min_height': 0.5, 'filter_invalid_bboxes': True}

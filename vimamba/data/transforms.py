@@ -206,10 +206,9 @@ class _Albumentations:
     """A pipeline of albumentations on uint8 (H, W, C), which keeps the size and type of the image."""
 
     def __init__(self, specs: list[dict[str, Any]], input_size: tuple[int, int, int]):
-        library = load_albumentations()
         self.shape = (*input_size[1:], input_size[0])
-        transforms = build_albumentations(specs, library)
-        self.pipeline = library['Compose'](transforms)
+        transforms = build_albumentations(specs)
+        self.pipeline = load_albumentations()['Compose'](transforms)
         self.pipeline.set_random_state(np.random.default_rng(0), random.Random(0))
         for spec, transform in zip(specs, transforms):  # one that cannot work says so now, not hours later
             try:
@@ -251,10 +250,10 @@ def seed_albumentations(pipeline: Any) -> None:
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
-def build_albumentations(specs: Any, library: dict[str, type]) -> list[Any]:
+def build_albumentations(specs: Any) -> list[Any]:
     """The transforms that ``[dict(type='MotionBlur', p=0.3), ...]`` describes."""
     ALBUMENTATIONS(specs, 'albumentations')
-    built = []
+    library, built = load_albumentations(), []
     for spec in specs:
         options = {key: value for key, value in spec.items() if key != 'type'}
         if (name := spec['type']) not in library:
@@ -266,7 +265,7 @@ def build_albumentations(specs: Any, library: dict[str, type]) -> list[Any]:
         if 'fill_mask' in valid and valid['fill_mask'].default == 0:  # there is nothing beyond the image, not class 0
             options.setdefault('fill_mask', IGNORED)
         if 'transforms' in options:  # OneOf, SomeOf, Sequential, ...
-            options['transforms'] = build_albumentations(options['transforms'], library)
+            options['transforms'] = build_albumentations(options['transforms'])
         try:
             built.append(library[name](**options))
         except (TypeError, ValueError) as error:

@@ -35,13 +35,14 @@ class Preprocessing(NamedTuple):
     crop_pct: float
 
 
-def preprocessing(model: nn.Module, config: Config, frames: tuple[int, ...] = ()) -> Preprocessing:
-    """The preprocessing of a built model: as configured, else the model's own; ``frames`` are (T,) of clips."""
+def preprocessing(model: nn.Module, config: Config) -> Preprocessing:
+    """The preprocessing of a built model: as configured, else the model's own."""
     default, data = resolve_model_data_config(model), config.data
+    frames = getattr(model, 'num_frames', None)  # Mamba-ND over images has None
     size = config.model.img_size or default['input_size'][1:]
     height, width = (size, size) if isinstance(size, int) else size
     return Preprocessing(
-        (config.model.in_chans, *frames, height, width),
+        (config.model.in_chans, *((frames,) if frames else ()), height, width),
         *mean_and_std(model, config),
         data.interpolation or default['interpolation'],
         data.crop_pct or default['crop_pct'],

@@ -102,6 +102,7 @@ class ClassificationTask(Task):
     name = 'classification'
     best = 'top1'
     styles = AUGMENT
+    clips = False  # whether the model takes clips
 
     def __init__(
         self,
@@ -134,10 +135,12 @@ class ClassificationTask(Task):
     @classmethod
     def preprocessing_of(cls, model: nn.Module, config: Config) -> Preprocessing:
         """The inputs of a built model, which takes images, or clips if the task is video."""
-        if getattr(model, 'num_frames', None) is not None:  # Mamba-ND over images has None
-            takes = f"model {config.model.name!r} takes clips; set task.name='video', or choose one of images"
-            raise UsageError(takes, key='model.name')
-        return preprocessing(model, config)
+        inputs = preprocessing(model, config)
+        if (len(inputs.input_size) == 4) != cls.clips:
+            clips = "takes clips; set task.name='video', or choose one of images"
+            fault = 'takes images; choose one of clips' if cls.clips else clips
+            raise UsageError(f'model {config.model.name!r} {fault}', key='model.name')
+        return inputs
 
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
         """``{'loss': ()}`` for targets (B,) int64 in mode 'loss', logits (B, classes) in mode 'predict'."""

@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vimamba.config import Config
 from vimamba.data import AUGMENT, DATASETS
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.video_decode import sample_uniform
-from vimamba.errors import UsageError, bad_argument, within
+from vimamba.errors import bad_argument, within
 
-from .build import Preprocessing, preprocessing
 from .classification import ClassificationTask
 
 __all__ = ['VideoTask']
@@ -29,6 +28,7 @@ class VideoTask(ClassificationTask):
 
     name = 'video'
     what = 'videos'
+    clips = True
     styles: ClassVar[Mapping[str, Mapping[str, Any]]] = {'clip': AUGMENT['imagenet']}
     transform_options: ClassVar[Mapping[str, Any]] = {'num_crops': 1}
 
@@ -75,10 +75,3 @@ class VideoTask(ClassificationTask):
         with within('data', 'augment'):
             style = {**mirrored, **augment.options} if augment.style else None
             return ClipTransform(**inputs, training=training, crops=crops, style=style)
-
-    @classmethod
-    def preprocessing_of(cls, model: nn.Module, config: Config) -> Preprocessing:
-        frames = getattr(model, 'num_frames', None)
-        if frames is None:
-            raise UsageError(f'model {config.model.name!r} takes images; choose one of clips', key='model.name')
-        return preprocessing(model, config, (frames,))
