@@ -163,7 +163,7 @@ MALFORMED = {  # what is changed, and what the message says
     ),
     'a file of two images': (
         change(['images', 1, 'file_name'], './0000.png'),
-        r'image id 1: image id 0 has this file_name',
+        r'image id 1: image id 0 has the same file_name',
     ),
     'a name of two categories': (
         change(['categories', 1, 'name'], 'disc'),
