@@ -57,18 +57,19 @@ class ObjectDataset(FileDataset):
         """
         if not all(map(number().fits, box)):
             raise UsageError(f'{where}: its box {list(box)} is not made of finite numbers')
-        given = np.array(box, np.float64)
-        cut = given.clip(0, size[::-1] * 2)
-        sides = f'({given[2] - given[0]:g} x {given[3] - given[1]:g})'
-        for edges, reason in (
-            (given, f'is empty or inverted {sides}'),
+        left, top, right, bottom = edges = tuple(map(float, box))
+        cut = np.clip(edges, 0, size[::-1] * 2)
+        held = cut.astype(np.float32)
+        sides = f'({right - left:g} x {bottom - top:g})'
+        for given, reason in (
+            (edges, f'is empty or inverted {sides}'),
             (cut, f'lies outside the image of {size[1]} x {size[0]} pixels'),
-            (cut.astype(np.float32), f'is too thin for float32 {sides}'),
+            (held, f'is too thin for float32 {sides}'),
         ):
-            if not (edges[2:] > edges[:2]).all():
+            if given[2] <= given[0] or given[3] <= given[1]:
                 self.skipped.append(f'{where}: its box {reason}')
                 return []
-        return edges.tolist()
+        return held.tolist()
 
     def _close(self, file: Path) -> None:
         """All records into one text: a million small objects would be copied into each worker as it touches them."""
