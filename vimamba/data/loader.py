@@ -231,7 +231,7 @@ def end_workers() -> None:
 
 def _end(batches: Any) -> None:
     """Kills workers. torch's shutdown can deadlock on a lock held by a killed worker."""
-    with suppress(RuntimeError):  # torch tells a second time, by its signal, of a worker whose loss is known
+    with suppress(RuntimeError):  # torch's signal handler would report the lost worker again
         _utils.signal_handling._remove_worker_pids(id(batches))
     batches._shutdown, batches._worker_pids_set = True, False
     if hasattr(batches, '_pin_memory_thread'):

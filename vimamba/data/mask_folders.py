@@ -106,7 +106,7 @@ class MaskFolder(FileDataset):
 class ADE20K(MaskFolder):
     """ADE20K's 150 classes: ``images/{training,validation}`` and ``annotations/...``; 0, "other", is ignored.
 
-    The names are read from ``root/objectInfo150.txt`` where it lies there.
+    The names come from ``root/objectInfo150.txt``, if that file exists.
     """
 
     def _layout(self, root: Path, split: str) -> _Layout:
@@ -126,7 +126,7 @@ class ADE20K(MaskFolder):
 class Cityscapes(MaskFolder):
     """Cityscapes' 19 classes: ``leftImg8bit/{split}/*/*_leftImg8bit.png`` and ``gtFine/{split}/*/*_labelIds.png``.
 
-    Masks ``*_labelTrainIds.png``, as its scripts make them, are taken where they lie there.
+    Masks ``*_labelTrainIds.png``, as made by its scripts, are preferred if there are any.
     """
 
     splits = ('train', 'val', 'test')

@@ -96,7 +96,7 @@ class MovingDigits(Clips):
         root: the folder to keep them in; None for ``$XDG_CACHE_HOME/vimamba`` or ``~/.cache/vimamba``.
         split, transform: as in `Clips`; each of 'train', 'val' and 'test' has other digits.
         time: 'forward', 'backward' (each clip reversed, its class the opposite) or 'shuffled' (in an order that is
-            drawn anew each time in training, and fixed for each clip elsewhere).
+            drawn for each sample in training, and fixed for each clip in evaluation).
         clips: how many of the split; None for all.
         options: further arguments of `Clips`.
     """
@@ -126,7 +126,9 @@ class MovingDigits(Clips):
             reason = f'the clips cannot be written or read there ({error.strerror or error})'
             raise UsageError(f'{folder.parent}: {reason}; choose another place with data.root=PATH') from error
         if missing := labels.keys() - set(os.listdir(folder)):
-            raise UsageError(f'{folder}: {len(missing)} clips are missing: remove the folder, and it is written anew')
+            raise UsageError(
+                f'{folder}: {len(missing)} clips are missing: remove the folder, and the clips are written again'
+            )
         kept = list(labels.items())[:clips]
         classes = [f'{digit} {direction}' for digit in range(10) for direction in DIRECTIONS]
         targets = [opposite(label) if time == 'backward' else label for _, label in kept]

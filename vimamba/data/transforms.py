@@ -245,7 +245,7 @@ def load_albumentations() -> dict[str, type]:
 
 
 def seed_albumentations(pipeline: Any) -> None:
-    """It keeps its own generators; seeded here from Python's, which the loader seeds for each sample."""
+    """Seeds the generators of albumentations from Python's, which the loader seeds for each sample."""
     seed = random.getrandbits(64)
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
 

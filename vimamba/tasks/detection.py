@@ -47,7 +47,7 @@ class Neck(nn.Module):
     def __init__(self, features: Features, out_channels: int, top: nn.Module):
         super().__init__()
         self.features, self.out_channels = features, out_channels
-        self.amp: torch.dtype | None = None  # what the maps are computed in; boxes need all the digits of float32
+        self.amp: torch.dtype | None = None  # dtype of the maps; boxes need the precision of float32
         self.fpn = None if features.flat else FeaturePyramidNetwork(features.channels, out_channels, top)
         self.top = top if features.flat else None
 
@@ -140,7 +140,7 @@ class Resize(GeneralizedRCNNTransform):
 
 
 def _with_area(objects: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without those whose box has none, or none that float32 can tell."""
+    """Drops objects whose box has no area in float32."""
     keep = (objects['boxes'][:, 2:] > objects['boxes'][:, :2]).all(1)
     return {key: value[keep] for key, value in objects.items()}
 
@@ -177,7 +177,7 @@ def faster_rcnn(
         mask_channels: width of the four convolutions of the mask branch; None for no masks.
         rpn_convs: of the first stage.
         box_convs: of the box head, before one layer of ``hidden``; 0 for two such layers and no convolution.
-        box_norm, mask_norm: 'batch' or 'layer', behind each of these convolutions; None for none.
+        box_norm, mask_norm: 'batch' or 'layer', after each of these convolutions; None for none.
 
     Raises:
         UsageError: a norm without convolutions.
@@ -322,7 +322,7 @@ class Detector(DenseModel):
         return detections
 
     def _single(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the detector learns from: no crowds, and labels as it counts them."""
+        """The targets that the detector learns from: no crowds, and labels with the background."""
         keep = target['iscrowd'] == 0
         wanted = {key: target[key][keep] for key in ('boxes', 'labels', 'masks') if key in target}
         wanted['labels'] = wanted['labels'] + self.background

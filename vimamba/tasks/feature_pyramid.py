@@ -174,19 +174,19 @@ def pad(images: Tensor, size: tuple[int, int] | None, multiple: int = 32) -> Ten
 
 
 class DenseModel(nn.Module):
-    """A module with `Features` somewhere in it, which tells an optimizer about the backbone as timm's models do."""
+    """A module that contains `Features`, with the methods by which timm's models guide an optimizer."""
 
     def _backbone(self) -> tuple[str, nn.Module]:
         name, features = next((n, m) for n, m in self.named_modules() if isinstance(m, Features))
         return f'{name}.backbone.model.', features.backbone.model
 
     def no_weight_decay(self) -> set[str]:
-        """What the backbone exempts, under the names that it has here."""
+        """The exempt parameters of the backbone, by their names in this module."""
         prefix, backbone = self._backbone()
         return {prefix + name for name in getattr(backbone, 'no_weight_decay', set)()}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
-        """The layers of the backbone, in its order; necks and heads behind them."""
+        """The layers of the backbone, in its order; necks and heads come after them."""
         prefix, backbone = self._backbone()
         layers = group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True)
         return lambda name: float(layers.get(name.removeprefix(prefix), math.inf))

@@ -39,7 +39,7 @@ class Answers(NamedTuple):
         return self.task in classify.LABELS
 
     def as_json(self) -> dict[str, Any]:
-        """What ``tools/predict.py --json`` writes besides the model."""
+        """The results as ``tools/predict.py --json`` writes them, without the model."""
         broken = [{'path': error.path, 'reason': error.reason} for error in self.broken]
         return {f'{self.what}s': [result.as_json() for result in self.found], 'broken': broken}
 
