@@ -314,7 +314,9 @@ def test_moving_digits_are_real_files_the_same_everywhere(moving, tmp_path):
     assert [label % 8 for label in here.targets] == [*range(8), *range(8)]
     assert not [path for path in (moving / 'moving_digits_1').iterdir() if path.name.startswith('.')]
     (tmp_path / 'moving_digits_1/val/00003.mp4').unlink()
-    with pytest.raises(UsageError, match='val: 1 clips are missing: remove the folder, and the clips are written again'):
+    with pytest.raises(
+        UsageError, match='val: 1 clips are missing: remove the folder, and the clips are written again'
+    ):
         MovingDigits(root=tmp_path, split='val')
 
 

@@ -114,8 +114,8 @@ class Layout(Clips):
         of_find = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
         found, classes = self.find(Path(root), split, **of_find)
         paths, targets = zip(*found) if found else ((), ())
-        unseen = [name for i, name in enumerate(classes) if i not in set(targets)] if split == 'train' else []
-        if unseen:
+        unseen = [classes[i] for i in sorted(set(range(len(classes))) - set(targets))]
+        if unseen and split == 'train':
             shown = ', '.join(unseen[:5]) + f' and {len(unseen) - 5} more' * (len(unseen) > 5)
             warnings.warn(f'{root}: no training videos of {shown}: these classes are not learned', stacklevel=2)
         super().__init__(paths, targets, classes, split, transform, **options)
