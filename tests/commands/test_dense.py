@@ -17,7 +17,7 @@ from tests.runs import complete, complete_distributed, differences, last, record
 from tests.tasks.settings import TINY, settings
 from vimamba.checkpoint import load_checkpoint
 from vimamba.engine.train import train
-from vimamba.tasks.predict.dense import load_dense, predict_dense
+from vimamba.tasks.predict.dense import predict_dense, restore
 from vimamba.tasks.predict.files import SHOWN, predict_files
 from vimamba.tasks.segmentation import SegmentationTask
 from vimamba.visualize.samples import picture
@@ -130,8 +130,8 @@ def test_json_holds_the_masks_of_objects_as_coco_reads_them(run, tmp_path):
     task, base, _, _ = run
     Image.fromarray(shapes(3)[0]).save(tmp_path / 'a.png')
     state = load_checkpoint(base / 'run/last.pth')
-    dense = load_dense(state, 'last.pth')
-    (result,) = predict_dense(dense, [str(tmp_path / 'a.png')], threshold=0.0)
+    _, _, dense = restore(state, 'last.pth', [task])
+    (result,) = predict_dense(dense, 3, [str(tmp_path / 'a.png')], threshold=0.0)
     if task == 'segmentation':
         assert set(result.as_json()) == {'path', 'shares'}
         return
@@ -219,12 +219,11 @@ def test_evaluation_names_a_broken_image_and_stops(run, tmp_path):
 def test_an_image_too_large_for_the_model_does_not_stop_the_others(tmp_path):
     config = settings('segmentation', 'local_vim', {'head': 'segformer', 'channels': 32})
     task = SegmentationTask.build(config, ['a', 'b']).eval()
-    task.channels = 3
 
     paths = [tmp_path / 'large.png', tmp_path / 'small.png']
     for path, side in zip(paths, (80, 40)):
         Image.new('RGB', (side, side)).save(path)
-    large, small = predict_dense(task, list(map(str, paths)))
+    large, small = predict_dense(task, 3, list(map(str, paths)))
     assert 'large.png: images: expected at most (64, 64) for this backbone, got (80, 80)' in str(large)
     assert small.output.shape == (40, 40)
 

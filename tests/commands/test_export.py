@@ -113,7 +113,7 @@ def test_a_model_of_frames_as_they_come(tmp_path, monkeypatch):
 def test_a_model_of_images_is_no_stream(tmp_path, checkpoint):
     done = export(tmp_path / 'model.onnx', '--checkpoint', checkpoint, '--stream')
     assert done.returncode == 2
-    said = 'error: vim_nano_patch4_32 takes images: frames as they come need a causal VideoMamba (causal=True)\n'
+    said = 'error: vim_nano_patch4_32 takes images: a stream of frames needs a causal VideoMamba (causal=True)\n'
     assert done.stderr == said
     assert not (tmp_path / 'model.onnx').exists()
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_task_is_one_line(tmp_path, checkpoint, task):
     save_checkpoint(content, checkpoint)
     done = export(tmp_path / 'model.onnx', '--checkpoint', checkpoint)
     assert done.returncode == 2
-    assert done.stderr.startswith(f'error: {checkpoint}: a checkpoint of {task}; expected a classifier\n')
+    assert done.stderr.startswith(f'error: {checkpoint}: a checkpoint of {task}; expected classification or video\n')
     assert done.stderr.count('\n') == 1
 
 

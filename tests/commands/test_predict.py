@@ -165,7 +165,7 @@ def mistakes(checkpoint, images):
         ((images[0],), 'no model given: add --model NAME, --checkpoint FILE, or both'),
         ((images[0], '--model', 'vim_nan_patch4_32'), "unknown model 'vim_nan_patch4_32': did you mean 'vim_nano"),
         ((images[0], '--model', 'vim_nano_patch4_32'), 'has no published weights: give --checkpoint FILE'),
-        ((images[0], '--checkpoint', folder / 'other.pth'), 'does not say which model it is of: add --model NAME'),
+        ((images[0], '--checkpoint', folder / 'other.pth'), 'does not name its model: add --model NAME'),
         ((images[0], '--checkpoint', folder / 'other.pth', '--model', 'vim_nano_patch4_32'), 'do not fit'),
         ((images[0], '--checkpoint', folder / 'text.pth'), 'text.pth: '),
         ((images[0], '--checkpoint', folder / 'none.pth'), 'none.pth: no such file'),

@@ -157,7 +157,7 @@ def test_a_folder_gives_its_videos_and_a_broken_one_costs_only_itself(tool, tmp_
     code, out, err = tool(folder, '--checkpoint', save(tmp_path / 'best.pth'), '--topk', 2, '--picture', picture)
     assert (code, err.splitlines()) == (
         1,
-        [f'error: {bad}: no video that FFmpeg can read (Invalid data found when processing input)'],
+        [f'error: {bad}: not a video that FFmpeg can read (Invalid data found when processing input)'],
     )
     lines = out.splitlines()
     assert lines[0].split() == ['video', 'score', 'class']
@@ -195,7 +195,7 @@ def test_a_file_of_images_labels_no_video(tool, tmp_path, videos):
     torch.save(timm.create_model('videomamba_tiny_patch16_224').state_dict(), tmp_path / 'images.pth')
     code, _, err = tool(videos[0], '--model', 'videomamba_tiny_patch16_224_f8', '--checkpoint', tmp_path / 'images.pth')
     assert (code, err.count('\n')) == (2, 1)
-    assert 'images.pth: holds no classifier for videomamba_tiny_patch16_224_f8' in err
+    assert 'images.pth: has no classifier for videomamba_tiny_patch16_224_f8' in err
 
 
 CAUSAL = 'test_videomamba_causal'
@@ -305,9 +305,13 @@ def test_a_stream_that_cannot_be_is_one_line(tool, tmp_path):
     for arguments, ended, message in [
         (('--stream', image, '--checkpoint', causal), 1, f'{image}: an image, but {CAUSAL} labels videos'),
         (('--stream', tmp_path, '--checkpoint', causal), 1, f'{tmp_path}: a folder'),
-        (('--stream', file, '--checkpoint', long), 1, f'{file}: 8 frames: one patch needs 10'),
-        (('--stream', file, '--checkpoint', clips), 2, 'test_videomamba takes whole clips: frames as they come need'),
-        (('--stream', file, '--checkpoint', backward), 2, 'was trained on frames backward: they come forward'),
+        (('--stream', file, '--checkpoint', long), 1, f'{file}: 8 frames; one patch needs 10'),
+        (('--stream', file, '--checkpoint', clips), 2, 'test_videomamba takes whole clips: a stream of frames needs'),
+        (
+            ('--stream', file, '--checkpoint', backward),
+            2,
+            'was trained on frames backward: those of a stream run forward',
+        ),
         (('--stream', file, '--model', CAUSAL), 2, 'has no published weights: give --checkpoint FILE'),
         (('--stream', file, '--checkpoint', causal, file), 2, '--stream: takes one video'),
         (('--stream', file, '--checkpoint', causal, '--views', 2, 1), 2, '--views: a stream has none: leave it out'),

@@ -12,12 +12,11 @@ from tests.runs import write_config
 from vimamba.config import schema
 from vimamba.config.reading import read_config
 from vimamba.config.schema import Config, check
-from vimamba.data.factory import DATASETS, options_of
+from vimamba.data.factory import DATASETS, arguments_of, options_of
 from vimamba.engine.train import train
 from vimamba.errors import UsageError
 from vimamba.models.videomamba import VideoMamba
 from vimamba.tasks import ClassificationTask, describe, load_task
-from vimamba.tasks.build import _arguments
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -198,8 +197,9 @@ def test_an_unknown_argument_is_answered_with_those_that_the_model_takes(tmp_pat
         with pytest.raises(UsageError, match=f'model.{wrong}: unknown argument of model') as caught:
             train(path, work_dir=tmp_path / 'run', options=[f'model.{wrong}=1'])
         assert (f"did you mean '{near}'?" in str(caught.value)) == bool(near)
-    assert {'depth', 'embed_dim', 'patch_size', 'scan', 'causal'} <= _arguments(VideoMamba)
-    assert not {'self', 'options'} & _arguments(VideoMamba)
+    names = {parameter.name for parameter in arguments_of(VideoMamba)}
+    assert {'depth', 'embed_dim', 'patch_size', 'scan', 'causal'} <= names
+    assert not {'self', 'options'} & names
 
 
 def test_every_key_is_documented_and_has_a_default():

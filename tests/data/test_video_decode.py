@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vimamba.data.video_decode import BrokenVideo, read_clip, sample_dense, sample_uniform, stream_frames
+from vimamba.data.video_decode import BrokenVideo, read_clip, sample_dense, sample_uniform, timed_frames
 
 av = pytest.importorskip('av')
 
@@ -27,6 +27,10 @@ def write(path, frames=20, size=(64, 48), codec='libx264', layout=None):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24')))
         container.mux(stream.encode())
     return str(path)
+
+
+def stream_frames(file):
+    return (frame for _, frame in timed_frames(file))
 
 
 def levels(frames):
@@ -91,7 +95,7 @@ def broken(folder, kind):
 
 REASONS = {
     'empty': r'the file is empty \(0 bytes\)',
-    'text': r'no video that FFmpeg can read \(Invalid data found when processing input\)',
+    'text': r'not a video that FFmpeg can read \(Invalid data found when processing input\)',
     'truncated': r'truncated: 2000 of \d+ bytes',
     'truncated_end': r'truncated: \d+ of \d+ bytes',
     'truncated_body': r'truncated: \d+ of \d+ bytes',
@@ -102,7 +106,7 @@ REASONS = {
     'single': r'1 frame\(s\); a video has at least 2',
     'sizes': 'frames of several sizes, 64 x 64 and 32 x 32 pixels',
     'image': 'an image, not a video',
-    'pipe': 'no regular file',
+    'pipe': 'not a regular file',
     'folder': 'a folder',
     'missing': 'no such file',
 }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.tasks.settings import TINY, settings
-from vimamba.tasks.feature_pyramid import create_features
+from vimamba.tasks.feature_pyramid import Features
 
 STRIDES = (4, 8, 16, 32)
 OVERLAPPING = [{'patch_size': 16, 'stride': 8}, {'patch_size': 16, 'stride': 4}, {'patch_size': 9, 'stride': 8}]
@@ -14,7 +14,7 @@ def features_of(model, img_size=None, **options):
     config = settings('detection', model)
     config.model.options.update(options)
     config.model.img_size = img_size or config.model.img_size
-    return create_features(config, STRIDES, out_channels=16).eval()
+    return Features(config, STRIDES, out_channels=16).eval()
 
 
 def sizes(maps):

@@ -87,7 +87,7 @@ def check(folder, task, options, **sections):
 @pytest.mark.parametrize('task', WRONG)
 def test_every_option_has_a_rule_and_is_tried(task):
     kind = TASKS[task]
-    functions = (kind.build_model, kind.__init__, *kind.heads.values())
+    functions = (kind.network, kind.__init__, *kind.heads.values())
     parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
     options = {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
     assert options.keys() == WRONG[task].keys()

@@ -1,9 +1,8 @@
-"""The base of detection data sets: checked boxes, compact storage and samples, independent of the file format."""
+"""The base of data sets of objects: checked boxes, compact memory, samples."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ import numpy as np
 
 from vimamba.data.files import FileDataset, Root, Transform
 from vimamba.data.image import BrokenImage, read_image
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, number
 
-__all__ = ['ObjectDataset', 'checked_box', 'inside', 'is_number']
+__all__ = ['ObjectDataset', 'inside']
 
 MAX_ASPECT = 100_000  # a strip is padded by the model, not scaled up
 
@@ -28,7 +27,7 @@ class ObjectDataset(FileDataset):
 
         boxes (N, 4) float32     left, top, right, bottom in pixels, the outer edges
         labels (N,) int64        index into ``classes``
-        iscrowd (N,) int64       1 for objects that evaluation ignores
+        iscrowd (N,) int64       1 for a crowd, which is neither missed nor a false positive
         area (N,) float32        of the object, in square pixels
         masks (N, H, W) uint8    with ``masks=True``
         image_id int
@@ -47,6 +46,30 @@ class ObjectDataset(FileDataset):
     def _add(self, path: Root, number: int, size: tuple[int, int], objects: Sequence[dict]) -> None:
         """An image of ``size`` (height, width) with objects: 'box', 'label', 'iscrowd', 'area', 'shape'."""
         self._added.append((path, json.dumps([number, *size, objects], separators=(',', ':')).encode()))
+
+    def _box(self, box: Sequence[float], size: tuple[int, int], where: str) -> list[float]:
+        """A box (left, top, right, bottom) cut to an image of ``size`` (height, width).
+
+        A box without area is added to ``skipped``, and the result is empty.
+
+        Raises:
+            UsageError: it is not made of finite numbers.
+        """
+        if not all(map(number().fits, box)):
+            raise UsageError(f'{where}: its box {list(box)} is not made of finite numbers')
+        left, top, right, bottom = edges = tuple(map(float, box))
+        cut = np.clip(edges, 0, size[::-1] * 2)
+        held = cut.astype(np.float32)
+        sides = f'({right - left:g} x {bottom - top:g})'
+        for given, reason in (
+            (edges, f'is empty or inverted {sides}'),
+            (cut, f'lies outside the image of {size[1]} x {size[0]} pixels'),
+            (held, f'is too thin for float32 {sides}'),
+        ):
+            if given[2] <= given[0] or given[3] <= given[1]:
+                self.skipped.append(f'{where}: its box {reason}')
+                return []
+        return held.tolist()
 
     def _close(self, file: Path) -> None:
         """Joins all records into one buffer: workers would copy a million small objects by their reference counts."""
@@ -82,26 +105,6 @@ class ObjectDataset(FileDataset):
         raise NotImplementedError
 
 
-def checked_box(box: Sequence[float], size: tuple[int, int], where: str) -> tuple[list[float], str]:
-    """A box (left, top, right, bottom) cut to an image of ``size`` (height, width), and the reason if it is not a box.
-
-    Raises:
-        UsageError: it is not made of finite numbers.
-    """
-    if not all(is_number(value) for value in box):
-        raise UsageError(f'{where}: its box {list(box)} is not made of finite numbers')
-    left, top, right, bottom = map(float, box)
-    if right <= left or bottom <= top:
-        return [], f'its box is empty or inverted ({right - left:g} x {bottom - top:g})'
-    cut = [min(max(value, 0.0), float(side)) for value, side in zip((left, top, right, bottom), size[::-1] * 2)]
-    if cut[2] <= cut[0] or cut[3] <= cut[1]:
-        return [], f'its box lies outside the image of {size[1]} x {size[0]} pixels'
-    cut = np.array(cut, np.float32).tolist()  # what it is held in
-    if cut[2] <= cut[0] or cut[3] <= cut[1]:
-        return [], f'its box is too thin for float32 ({right - left:g} x {bottom - top:g})'
-    return cut, ''
-
-
 def inside(folder: Path, name: Any, where: str) -> Path:
     """Joins a folder and the name of a file in it.
 
@@ -109,13 +112,5 @@ def inside(folder: Path, name: Any, where: str) -> Path:
         UsageError: the name is not text, or leads out of the folder.
     """
     if not isinstance(name, str) or not name or os.path.isabs(name) or '..' in Path(name).parts or '\0' in name:
-        raise UsageError(f'{where}: expected the name of a file in {folder}, got {name!r}')
+        raise UsageError(f'{where}: {name!r} is not the name of a file in {folder}')
     return folder / name
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a finite number that a float can hold."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return False

@@ -1,4 +1,4 @@
-"""Transforms of clips: random parameters are drawn once for all frames of a clip."""
+"""Frames to tensors: random numbers are drawn once for all frames of a clip."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from vimamba.data.loader import seeded
-from vimamba.data.transforms import AUGMENT, create_transform
+from vimamba.data.transforms import create_transform
 from vimamba.errors import bad_argument, one_of
 
-__all__ = ['AUGMENT_CLIP', 'ClipTransform']
-
-AUGMENT_CLIP: dict[str, Any] = AUGMENT['imagenet']
+__all__ = ['ClipTransform']
 
 
 class ClipTransform:
@@ -27,11 +25,10 @@ class ClipTransform:
 
     Args:
         input_size: (height, width) in pixels.
-        mean, std: per channel, for pixels in 0..1.
-        training: augment by ``style``, options that override `AUGMENT_CLIP`; without a style, as in evaluation.
+        mean, std, crop_pct: as in `create_transform`.
+        training: augment by ``style``, options of `AUGMENT`'s 'imagenet'; without a style, as in evaluation.
         interpolation: resizing filter, 'bicubic' or 'bilinear'.
-        crop_pct: fraction of the shorter side that evaluation keeps.
-        crops: 1 crop in the centre, or 3 along the longer side, in evaluation.
+        crops: 1 in the middle, or 3 along the longer side, outside of training.
     """
 
     def __init__(
@@ -54,30 +51,21 @@ class ClipTransform:
         self.short = tuple(round(side / crop_pct) for side in self.size)
         self.augment = None
         if training and style is not None:
-            self.augment = create_transform(
-                training=True,
-                input_size=(3, *input_size),
-                mean=self.mean,
-                std=self.std,
-                interpolation=interpolation,
-                augment={'style': 'imagenet', **style},
-            )
+            pixels: dict[str, Any] = {'mean': mean, 'std': std, 'interpolation': interpolation}
+            augment = {'style': 'imagenet', **style}
+            self.augment = create_transform(training=True, input_size=(3, *input_size), **pixels, augment=augment)
 
     def __call__(self, frames: np.ndarray) -> Tensor:
         if self.augment is not None:
-            return self._augmented(frames)
+            seed, tensors = random.getrandbits(64), []
+            for frame in frames:
+                with seeded(seed):
+                    tensors.append(self.augment(Image.fromarray(frame)))
+            return torch.stack(tensors, 1)
         crops = self._crop(torch.from_numpy(frames).permute(0, 3, 1, 2))  # (T, 3, H, W)
         crops = [F.normalize(F.to_dtype(crop, torch.float32, scale=True), self.mean, self.std) for crop in crops]
         tensors = [crop.transpose(0, 1).contiguous() for crop in crops]
         return tensors[0] if self.crops == 1 else torch.stack(tensors)
-
-    def _augmented(self, frames: np.ndarray) -> Tensor:
-        assert self.augment is not None
-        seed, tensors = random.getrandbits(64), []
-        for frame in frames:
-            with seeded(seed):
-                tensors.append(self.augment(Image.fromarray(frame)))
-        return torch.stack(tensors, 1)
 
     def _crop(self, clip: Tensor) -> list[Tensor]:
         height, width = clip.shape[2:]

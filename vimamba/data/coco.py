@@ -1,13 +1,13 @@
-"""COCO's format of detection and instance segmentation: one JSON file per split, with masks as polygons or run lengths.
+"""COCO's format of detection and instance segmentation: a JSON file for each split, polygon and run-length masks.
 
 | a record with | is |
 |---|---|
 | a missing or wrong key, a number, file or class name used twice, an unknown image or category | refused |
 | a box that is not four finite numbers | refused |
-| a polygon of fewer than three points, an odd number of coordinates, or some far from the image | refused |
-| run lengths of another size than the image, or that do not add up to it | refused |
-| a file name that leads out of the folder, an image file that is not there | refused |
-| a box without area that float32 can tell, or outside the image | left out, with one warning for all |
+| a polygon with fewer than three points, an odd number of coordinates, or points far from the image | refused |
+| run lengths whose size or sum is not that of the image | refused |
+| a file name that leads out of the folder, or a missing image file | refused |
+| a box without area in float32, or outside the image | left out, with one warning for all |
 | a box partly outside the image | cut to it |
 
 Refused means a `UsageError` before training, with file, record and reason.
@@ -22,24 +22,28 @@ from typing import Any
 
 import numpy as np
 
-from vimamba.data.box_datasets import ObjectDataset, checked_box, inside, is_number
+from vimamba.data.box_datasets import ObjectDataset, inside
 from vimamba.data.files import Root, Transform, read_json
-from vimamba.errors import UsageError
+from vimamba.errors import UsageError, number
 
 __all__ = ['CocoDataset', 'run_lengths']
+
+_SECTIONS: dict[str, tuple[str, dict[str, type]]] = {  # of the file -> its records in messages, and their keys
+    'images': ('image', {'file_name': str, 'height': int, 'width': int}),
+    'annotations': ('annotation', {'image_id': int, 'category_id': int, 'bbox': list}),
+    'categories': ('category', {'name': str}),
+}
 
 
 class CocoDataset(ObjectDataset):
     """``root/train2017/*.jpg`` with ``root/annotations/instances_train2017.json``, or files of other names.
 
     Args:
-        root: the folder.
-        split: 'train' or 'val'.
-        transform: see `ObjectDataset`.
-        masks: return instance masks; every object must have one.
+        root, split, transform: as in `create_dataset`.
+        masks: give instance masks; every object must have one.
         train_images, val_images: the folders of the images, in ``root``.
         train_json, val_json: the files of the annotations, in ``root``.
-        keep_empty: keep images without objects in training.
+        keep_empty: also train on images without objects.
 
     Raises:
         UsageError: a record that the table of this module refuses.
@@ -66,13 +70,12 @@ class CocoDataset(ObjectDataset):
         categories = _categories(content, file)
         train = Path(root, train_json)
         if split != 'train' and train.is_file() and _categories(_load(train), train) != categories:
-            raise UsageError(f'{file}: its categories are not those of {train}: write the same into both')
+            raise UsageError(f'{file}: its categories differ from those of {train}: write the same into both')
         super().__init__(list(categories.values()), transform, masks)
         images = _images(content, file, folder)
         objects: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
         labels = {number: label for label, number in enumerate(categories)}
-        keys = {'image_id': int, 'category_id': int, 'bbox': list}
-        for where, record in _records(content, file, 'annotation', 'annotations', keys):
+        for where, record in _records(content, file, 'annotations'):
             image, category = record['image_id'], record['category_id']
             if image not in images:
                 raise UsageError(f'{where}: no image has the id {image}')
@@ -80,9 +83,9 @@ class CocoDataset(ObjectDataset):
                 raise UsageError(f'{where}: no category has the id {category}')
             if made := self._object(record, labels[category], images[image][1], where):
                 objects[image].append(made)
-        for number, (path, size) in images.items():
-            if keep_empty or split != 'train' or objects[number]:
-                self._add(path, number, size, objects[number])
+        for image, (path, size) in images.items():
+            if keep_empty or split != 'train' or objects[image]:
+                self._add(path, image, size, objects[image])
         if images and not self._added:
             raise UsageError(f'{file}: none of its {len(images)} images has objects; data.keep_empty=True keeps them')
         self._close(file)
@@ -91,15 +94,14 @@ class CocoDataset(ObjectDataset):
         if len(record['bbox']) != 4:
             raise UsageError(f'{where}: bbox: expected four numbers (left, top, width, height), got {record["bbox"]}')
         left, top, width, height = record['bbox']
-        numbers = all(map(is_number, record['bbox']))
-        box, why = checked_box((left, top, left + width, top + height) if numbers else record['bbox'], size, where)
-        if why:
-            self.skipped.append(f'{where}: {why}')
+        numbers = all(map(number().fits, record['bbox']))
+        box = self._box((left, top, left + width, top + height) if numbers else record['bbox'], size, where)
+        if not box:
             return None
         crowd, area = record.get('iscrowd', 0), record.get('area', (box[2] - box[0]) * (box[3] - box[1]))
         if crowd not in (0, 1):
             raise UsageError(f'{where}: iscrowd: expected 0 or 1, got {_shown(crowd)}')
-        if not is_number(area) or area < 0:
+        if not number(0).fits(area):
             raise UsageError(f'{where}: area: expected a number of square pixels, got {_shown(area)}')
         shape = _shape(record.get('segmentation'), size, where) if self.with_masks else None
         return {'box': box, 'label': label, 'iscrowd': crowd, 'area': area, 'shape': shape}
@@ -116,7 +118,9 @@ class CocoDataset(ObjectDataset):
 
 
 def run_lengths(text: str) -> list[int]:
-    """Decodes COCO's compressed run lengths: five bits per character, differences from the fourth number on.
+    """The run lengths in COCO's compressed text: five bits per character; from the fourth on, differences.
+
+    A difference is to the run length two places before.
 
     >>> run_lengths('03o0')
     [0, 3, 31]
@@ -129,7 +133,7 @@ def run_lengths(text: str) -> list[int]:
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
-            raise ValueError(f'unexpected character {character!r}')
+            raise ValueError(f'invalid character {character!r}')
         value |= (bits & 31) << shift
         shift += 5
         if shift > 60:
@@ -147,7 +151,7 @@ def run_lengths(text: str) -> list[int]:
 
 def _load(file: Path) -> dict[str, Any]:
     content = read_json(file)
-    _need(content, {'images': list, 'annotations': list, 'categories': list}, str(file))
+    _need(content, dict.fromkeys(_SECTIONS, list), str(file))
     return content
 
 
@@ -163,10 +167,9 @@ def _need(record: Any, keys: dict[str, type], where: str) -> None:
             raise UsageError(f'{where}: {key}: expected an integer of 64 bits, got {_shown(record[key])}')
 
 
-def _records(
-    content: dict[str, Any], file: Path, kind: str, section: str, keys: dict[str, type]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the records of a section with their places: the id, else the position from 1. Ids are unique."""
+def _records(content: dict[str, Any], file: Path, section: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a section, each with its place: its id, or its number from 1. No id may occur twice."""
+    kind, keys = _SECTIONS[section]
     seen: set[int] = set()
     for position, record in enumerate(content[section], 1):
         number = record.get('id') if isinstance(record, dict) else None
@@ -180,7 +183,7 @@ def _records(
 
 
 def _shown(value: Any) -> str:
-    """The JSON text of a value, shortened."""
+    """A value as JSON, cut if it is long."""
     text = json.dumps(value)
     return text if len(text) <= 40 else f'{text[:40]}...'
 
@@ -188,7 +191,7 @@ def _shown(value: Any) -> str:
 def _categories(content: dict[str, Any], file: Path) -> dict[int, str]:
     """Names by id, in the order of ids."""
     names: dict[int, str] = {}
-    for where, record in _records(content, file, 'category', 'categories', {'name': str}):
+    for where, record in _records(content, file, 'categories'):
         if record['name'] in names.values():
             raise UsageError(f'{where}: another category has this name')
         names[record['id']] = record['name']
@@ -202,17 +205,17 @@ def _images(content: dict[str, Any], file: Path, folder: Path) -> dict[int, tupl
     images: dict[int, tuple[Path, tuple[int, int]]] = {}
     files: dict[Path, int] = {}
     missing = []
-    for where, record in _records(content, file, 'image', 'images', {'file_name': str, 'height': int, 'width': int}):
+    for where, record in _records(content, file, 'images'):
         if record['height'] < 1 or record['width'] < 1:
             raise UsageError(f'{where}: a size of {record["width"]} x {record["height"]} pixels')
         path = inside(folder, record['file_name'], where)
         if files.setdefault(path, record['id']) != record['id']:
-            raise UsageError(f'{where}: image id {files[path]} has this file_name, too')
+            raise UsageError(f'{where}: image id {files[path]} has the same file_name')
         if not path.is_file():
-            missing.append(f'{where}: no such file as {path}')
+            missing.append(f'{where}: {path} does not exist')
         images[record['id']] = path, (record['height'], record['width'])
     if missing:
-        raise UsageError(missing[0] + f', nor {len(missing) - 1} others' * (len(missing) > 1))
+        raise UsageError(missing[0] + f', nor do {len(missing) - 1} others' * (len(missing) > 1))
     return dict(sorted(images.items()))
 
 
@@ -229,7 +232,7 @@ def _shape(segmentation: Any, size: tuple[int, int], where: str) -> Any:
         except ValueError as error:
             raise UsageError(f'{where}: its run lengths are broken: {error}') from None
         if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
-            raise UsageError(f'{where}: its run lengths are no list of integers, none below 0')
+            raise UsageError(f'{where}: its run lengths are not a list of integers >= 0')
         if (total := sum(counts)) != height * width:
             raise UsageError(f'{where}: its run lengths add up to {total} pixels, the image has {height * width}')
         return {'counts': counts}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,30 +21,22 @@ from vimamba.data.transforms import (
     one_line,
     seed_albumentations,
 )
-from vimamba.errors import UsageError, bad_argument, check_options, integer, number, or_none, several, within
+from vimamba.errors import Rule, UsageError, bad_argument, check_options, integer, number, or_none, several, within
 
 __all__ = ['AUGMENT_DENSE', 'DenseTransform']
 
-AUGMENT_DENSE: dict[str, Any] = {
-    'hflip': 0.5,  # probability of a left-right flip
-    'resize': None,  # (short side, most of the long side) in pixels first of all; None keeps the size
-    'scale': (1.0, 1.0),  # random factor on the size, uniform between these
-    'crop': None,  # (height, width) in pixels of a random crop; smaller images are padded at the right and the bottom
-    'max_class_share': 1.0,  # of a semantic map: crops with more of one class are drawn again, up to ten times
-    'crop_first': 0.0,  # probability of DETR's crop: 384 to 600 pixels of the image at a short side of 400 to 600
-    'color_jitter': 0.0,  # brightness, contrast, saturation
-    'albumentations': None,  # a list such as [dict(type='MotionBlur', p=0.3), ...]
+_SIZE = or_none(several(integer(1), 2))
+_OPTIONS: dict[str, tuple[Any, Rule]] = {
+    'hflip': (0.5, number(0, 1)),  # probability of a left-right flip
+    'resize': (None, _SIZE),  # (short side, most of the long side) in pixels before all else; None leaves the size
+    'scale': ((1.0, 1.0), INTERVAL),  # random factor on the size, uniform between these
+    'crop': (None, _SIZE),  # (height, width) in pixels of a random crop; smaller images are padded right and below
+    'max_class_share': (1.0, number(0, 1)),  # crops of a map with more of one class are drawn again, up to ten times
+    'crop_first': (0.0, number(0, 1)),  # probability of DETR's crop: 384 to 600 pixels at a short side of 400 to 600
+    'color_jitter': (0.0, number(0, below=1)),  # brightness, contrast, saturation
+    'albumentations': (None, ALBUMENTATIONS),
 }
-_RULES = {
-    'hflip': number(0, 1),
-    'resize': or_none(several(integer(1), 2)),
-    'scale': INTERVAL,
-    'crop': or_none(several(integer(1), 2)),
-    'max_class_share': number(0, 1),
-    'crop_first': number(0, 1),
-    'color_jitter': number(0, below=1),
-    'albumentations': ALBUMENTATIONS,
-}
+AUGMENT_DENSE = {name: default for name, (default, _) in _OPTIONS.items()}
 
 
 class DenseTransform:
@@ -72,7 +65,7 @@ class DenseTransform:
         if augment is None:
             return
         with within('augment'):
-            check_options(augment, _RULES, "'dense' augment option")
+            check_options(augment, {name: rule for name, (_, rule) in _OPTIONS.items()}, "'dense' augment option")
             self.options = {**AUGMENT_DENSE, **augment}
             self.pipeline = self._pipeline(self.options)
 
@@ -81,7 +74,7 @@ class DenseTransform:
         if jitter and self.channels == 4:
             raise bad_argument('color_jitter', '0 with 4 channels', jitter)
         steps = [library['HorizontalFlip'](p=a['hflip'])] if a['hflip'] else []
-        steps += build_albumentations(a['albumentations'] or [], library)
+        steps += build_albumentations(a['albumentations'] or [])
         if jitter:
             steps.append(library['ColorJitter'](*[(1 - jitter, 1 + jitter)] * 3, (0, 0), p=1.0))
         least = {'min_width': 0.5, 'min_height': 0.5, 'filter_invalid_bboxes': True}
@@ -144,10 +137,9 @@ def _random_crop(sample: dict[str, Any], size: tuple[int, int], max_class_share:
     if down or right:
         sides = ((0, down), (0, right))
         sample['image'] = np.pad(sample['image'], (*sides, (0, 0)), constant_values=114)
-        if 'masks' in sample:
-            sample['masks'] = np.pad(sample['masks'], ((0, 0), *sides))
-        if 'mask' in sample:
-            sample['mask'] = np.pad(sample['mask'], sides, constant_values=IGNORED)
+        for key, beyond in (('mask', IGNORED), ('masks', 0)):
+            if key in sample:
+                sample[key] = np.pad(sample[key], ((0, 0), *sides)[-sample[key].ndim :], constant_values=beyond)
     for _ in range(10):
         top, left = random.randint(0, full[0] + down - height), random.randint(0, full[1] + right - width)
         if 'mask' not in sample or max_class_share >= 1:
@@ -193,18 +185,14 @@ def _resized(sample: dict[str, Any], factor: float) -> dict[str, Any]:
     ratio = np.array([width / before[1], height / before[0]] * 2, np.float32)
     smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     sample['image'] = cv2.resize(sample['image'], (width, height), interpolation=smooth).reshape(height, width, -1)
-
-    def nearest(mask: np.ndarray) -> np.ndarray:
-        return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-
+    nearest = partial(cv2.resize, dsize=(width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     if 'mask' in sample:
         sample['mask'] = nearest(sample['mask'])
     if 'masks' in sample:
-        sample['masks'] = np.array([nearest(mask) for mask in sample['masks']], np.uint8).reshape(-1, height, width)
-    if 'boxes' in sample:
-        sample['boxes'] = sample['boxes'] * ratio
-    if 'area' in sample:
-        sample['area'] = sample['area'] * np.float32(ratio[0] * ratio[1])
+        sample['masks'] = np.array(list(map(nearest, sample['masks'])), np.uint8).reshape(-1, height, width)
+    for key, factors in (('boxes', ratio), ('area', ratio[0] * ratio[1])):
+        if key in sample:
+            sample[key] = sample[key] * factors
     return sample
 
 

@@ -16,7 +16,7 @@ from vimamba.data.video_datasets import SomethingSomething, VideoFolder, VideoLi
 from vimamba.data.voc import VocDataset
 from vimamba.errors import bad_argument, unknown_name
 
-__all__ = ['DATASETS', 'create_dataset']
+__all__ = ['DATASETS', 'arguments_of', 'create_dataset', 'options_of']
 
 DATASETS: dict[str, dict[str, Any]] = {
     'classification': {'digits': Digits, 'folder': Folder, 'imagenet': ImageNet},
@@ -38,15 +38,22 @@ DATASETS: dict[str, dict[str, Any]] = {
 }
 
 
-def options_of(kind: Any) -> dict[str, Any]:
-    """The keyword arguments of a data set's class and its bases, with their defaults."""
-    named = dict(inspect.signature(kind.find).parameters) if hasattr(kind, 'find') else {}
+def arguments_of(kind: type) -> list[inspect.Parameter]:
+    """The named arguments of a class, with those that it passes on to its bases."""
+    named: list[inspect.Parameter] = []
     for base in (base for base in kind.__mro__ if '__init__' in vars(base)):
-        parameters = inspect.signature(base).parameters
-        named |= {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        parameters = inspect.signature(base).parameters.values()
+        named += [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             break
-    return {name: p.default for name, p in named.items()}
+    return named
+
+
+def options_of(kind: Any) -> dict[str, Any]:
+    """The keyword arguments of a data set's class and their defaults."""
+    found = inspect.signature(kind.find).parameters.values() if hasattr(kind, 'find') else ()
+    keywords = [p for p in arguments_of(kind) if p.kind is p.KEYWORD_ONLY]
+    return {p.name: p.default for p in (*found, *keywords)}
 
 
 def create_dataset(
@@ -67,8 +74,8 @@ def create_dataset(
         root: the folder of the data set; digits and digit scenes have none.
         split: one of the ``splits`` of the data set, such as 'train' or 'val'.
         transform: for classification, PIL image -> float tensor (C, H, W); None keeps the size and scales to 0..1. For
-            other tasks, (image, target) -> both as tensors, such as `vimamba.data.dense_transforms.DenseTransform`.
-        seed: chooses the images that ``fraction`` keeps; the digits split does not depend on it.
+            boxes and masks, image and target -> both as tensors, such as `DenseTransform`. For videos, see `Clips`.
+        seed: only chooses which images ``fraction`` keeps. The digits split never depends on it.
         options: further arguments of the data set's class.
 
     >>> digits = create_dataset('digits', split='test')

@@ -13,11 +13,12 @@ from torch.utils.data import Dataset
 
 from vimamba.errors import UsageError
 
-__all__ = ['FileDataset', 'class_folders', 'files_below', 'find_files', 'listed_names', 'read_json', 'read_text',
-           'subfolders']  # fmt: skip
+__all__ = ['FileDataset', 'Found', 'class_folders', 'files_below', 'find_files', 'listed_names', 'read_json',
+           'read_text', 'subfolders']  # fmt: skip
 
 Root = str | os.PathLike[str]
 Transform = Callable[..., Any]
+Found = tuple[list[tuple[str, int]], list[str]]  # paths with the numbers of their classes, the names of all classes
 
 
 class FileDataset(Dataset):
@@ -88,10 +89,8 @@ def subfolders(folder: Root, hint: str) -> list[str]:
         raise _unreadable(error) from error
 
 
-def class_folders(
-    root: Root, split: str, extensions: Sequence[str], kind: str
-) -> tuple[list[str], list[int], list[str]]:
-    """The paths ``root/<split>/<class>/**/<file>``, their classes, and all classes: the sorted folders of train.
+def class_folders(root: Root, split: str, extensions: Sequence[str], kind: str) -> Found:
+    """The files ``root/<split>/<class>/**/<file>``; the classes are the folders of train, sorted.
 
     Raises:
         UsageError: a folder is missing or cannot be read, a class is not in train, or there are no files.
@@ -104,7 +103,7 @@ def class_folders(
     found = [(path, i) for i, name in enumerate(classes) for path in files_below(folder / name, extensions)]
     if not found:
         raise UsageError(f'{folder}: no {kind}s in it; {layout}, extensions {" ".join(extensions)}')
-    return [path for path, _ in found], [target for _, target in found], classes
+    return found, classes
 
 
 def read_text(file: Path) -> str:

@@ -121,12 +121,12 @@ class Folder(FileDataset):
         self, *, root: Root, split: str, transform: Transform | None = None, seed: int = 0, fraction: float = 1.0
     ):
         folder = Path(root, split)
-        paths, numbers, folders = class_folders(root, split, IMG_EXTENSIONS, 'image')
-        self.classes, targets = self._names(folder, folders), np.array(numbers)
-        if split == 'train' and (empty := sorted(set(range(len(folders))) - set(numbers))):
+        found, folders = class_folders(root, split, IMG_EXTENSIONS, 'image')
+        self.classes, targets = self._names(folder, folders), np.array([target for _, target in found])
+        if split == 'train' and (empty := sorted(set(range(len(folders))) - set(targets.tolist()))):
             raise UsageError(f'{folder / folders[empty[0]]}: no images of this class; add some or remove the folder')
         kept = _keep(targets, fraction, split, seed)
-        super().__init__([os.path.relpath(paths[i], folder) for i in kept], transform or _to_tensor, folder)
+        super().__init__([os.path.relpath(found[i][0], folder) for i in kept], transform or _to_tensor, folder)
         self.targets = targets[kept]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:

@@ -36,7 +36,7 @@ __all__ = ['EpochSampler', 'Loader', 'SampleKey', 'create_loader', 'end_workers'
 
 
 class SampleKey(NamedTuple):
-    """What a sample depends on besides the seed; the sampler hands it to a worker."""
+    """The sampler's message to a worker: all that a sample depends on, besides the seed."""
 
     epoch: int
     item: int
@@ -46,16 +46,10 @@ class SampleKey(NamedTuple):
 class EpochSampler(Sampler[SampleKey]):
     """The part of each epoch that one process reads.
 
-    Training: a permutation from (seed, epoch), distributed to the processes in turn. ``drop_last`` drops its last
-    ``length % world_size`` indices; otherwise its beginning is repeated. Evaluation: all indices in order; repetitions
-    that give each process the same number are marked as padding.
-
-    Args:
-        length: samples in the data set.
-        training: whether to shuffle.
-        seed: a non-negative integer.
-        rank, world_size: index of this process, and number of processes.
-        drop_last: see above.
+    Training: a permutation made from (seed, epoch), dealt out to the processes in turn; ``drop_last`` leaves out the
+    last ``length % world_size`` of it, otherwise its beginning is repeated. Evaluation: all indices in order; the
+    repetitions that give each process the same number are marked as padding. The arguments are those of `create_loader`
+    for ``length`` samples.
 
     >>> sampler = EpochSampler(5, training=False, world_size=2, rank=1)
     >>> [(key.item, key.valid) for key in sampler]
@@ -237,7 +231,7 @@ def end_workers() -> None:
 
 def _end(batches: Any) -> None:
     """Kills workers. torch's shutdown can deadlock on a lock held by a killed worker."""
-    with suppress(RuntimeError):  # torch tells a second time, by its signal, of a worker whose loss is known
+    with suppress(RuntimeError):  # torch's signal handler would report the lost worker again
         _utils.signal_handling._remove_worker_pids(id(batches))
     batches._shutdown, batches._worker_pids_set = True, False
     if hasattr(batches, '_pin_memory_thread'):

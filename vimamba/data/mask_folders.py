@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torchvision
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -20,34 +20,20 @@ from vimamba.errors import UsageError, bad_argument, first_line
 
 __all__ = ['ADE20K', 'Cityscapes', 'MaskFolder', 'VocSegmentation']
 
-CITYSCAPES = (
-    *('road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign', 'vegetation'),
-    *('terrain', 'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle'),
-)
-_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # of those names
-
-
-class Layout(NamedTuple):
-    """Folders and suffixes of the images and masks of a split."""
-
-    images: str
-    masks: str
-    image_ending: str | tuple[str, ...] = IMG_EXTENSIONS
-    mask_ending: str = '.png'
+_CITYSCAPES = torchvision.datasets.Cityscapes.classes
+_Layout = tuple[Path, tuple[str, ...], Path, str]  # folder and endings of images, folder and ending of masks
 
 
 class MaskFolder(FileDataset):
     """``root/{train,val}/images/*`` with ``root/{train,val}/masks/*.png`` of the same names.
 
     A mask has one channel of 8 or 16 bits (grey, or a palette, whose colours do not matter); its values are class
-    numbers, at most 254; loss and metric ignore 255. ``dataset[i]`` is ``transform(image, target)`` with a
+    numbers, at most 254; 255 is left out of loss and metric. ``dataset[i]`` is ``transform(image, target)`` with a
     PIL image and ``{'mask': (H, W) uint8, 'image_id': int}``.
 
     Args:
-        root: the folder.
-        split: 'train' or 'val'.
-        transform: see above.
-        classes: names of the classes, from number 0; None for the lines of ``root/classes.txt``.
+        root, split, transform: as in `create_dataset`.
+        classes: their names, the first of number 0; None for the lines of ``root/classes.txt``.
 
     Raises:
         UsageError: a folder, an image or a mask is missing; the message names it.
@@ -63,37 +49,35 @@ class MaskFolder(FileDataset):
         self.classes = list(classes or self._classes(root))
         if len(self.classes) > IGNORED:
             raise bad_argument('classes', f'at most {IGNORED}, the numbers below {IGNORED}', len(self.classes))
-        name, count = Counter(self.classes).most_common(1)[0]
-        if count > 1:
-            raise bad_argument('classes', 'each name once', f'{name!r} {count} times')
-        layout = self._layout(root, split)
-        images = _files(root / layout.images, layout.image_ending)
-        masks = _files(root / layout.masks, layout.mask_ending)
+        if len(set(self.classes)) < len(self.classes):
+            raise bad_argument('classes', 'each name once', self.classes)
+        image_folder, endings, mask_folder, mask_ending = self._layout(root, split)
+        images, masks = _files(image_folder, endings), _files(mask_folder, (mask_ending,))
         chosen = self._chosen(root, split)
         keys = sorted(images) if chosen is None else chosen
         for key in keys:
             if key not in images:
-                raise UsageError(f'{root / layout.images / key}: no such image')
+                raise UsageError(f'{image_folder / key}: no such image')
             if key not in masks:
-                raise UsageError(f'{images[key]}: it has no mask {root / layout.masks / key}{layout.mask_ending}')
+                raise UsageError(f'{images[key]}: it has no mask {mask_folder / key}{mask_ending}')
         if chosen is None and (alone := sorted(set(masks) - set(images))):
-            raise UsageError(f'{masks[alone[0]]}: it has no image in {root / layout.images}')
+            raise UsageError(f'{masks[alone[0]]}: it has no image in {image_folder}')
         if not keys:
-            raise UsageError(f'{root / layout.images}: no images in it')
+            raise UsageError(f'{image_folder}: no images in it')
         super().__init__([images[key] for key in keys], transform)
         self._masks = FileDataset([masks[key] for key in keys], None)
         self._numbers = np.full(256, -1, np.int16)  # of the file -> of the class; -1: not allowed
         for number, label in {**self._meaning(), IGNORED: IGNORED}.items():
             self._numbers[number] = label
 
-    def _layout(self, root: Path, split: str) -> Layout:
-        return Layout(f'{split}/images', f'{split}/masks')
+    def _layout(self, root: Path, split: str) -> _Layout:
+        return root / split / 'images', IMG_EXTENSIONS, root / split / 'masks', '.png'
 
     def _classes(self, root: Path) -> Sequence[str]:
         file = root / 'classes.txt'
-        names = [line.strip() for line in read_text(file).split('\n') if line.strip()] if file.is_file() else []
+        names = list(listed_names(file).values()) if file.is_file() else []
         if not names:
-            raise UsageError(f'{root}: expected classes.txt with one class name per line, or data.classes=[...]')
+            raise UsageError(f'{root}: needs classes.txt, a name on each line, or data.classes=[...]')
         return names
 
     def _chosen(self, root: Path, split: str) -> list[str] | None:
@@ -122,12 +106,12 @@ class MaskFolder(FileDataset):
 class ADE20K(MaskFolder):
     """ADE20K's 150 classes: ``images/{training,validation}`` and ``annotations/...``; 0, "other", is ignored.
 
-    The names are read from ``root/objectInfo150.txt`` if it exists.
+    The names come from ``root/objectInfo150.txt``, if that file exists.
     """
 
-    def _layout(self, root: Path, split: str) -> Layout:
+    def _layout(self, root: Path, split: str) -> _Layout:
         folder = {'train': 'training', 'val': 'validation'}[split]
-        return Layout(f'images/{folder}', f'annotations/{folder}')
+        return root / 'images' / folder, IMG_EXTENSIONS, root / 'annotations' / folder, '.png'
 
     def _classes(self, root: Path) -> Sequence[str]:
         file = root / 'objectInfo150.txt'
@@ -142,25 +126,25 @@ class ADE20K(MaskFolder):
 class Cityscapes(MaskFolder):
     """Cityscapes' 19 classes: ``leftImg8bit/{split}/*/*_leftImg8bit.png`` and ``gtFine/{split}/*/*_labelIds.png``.
 
-    Masks ``*_labelTrainIds.png``, which its scripts make, are used if there are any.
+    Masks ``*_labelTrainIds.png``, as made by its scripts, are preferred if there are any.
     """
 
     splits = ('train', 'val', 'test')
     one_size = True
 
-    def _layout(self, root: Path, split: str) -> Layout:
-        masks = Path(root, 'gtFine', split)
+    def _layout(self, root: Path, split: str) -> _Layout:
+        masks = root / 'gtFine' / split
         self.train_ids = next(masks.rglob('*_gtFine_labelTrainIds.png'), None) is not None
         ending = '_gtFine_labelTrainIds.png' if self.train_ids else '_gtFine_labelIds.png'
-        return Layout(f'leftImg8bit/{split}', f'gtFine/{split}', '_leftImg8bit.png', ending)
+        return root / 'leftImg8bit' / split, ('_leftImg8bit.png',), masks, ending
 
     def _classes(self, root: Path) -> Sequence[str]:
-        return CITYSCAPES
+        return [kind.name for kind in _CITYSCAPES if kind.train_id in range(19)]
 
     def _meaning(self) -> dict[int, int]:
         if self.train_ids:
             return super()._meaning()
-        return {**dict.fromkeys(range(34), IGNORED), **{number: i for i, number in enumerate(_CITYSCAPES_IDS)}}
+        return {kind.id: kind.train_id for kind in _CITYSCAPES if kind.id >= 0}  # 255 for those left out
 
 
 class VocSegmentation(MaskFolder):
@@ -168,8 +152,8 @@ class VocSegmentation(MaskFolder):
 
     splits = ('train', 'val', 'trainval')
 
-    def _layout(self, root: Path, split: str) -> Layout:
-        return Layout('JPEGImages', 'SegmentationClass', '.jpg')
+    def _layout(self, root: Path, split: str) -> _Layout:
+        return root / 'JPEGImages', ('.jpg',), root / 'SegmentationClass', '.png'
 
     def _classes(self, root: Path) -> Sequence[str]:
         return ('background', *VOC_CLASSES)
@@ -178,17 +162,16 @@ class VocSegmentation(MaskFolder):
         return list(listed_names(Path(root, 'ImageSets', 'Segmentation', f'{split}.txt')).values())
 
 
-def _files(folder: Path, endings: str | tuple[str, ...]) -> dict[str, Path]:
-    """Files by their relative path without the suffix."""
+def _files(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+    """Files by their path in the folder without the ending."""
     if not folder.is_dir():
         raise UsageError(f'{folder}: no such folder')
-    endings = (endings,) if isinstance(endings, str) else endings
     found: dict[str, Path] = {}
     for path in sorted(map(Path, files_below(folder, [ending.lower() for ending in endings]))):
         name = path.relative_to(folder).as_posix()
         key = name[: -next(len(e) for e in endings if name.lower().endswith(e.lower()))]
         if found.setdefault(key, path) != path:
-            raise UsageError(f'{path}: {found[key]} has the same name with another suffix; remove one of them')
+            raise UsageError(f'{path}: {found[key]} differs only in its ending; remove one of them')
     return found
 
 

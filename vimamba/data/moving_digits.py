@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -94,12 +93,11 @@ class MovingDigits(Clips):
     number, except for the rounding of the encoder, a few grey levels.
 
     Args:
-        root: folder of the files; None for ``$XDG_CACHE_HOME/vimamba`` or ``~/.cache/vimamba``.
-        split: 'train', 'val' or 'test', which share no digits.
-        transform: frames -> tensor, as in `Clips`.
-        time: 'forward', 'backward' (reversed clips, of the opposite class) or 'shuffled' (a new order each time in
-            training, a fixed one for each clip in evaluation).
-        clips: number of clips; None for all.
+        root: the folder to keep them in; None for ``$XDG_CACHE_HOME/vimamba`` or ``~/.cache/vimamba``.
+        split, transform: as in `Clips`; each of 'train', 'val' and 'test' has other digits.
+        time: 'forward', 'backward' (each clip reversed, its class the opposite) or 'shuffled' (in an order that is
+            drawn for each sample in training, and fixed for each clip in evaluation).
+        clips: how many of the split; None for all.
         options: further arguments of `Clips`.
     """
 
@@ -128,7 +126,9 @@ class MovingDigits(Clips):
             reason = f'the clips cannot be written or read there ({error.strerror or error})'
             raise UsageError(f'{folder.parent}: {reason}; choose another place with data.root=PATH') from error
         if missing := labels.keys() - set(os.listdir(folder)):
-            raise UsageError(f'{folder}: {len(missing)} clips are missing: remove the folder, and it is written anew')
+            raise UsageError(
+                f'{folder}: {len(missing)} clips are missing: remove the folder, and the clips are written again'
+            )
         kept = list(labels.items())[:clips]
         classes = [f'{digit} {direction}' for digit in range(10) for direction in DIRECTIONS]
         targets = [opposite(label) if time == 'backward' else label for _, label in kept]
@@ -139,23 +139,20 @@ class MovingDigits(Clips):
 def _write(folder: Path, split: str) -> None:
     digits = Digits(split=split)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{split}-'))
-    try:
+    with tempfile.TemporaryDirectory(None, f'.{split}-', folder.parent, ignore_cleanup_errors=True) as scratch:
         labels = {}
         for i in range(_CLIPS[split]):
             rng = np.random.default_rng((_VERSION, sorted(_CLIPS).index(split), i))
             which, direction = int(rng.integers(len(digits))), i % 8
             name = f'{i:05d}.mp4'
-            _encode(scratch / name, compose(digits.images[which], direction, rng))
+            _encode(Path(scratch, name), compose(digits.images[which], direction, rng))
             labels[name] = 8 * int(digits.targets[which]) + direction
-        (scratch / 'labels.json').write_text(json.dumps(labels))
+        Path(scratch, 'labels.json').write_text(json.dumps(labels))
         try:
-            scratch.rename(folder)
+            os.rename(scratch, folder)
         except OSError:  # another process was first
             if not folder.is_dir():
                 raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _encode(path: Path, frames: np.ndarray) -> None:

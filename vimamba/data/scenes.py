@@ -28,22 +28,16 @@ _OVERLAP = 0.25  # the most that two boxes may share of the smaller one
 class DigitScenes(torch.utils.data.Dataset):
     """Scenes of 3 to 8 digits, which may overlap slightly; later digits are on top.
 
-    ``dataset[i]`` is ``transform(image, target)`` with a PIL image in RGB and a target of arrays:
-
-        boxes (N, 4) float32     left, top, right, bottom of the visible ink, in pixels
-        labels (N,) int64        0..9
-        masks (N, H, W) uint8    the visible ink, with ``masks=True``
-        iscrowd, area, image_id  as in COCO
+    A sample is that of `ObjectDataset`: an image in RGB, the boxes and masks of the visible ink, labels 0..9.
 
     Args:
-        split: 'train', 'val' or 'test', which share no digits.
-        transform: see above; None for plain tensors.
-        seed: changes the scenes of the train split; the others are fixed.
-        masks: return instance masks.
+        split, transform: as in `create_dataset`; each of 'train', 'val' and 'test' has other digits.
+        seed: of the scenes of the train split; those of the other splits are always the same.
+        masks: give instance masks.
         size: side of a scene in pixels.
-        digits: minimum and maximum number of digits in a scene.
-        scale: minimum and maximum side of a digit in pixels.
-        scenes: number of scenes; None for 4096 (train), 256 (val) or 512 (test).
+        digits: the fewest and the most digits of a scene.
+        scale: the smallest and the largest side of a digit in pixels, most of which its ink fills.
+        scenes: their number; None for 4096 of training, 256 of validation, 512 of test.
     """
 
     splits = ('train', 'val', 'test')

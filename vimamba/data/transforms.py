@@ -41,21 +41,6 @@ from vimamba.errors import (
 
 __all__ = ['AUGMENT', 'create_transform']
 
-_COMMON = {
-    'hflip': 0.0,  # probability of a left-right flip
-    'color_jitter': 0.0,  # brightness, contrast, saturation; as in timm, not applied with auto_augment
-    'auto_augment': None,  # timm's strings: 'rand-m9-mstd0.5-inc1', 'augmix-m3-w3', 'original', ...
-    're_prob': 0.0,  # random erasing: probability,
-    're_mode': 'pixel',  # fill: 'const' (0), 'rand' (one colour), 'pixel' (noise),
-    're_count': 1,  # and most rectangles
-    'albumentations': None,  # a list such as [dict(type='MotionBlur', p=0.3), ...]
-}
-AUGMENT: dict[str, dict[str, Any]] = {
-    # Random resized crop: photographs.
-    'imagenet': {**_COMMON, 'hflip': 0.5, 'vflip': 0.0, 'scale': (0.08, 1.0), 'ratio': (3 / 4, 4 / 3)},
-    # The whole image, resized, then a random affine map: small images, characters.
-    'small': {**_COMMON, 'degrees': 0.0, 'translate': 0.0, 'scale': (1.0, 1.0), 'shear': 0.0, 'fill': 0},
-}
 RAND_AUGMENT = r'rand(-(m|n|p|mstd|mmax|inc)\d[\d.]*|-t\w+)*'
 ALBUMENTATIONS = or_none(
     Rule(
@@ -67,27 +52,37 @@ INTERVAL = Rule(
     'two positive numbers (low, high)',
     lambda value: several(number(above=0), 2).fits(value) and value[0] <= value[1],
 )
-_RULES = {
-    'hflip': number(0, 1),
-    'vflip': number(0, 1),
-    'color_jitter': or_none(one_or_several(number(0), 3, 4)),
-    'auto_augment': or_none(
-        Rule(
-            "timm's form, such as 'rand-m9-mstd0.5-inc1'",
-            lambda v: isinstance(v, str) and (not v.startswith('rand') or re.fullmatch(RAND_AUGMENT, v) is not None),
-        )
-    ),
-    're_prob': number(0, 1),
-    're_mode': one_of('const', 'rand', 'pixel'),
-    're_count': integer(1),
-    'albumentations': ALBUMENTATIONS,
-    'scale': INTERVAL,
-    'ratio': INTERVAL,
-    'degrees': one_or_several(number(0), 2),
-    'translate': or_none(one_or_several(number(0, 1), 2)),
-    'shear': or_none(one_or_several(number(), 2, 4)),
-    'fill': one_or_several(number(0, 255)),
+AUTO_AUGMENT = Rule(
+    "timm's form, such as 'rand-m9-mstd0.5-inc1'",
+    lambda value: isinstance(value, str) and (value[:4] != 'rand' or bool(re.fullmatch(RAND_AUGMENT, value))),
+)
+_COMMON: dict[str, tuple[Any, Rule]] = {
+    'hflip': (0.0, number(0, 1)),  # probability of a left-right flip
+    'color_jitter': (0.0, or_none(one_or_several(number(0), 3, 4))),  # as in timm, left out beside auto_augment
+    'auto_augment': (None, or_none(AUTO_AUGMENT)),  # or 'augmix-m3-w3', 'original', ...
+    're_prob': (0.0, number(0, 1)),  # random erasing: probability,
+    're_mode': ('pixel', one_of('const', 'rand', 'pixel')),  # fill with 0, one colour or noise,
+    're_count': (1, integer(1)),  # and most rectangles
+    'albumentations': (None, ALBUMENTATIONS),
 }
+_STYLES: dict[str, dict[str, tuple[Any, Rule]]] = {
+    'imagenet': {  # random resized crop: photographs
+        **_COMMON,
+        'hflip': (0.5, number(0, 1)),
+        'vflip': (0.0, number(0, 1)),
+        'scale': ((0.08, 1.0), INTERVAL),
+        'ratio': ((3 / 4, 4 / 3), INTERVAL),
+    },
+    'small': {  # the whole image, resized, then a random affine map: small images, characters
+        **_COMMON,
+        'degrees': (0.0, one_or_several(number(0), 2)),
+        'translate': (0.0, or_none(one_or_several(number(0, 1), 2))),
+        'scale': ((1.0, 1.0), INTERVAL),
+        'shear': (0.0, or_none(one_or_several(number(), 2, 4))),
+        'fill': (0, one_or_several(number(0, 255))),
+    },
+}
+AUGMENT = {style: {name: default for name, (default, _) in options.items()} for style, options in _STYLES.items()}
 IGNORED = 255  # in a semantic map: of no class
 INTERPOLATION = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 
@@ -136,14 +131,8 @@ def create_transform(
     one_of('center', 'squash', 'border')(crop_mode, 'crop_mode')
     number(above=0, high=1)(crop_pct, 'crop_pct')
     if augment is None:
-        evaluation = timm.data.create_transform(
-            input_size,
-            interpolation=interpolation,
-            mean=tuple(mean),
-            std=tuple(std),
-            crop_pct=crop_pct,
-            crop_mode=crop_mode,
-        )
+        sizes: dict[str, Any] = {'interpolation': interpolation, 'crop_pct': crop_pct, 'crop_mode': crop_mode}
+        evaluation = timm.data.create_transform(input_size, mean=tuple(mean), std=tuple(std), **sizes)
         return v2.Compose([partial(to_channels, channels=channels), evaluation])
     if not training:
         raise bad_argument('augment', 'None in evaluation', augment)
@@ -158,7 +147,7 @@ def _augmenting(input_size: Any, mean: Any, std: Any, interpolation: str, augmen
     channels, *size = input_size
     options = dict(augment)
     style = one_of(*AUGMENT)(options.pop('style', 'imagenet'), 'style')
-    check_options(options, {name: _RULES[name] for name in AUGMENT[style]}, f'{style!r} augment option')
+    check_options(options, {name: rule for name, (_, rule) in _STYLES[style].items()}, f'{style!r} augment option')
     a = {**AUGMENT[style], **options}
     recolour = a['auto_augment'] or a['color_jitter']
     if recolour and channels == 4:
@@ -183,20 +172,13 @@ def _augmenting(input_size: Any, mean: Any, std: Any, interpolation: str, augmen
         raise UsageError(f'{one_line(error)}, got {a["auto_augment"]!r}', key='auto_augment') from error
     _keep_a_bit(colour)
     geometry = crop if style == 'imagenet' else _affine(size, interpolation, a)
-    erase = RandomErasing(a['re_prob'], mode=a['re_mode'], max_count=a['re_count'], device='cpu')
-    return v2.Compose(
-        [
-            partial(to_channels, channels=work),
-            geometry,
-            colour,
-            partial(to_channels, channels=channels),
-            *([_Albumentations(a['albumentations'], input_size)] if a['albumentations'] else []),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(list(mean), list(std)),
-            *([erase] if a['re_prob'] else []),
-        ]
-    )
+    steps = [partial(to_channels, channels=work), geometry, colour, partial(to_channels, channels=channels)]
+    if a['albumentations']:
+        steps.append(_Albumentations(a['albumentations'], input_size))
+    steps += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+    if a['re_prob']:
+        steps.append(RandomErasing(a['re_prob'], mode=a['re_mode'], max_count=a['re_count'], device='cpu'))
+    return v2.Compose(steps)
 
 
 def _keep_a_bit(colour: v2.Compose) -> None:
@@ -213,30 +195,20 @@ def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
 
 def _affine(size: Sequence[int], interpolation: str, a: dict[str, Any]) -> v2.Compose:
     shift = a['translate']
-    return v2.Compose(
-        [
-            v2.Resize(list(size), interpolation=v2.InterpolationMode(interpolation)),
-            v2.RandomAffine(
-                a['degrees'],
-                translate=(shift, shift) if isinstance(shift, (int, float)) else shift,  # part of the width, height
-                scale=a['scale'],
-                shear=a['shear'],
-                interpolation=v2.InterpolationMode.BILINEAR,
-                fill=a['fill'],
-            ),
-            v2.RandomHorizontalFlip(a['hflip']),
-        ]
-    )
+    shift = (shift, shift) if isinstance(shift, (int, float)) else shift  # part of the width, height
+    moved = {'translate': shift, 'scale': a['scale'], 'shear': a['shear'], 'fill': a['fill']}
+    affine = v2.RandomAffine(a['degrees'], **moved, interpolation=v2.InterpolationMode.BILINEAR)
+    resize = v2.Resize(list(size), interpolation=v2.InterpolationMode(interpolation))
+    return v2.Compose([resize, affine, v2.RandomHorizontalFlip(a['hflip'])])
 
 
 class _Albumentations:
     """A pipeline of albumentations on uint8 (H, W, C), which keeps the size and type of the image."""
 
     def __init__(self, specs: list[dict[str, Any]], input_size: tuple[int, int, int]):
-        library = load_albumentations()
         self.shape = (*input_size[1:], input_size[0])
-        transforms = build_albumentations(specs, library)
-        self.pipeline = library['Compose'](transforms)
+        transforms = build_albumentations(specs)
+        self.pipeline = load_albumentations()['Compose'](transforms)
         self.pipeline.set_random_state(np.random.default_rng(0), random.Random(0))
         for spec, transform in zip(specs, transforms):  # one that cannot work says so now, not hours later
             try:
@@ -273,15 +245,15 @@ def load_albumentations() -> dict[str, type]:
 
 
 def seed_albumentations(pipeline: Any) -> None:
-    """Seeds the generators of a pipeline from Python's, which the loader seeds for each sample."""
+    """Seeds the generators of albumentations from Python's, which the loader seeds for each sample."""
     seed = random.getrandbits(64)
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
-def build_albumentations(specs: Any, library: dict[str, type]) -> list[Any]:
+def build_albumentations(specs: Any) -> list[Any]:
     """The transforms that ``[dict(type='MotionBlur', p=0.3), ...]`` describes."""
     ALBUMENTATIONS(specs, 'albumentations')
-    built = []
+    library, built = load_albumentations(), []
     for spec in specs:
         options = {key: value for key, value in spec.items() if key != 'type'}
         if (name := spec['type']) not in library:
@@ -293,7 +265,7 @@ def build_albumentations(specs: Any, library: dict[str, type]) -> list[Any]:
         if 'fill_mask' in valid and valid['fill_mask'].default == 0:  # there is nothing beyond the image, not class 0
             options.setdefault('fill_mask', IGNORED)
         if 'transforms' in options:  # OneOf, SomeOf, Sequential, ...
-            options['transforms'] = build_albumentations(options['transforms'], library)
+            options['transforms'] = build_albumentations(options['transforms'])
         try:
             built.append(library[name](**options))
         except (TypeError, ValueError) as error:

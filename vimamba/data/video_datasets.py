@@ -18,22 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vimamba.data.files import (
-    FileDataset,
-    Root,
-    Transform,
-    class_folders,
-    listed_names,
-    read_json,
-    read_text,
-    subfolders,
-)
+from vimamba.data.files import FileDataset, Found, Root, class_folders, listed_names, read_json, read_text, subfolders
 from vimamba.data.video_decode import VIDEO_EXTENSIONS, read_clip, sample_dense, sample_uniform
 from vimamba.errors import UsageError, check_integers, one_of
 
 __all__ = ['Clips', 'Layout', 'SomethingSomething', 'VideoFolder', 'VideoList', 'VideoSplits']
 
-_Found = tuple[list[str], list[int], list[str]]  # paths, the class of each, the names of the classes
+_Transform = Callable[..., Tensor] | None
 
 
 class Clips(FileDataset):
@@ -41,21 +32,21 @@ class Clips(FileDataset):
 
     Args:
         paths: the files.
-        targets: class of each, an index into ``classes``.
-        classes: names of the classes.
-        split: name of the split.
+        targets: the class of each, an index into ``classes``.
+        classes: their names.
+        split: 'train', or another one.
         transform: (frames (T, H, W, 3) uint8) -> tensor. None: (3, T, H, W) in 0..1.
         training: sample frames at random; None for the train split only.
         num_frames: frames of a clip.
-        sampling: 'uniform' (over the whole video) or 'dense' (``frame_interval`` apart).
-        frame_interval: distance of the frames of a clip in the video, for dense sampling.
-        num_clips: views in time, in evaluation.
-        time: 'forward', 'backward' or 'shuffled' order of the frames, to test what a model learns from it.
-        repeats: clips per video in training, with the same frames, each augmented separately (arXiv:1901.09335); the
-            video is decoded once.
+        sampling: 'uniform' (over the whole video, by `sample_uniform`) or 'dense' (by `sample_dense`).
+        frame_interval: of dense sampling, the step between frames.
+        num_clips: views in time, outside training.
+        time: 'forward', 'backward' or 'shuffled': the order of the frames, to test whether a model uses it.
+        repeats: in training, clips of the same frames, each augmented separately (arXiv:1901.09335); the video is
+            decoded once.
     """
 
-    what = 'videos'  # for messages
+    what = 'videos'  # in messages
     mirrors = True  # a mirrored clip is of the same class
 
     def __init__(
@@ -64,7 +55,7 @@ class Clips(FileDataset):
         targets: Sequence[int],
         classes: Sequence[str],
         split: str,
-        transform: Callable[..., Tensor] | None = None,
+        transform: _Transform = None,
         *,
         training: bool | None = None,
         num_frames: int = 8,
@@ -85,7 +76,7 @@ class Clips(FileDataset):
         self.time = time
 
     def choose(self, frames: int) -> list[int]:
-        """The frames of all views, concatenated, of a video with ``frames`` frames."""
+        """The numbers of the frames of all views, in turn, for a video of ``frames`` frames."""
         if self.sampling == 'uniform':
             views = sample_uniform(frames, self.num_frames, self.num_clips, self.training)
         else:
@@ -111,25 +102,22 @@ def _to_tensor(frames: np.ndarray) -> Tensor:
 
 
 class Layout(Clips):
-    """Clips of the files that ``find(root, split, **options)`` lists as (paths, targets, classes).
+    """Clips of the files that ``find`` lists: (root, split, its options) -> `Found`.
 
-    Args:
-        root: the folder of the data set.
-        split: one of ``splits``.
-        transform: frames -> tensor, as in `Clips`.
-        options: options of ``find``, and further arguments of `Clips`.
+    ``options`` are those of ``find``, and further arguments of `Clips`.
     """
 
     splits: tuple[str, ...] = ('train', 'val')
-    find: Callable[..., _Found]
+    find: Callable[..., Found]
 
-    def __init__(self, *, root: Root, split: str, transform: Transform | None = None, **options: Any):
-        found = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
-        paths, targets, classes = self.find(Path(root), split, **found)
-        unseen = [name for i, name in enumerate(classes) if i not in set(targets)] if split == 'train' else []
-        if unseen:
+    def __init__(self, *, root: Root, split: str, transform: _Transform = None, **options: Any):
+        of_find = {name: options.pop(name) for name in inspect.signature(self.find).parameters if name in options}
+        found, classes = self.find(Path(root), split, **of_find)
+        paths, targets = zip(*found) if found else ((), ())
+        unseen = [classes[i] for i in sorted(set(range(len(classes))) - set(targets))]
+        if unseen and split == 'train':
             shown = ', '.join(unseen[:5]) + f' and {len(unseen) - 5} more' * (len(unseen) > 5)
-            warnings.warn(f'{root}: no training videos of {shown}: nothing is learned of them', stacklevel=2)
+            warnings.warn(f'{root}: no training videos of {shown}: these classes are not learned', stacklevel=2)
         super().__init__(paths, targets, classes, split, transform, **options)
 
 
@@ -139,28 +127,28 @@ class VideoFolder(Layout):
     splits = ('train', 'val', 'test')
 
     @staticmethod
-    def find(root: Path, split: str) -> _Found:
+    def find(root: Path, split: str) -> Found:
         return class_folders(root, split, VIDEO_EXTENSIONS, 'video')
 
 
 class VideoList(Layout):
     """``root/{train,val,test}.{csv,txt}`` as for Kinetics: a line per video with its path and class number.
 
-    Columns are separated by commas, possibly with others between the two, or by white space. A header line is skipped.
-    Paths are relative to root, or to ``videos`` in it. The names of the classes are the lines
-    of ``root/classes.txt``; without it, classes are numbered.
+    The two are separated by white space, or by commas with any columns between them. A header line is skipped. Paths
+    are relative to root, or to ``videos`` in it. The class names are the lines of ``root/classes.txt``; without this
+    file they are the numbers up to the highest one in the list of train.
     """
 
     splits = ('train', 'val', 'test')
 
     @staticmethod
-    def find(root: Path, split: str, videos: str = '') -> _Found:
+    def find(root: Path, split: str, videos: str = '') -> Found:
         file = _list(root, split)
         if file is None:
-            raise UsageError(f'{root}: no {split}.csv or {split}.txt in it')
+            raise UsageError(f'{root}: has no {split}.csv or {split}.txt')
         found = _lines(file)
         if not found:
-            raise UsageError(f'{file}: no videos in it; expected lines of a path and the number of a class')
+            raise UsageError(f'{file}: lists no videos; expected lines of a path and the number of a class')
         names = root / 'classes.txt'
         if names.is_file():
             classes = list(listed_names(names).values())
@@ -173,9 +161,8 @@ class VideoList(Layout):
             classes = [str(i) for i in range(last + 1)]
         for path, target in found:
             if target >= len(classes):
-                raise UsageError(f'{file}: {path} is of class {target}, but there are {len(classes)} in {root}')
-        paths = [str(root / videos / path) for path, _ in found]
-        return paths, [target for _, target in found], classes
+                raise UsageError(f'{file}: {path} has class {target}, but {root} has {len(classes)} classes')
+        return [(str(root / videos / path), target) for path, target in found], classes
 
 
 def _list(root: Path, split: str) -> Path | None:
@@ -208,11 +195,9 @@ class SomethingSomething(Layout):
     mirrors = False
 
     @staticmethod
-    def find(root: Path, split: str, videos: str = '20bn-something-something-v2') -> _Found:
-        names, listed = (
-            root / f'something-something-v2-{part}.json'
-            for part in ('labels', {'train': 'train', 'val': 'validation'}[split])
-        )
+    def find(root: Path, split: str, videos: str = '20bn-something-something-v2') -> Found:
+        parts = 'labels', {'train': 'train', 'val': 'validation'}[split]
+        names, listed = (root / f'something-something-v2-{part}.json' for part in parts)
         labels, records = read_json(names), read_json(listed)
         if not isinstance(labels, dict) or not all(str(index).isdecimal() for index in labels.values()):
             raise UsageError(f'{names}: expected the number of each label')
@@ -220,28 +205,27 @@ class SomethingSomething(Layout):
         classes = sorted(number, key=number.__getitem__)
         if [number[name] for name in classes] != list(range(len(classes))):
             raise UsageError(f'{names}: expected the numbers 0 to {len(classes) - 1}, each once')
-        paths, targets = [], []
+        found = []
         for i, record in enumerate(records):
             if not isinstance(record, dict) or not {'id', 'template'} <= record.keys():
                 raise UsageError(f'{listed}: record {i}: expected an id and a template')
             name = re.sub(r'[\[\]]', '', record['template'])
             if name not in number:
                 raise UsageError(f'{listed}: record {i}: no label {name!r} in {names.name}')
-            paths.append(str(root / videos / f'{record["id"]}.webm'))
-            targets.append(number[name])
-        return paths, targets, classes
+            found.append((str(root / videos / f'{record["id"]}.webm'), number[name]))
+        return found, classes
 
 
 class VideoSplits(Layout):
     """UCF101 and HMDB51: ``videos/<class>/<video>.avi`` and the authors' lists of ``fold`` 1, 2 or 3 in ``splits``.
 
     UCF101's are ``trainlist01.txt`` and ``testlist01.txt``, HMDB51's ``<class>_test_split1.txt``, in which 1 is
-    training, 2 testing and 0 neither. The val split is the test part, since the authors define no third one. UCF101's
-    classes follow the numbers in ``classInd.txt`` or the training list, HMDB51's the alphabet.
+    training, 2 testing and 0 neither. The test list is the val split here, since the authors made only two. UCF101's
+    classes are in the order of the numbers in ``classInd.txt`` or the training list, HMDB51's in that of their names.
     """
 
     @staticmethod
-    def find(root: Path, split: str, fold: int = 1) -> _Found:
+    def find(root: Path, split: str, fold: int = 1) -> Found:
         one_of(1, 2, 3)(fold, 'fold')
         videos, lists = root / 'videos', root / 'splits'
         hint = f'expected videos/<class>/<video> and splits/ in {root}'
@@ -255,19 +239,20 @@ class VideoSplits(Layout):
             raise UsageError(f'{listed[1]}: no such file; expected the lists of UCF101 of fold {fold}')
         else:
             names = _hmdb(lists, classes, fold, '1' if split == 'train' else '2')
-        for name in names:
-            if name.split('/')[0] not in classes:
-                raise UsageError(f'{lists}: {name}: no folder of this class in {videos}')
-            if name.split('/')[0] not in numbers:
-                raise UsageError(f'{lists}: {name}: no number of this class')
         if not names:
             raise UsageError(f'{lists}: no videos of {split} in fold {fold}; expected the lists of UCF101 or HMDB51')
-        classes = sorted(numbers, key=numbers.__getitem__)
-        return [str(videos / name) for name in names], [classes.index(name.split('/')[0]) for name in names], classes
+        ordered, found = sorted(numbers, key=numbers.__getitem__), []
+        for name in names:
+            of_class, _, _ = name.partition('/')
+            for known, missing in ((classes, f'folder in {videos}'), (numbers, 'number')):
+                if of_class not in known:
+                    raise UsageError(f'{lists}: {name}: its class has no {missing}')
+            found.append((str(videos / name), ordered.index(of_class)))
+        return found, ordered
 
 
 def _cells(file: Path) -> list[tuple[str, list[str]]]:
-    """Yields the words of each non-empty line, with ``file:line``."""
+    """The place and the words of each line that is not empty."""
     lines = enumerate(read_text(file).splitlines(), 1)
     return [(f'{file}:{number}', line.split()) for number, line in lines if line.strip()]
 
@@ -275,7 +260,7 @@ def _cells(file: Path) -> list[tuple[str, list[str]]]:
 def _ucf_numbers(index: Path, listed: Path) -> dict[str, int]:
     """Class numbers: from lines ``1 Archery`` of classInd.txt, else ``Archery/v_g08_c01.avi 1`` of the training list.
 
-    None if the training list has no second column.
+    Empty if the training list has no second column.
     """
     numbers: dict[str, int] = {}
     for place, cells in _cells(index) if index.is_file() else _cells(listed):
@@ -287,7 +272,7 @@ def _ucf_numbers(index: Path, listed: Path) -> dict[str, int]:
             raise UsageError(f'{place}: expected a class and its number, got {" ".join(cells)!r}')
         name, number = cells[0].split('/')[0], int(cells[1])
         if numbers.setdefault(name, number) != number:
-            raise UsageError(f'{place}: {name} has number {number}, above {numbers[name]}')
+            raise UsageError(f'{place}: {name} has number {number} here, {numbers[name]} before')
     return numbers
 
 

@@ -1,8 +1,8 @@
 """Decodes video files to 8-bit RGB frames; an error always names the file.
 
-In a file with an index of key frames (MP4, MOV, Matroska, WebM), the packets are listed without decoding, and each
-chosen frame is decoded from the key frame before it. In any other file, and if that fails, all frames are decoded.
-Decoding starts no thread.
+If a file has an index of its key frames (MP4, MOV, Matroska, WebM), frames are found by their times: the packets are
+listed without decoding them, and each chosen frame is decoded from the key frame before it. In other files, or if that
+fails, all frames are decoded and the chosen ones kept. Decoding starts no threads.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ from __future__ import annotations
 import os
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from vimamba.data.files import Root, find_files
+from vimamba.data.files import Root
 from vimamba.data.image import BrokenImage
 from vimamba.errors import UsageError, check_integers
 
-__all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'find_videos', 'read_clip', 'sample_dense', 'sample_uniform',
-           'stream_frames', 'timed_frames']  # fmt: skip
+__all__ = ['VIDEO_EXTENSIONS', 'BrokenVideo', 'read_clip', 'sample_dense', 'sample_uniform', 'timed_frames']
 
 VIDEO_EXTENSIONS = ('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.ogv',
                     '.ts', '.webm', '.wmv')  # fmt: skip
 
-# FFmpeg's names of what is read: not the lists and scripts that have it open further files
+# FFmpeg's names of the formats that are read; lists and scripts, which would open further files, are not among them
 _FORMATS = {'asf', 'avi', 'flv', 'gif', 'h264', 'hevc', 'm4v', 'matroska', 'mov', 'mpeg', 'mpegts', 'mpegvideo', 'ogg'}
 
 _BOXES = {b'ftyp', b'free', b'mdat', b'meta', b'mfra', b'moof', b'moov', b'sidx', b'skip', b'styp', b'uuid', b'wide'}
@@ -50,7 +49,7 @@ def read_clip(path: Root, choose: Choose) -> np.ndarray:
         (T, H, W, 3) uint8, RGB, upright.
 
     Raises:
-        BrokenVideo: the file is missing, empty, truncated, not a video, or has one frame or frames of several sizes.
+        BrokenVideo: the file is missing, empty, not a video or truncated, or has one frame or several sizes.
         UsageError: PyAV is not installed.
     """
     with _opened(path) as (container, stream):
@@ -63,17 +62,14 @@ def read_clip(path: Root, choose: Choose) -> np.ndarray:
         return np.stack(frames)
 
 
-def stream_frames(path: Root) -> Iterator[np.ndarray]:
-    """Yields the frames of a video file, each (H, W, 3) uint8, in constant memory.
+def timed_frames(path: Root) -> Iterator[tuple[float, np.ndarray]]:
+    """The time in seconds and the pixels (H, W, 3) uint8 of each frame in turn, in memory that does not grow.
+
+    A time that the file does not give is computed from the number of the frame and the frame rate.
 
     Raises:
-        BrokenVideo: as in `read_clip`, when the fault is reached; the frames before it have been yielded.
+        BrokenVideo: as in `read_clip`, when the fault is reached; a truncated file first gives its intact frames.
     """
-    return (frame for _, frame in timed_frames(path))
-
-
-def timed_frames(path: Root) -> Iterator[tuple[float, np.ndarray]]:
-    """`stream_frames` with times in seconds, which derive from the frame rate if the file has none."""
     with _opened(path, whole=False) as (container, stream):
         first, whole, count = None, 0, 0
         for packet in container.demux(stream):
@@ -97,16 +93,11 @@ def _check_size(frame: np.ndarray, first: np.ndarray) -> None:
         raise ValueError(f'frames of several sizes, {sizes} pixels')
 
 
-def find_videos(paths: Iterable[Root]) -> list[str]:
-    """`find_files` of `VIDEO_EXTENSIONS`."""
-    return find_files(paths, VIDEO_EXTENSIONS, 'videos')
-
-
 def sample_uniform(frames: int, count: int, clips: int = 1, training: bool = False) -> list[list[int]]:
-    """One frame from each of ``count`` equal parts of a video (TSN, arXiv:1608.00859, Sec. 3.1).
+    """``count`` frames, one from each of ``count`` equal parts of a video (TSN, arXiv:1608.00859, Sec. 3.1).
 
-    In training a random frame of each part, by Python's generator. Else evenly spaced frames, for each of ``clips``
-    offsets. A video with fewer frames repeats some.
+    In training, frames are drawn at random within their parts, by Python's generator; otherwise they are evenly spaced,
+    for each of ``clips`` views a little later. A shorter video repeats frames.
 
     >>> sample_uniform(16, 4), sample_uniform(16, 4, clips=2), sample_uniform(2, 4)
     ([[2, 6, 10, 14]], [[1, 5, 9, 13], [3, 7, 11, 15]], [[0, 0, 1, 1]])
@@ -122,8 +113,8 @@ def sample_uniform(frames: int, count: int, clips: int = 1, training: bool = Fal
 def sample_dense(frames: int, count: int, interval: int = 4, clips: int = 1, training: bool = False) -> list[list[int]]:
     """``count`` frames, ``interval`` apart (SlowFast, arXiv:1812.03982, Sec. 4).
 
-    In training from a random start, else from each of ``clips`` evenly spaced starts. The last frame is repeated beyond
-    the end.
+    In training, from a random start, otherwise from ``clips`` evenly spaced ones. The last frame is repeated after the
+    end.
 
     >>> sample_dense(16, 3, 4, clips=2), sample_dense(4, 3, 2)
     ([[0, 4, 8], [7, 11, 15]], [[0, 2, 3]])
@@ -141,22 +132,22 @@ def video_library() -> Any:
     try:
         import av
     except ImportError:
-        raise UsageError('videos are decoded by PyAV, which is not installed: pip install vimamba[video]') from None
-    av.logging.set_level(av.logging.PANIC)  # FFmpeg's own lines; a mistake is told in ours
+        raise UsageError('videos need PyAV, which is not installed: pip install vimamba[video]') from None
+    av.logging.set_level(av.logging.PANIC)  # silences FFmpeg: errors are raised instead
     return av
 
 
 @contextmanager
 def _opened(path: Root, whole: bool = True) -> Iterator[tuple[Any, Any]]:
-    """Opens the container and the video stream of a file; errors inside become a `BrokenVideo`.
+    """The container and the video stream of a file. Errors while opening it, and inside, become a `BrokenVideo`.
 
-    ``whole`` refuses a truncated file.
+    ``whole`` refuses a file that is shorter than its header says.
     """
     path = os.fspath(path)
     av = video_library()
     try:
         if not os.path.isfile(path):
-            missing = 'no regular file' if os.path.exists(path) else 'no such file'
+            missing = 'not a regular file' if os.path.exists(path) else 'no such file'
             raise ValueError('a folder' if os.path.isdir(path) else missing)
         if not os.path.getsize(path):
             raise ValueError('the file is empty (0 bytes)')
@@ -168,11 +159,11 @@ def _opened(path: Root, whole: bool = True) -> Iterator[tuple[Any, Any]]:
                 raise ValueError('an image, not a video')
             if not _FORMATS & set(name.split(',')):
                 raise ValueError(f'{name} is not a video format')
-            stream = container.streams.best('video')  # not the picture of a cover that stands in front of it
+            stream = container.streams.best('video')  # not a cover picture that comes before it
             if stream is None:
                 raise ValueError('no video stream in it')
             if stream.codec_context is None:
-                raise ValueError('no codec is known for it')
+                raise ValueError('its codec is unknown')
             stream.thread_type, stream.codec_context.thread_count = 'NONE', 1
             yield container, stream
     except UsageError:
@@ -181,50 +172,43 @@ def _opened(path: Root, whole: bool = True) -> Iterator[tuple[Any, Any]]:
         readable = os.path.isfile(path) and os.access(path, os.R_OK)
         reason = (readable and _shortfall(path)) or getattr(error, 'strerror', None) or str(error)
         if isinstance(error, av.error.InvalidDataError) and not reason.startswith('truncated'):
-            reason = f'no video that FFmpeg can read ({reason})'
+            reason = f'not a video that FFmpeg can read ({reason})'
         raise BrokenVideo(path, ' '.join(reason.split())) from error
 
 
 def _shortfall(path: Root) -> str:
-    """Describes a file that is shorter than its header says; '' if it is complete."""
+    """How many bytes a file has, if its header says more; otherwise ''."""
     size, said = os.path.getsize(path), _said_length(path)
     return f'truncated: {size} of {said} bytes' if said > size else ''
 
 
 def _said_length(path: Root) -> int:
-    """The minimum length in bytes that the header of an AVI, MP4, MOV, Matroska or WebM file states, or 0."""
+    """The least size in bytes by the header of an AVI, MP4, MOV, Matroska or WebM file; 0 if it gives none."""
     with open(path, 'rb') as file:
-        head = file.read(4096) + bytes(16)
-        if head[4:8] == b'ftyp':
-            return _boxes_length(file)
+        head, total, end = file.read(4096) + bytes(16), os.fstat(file.fileno()).st_size, 0
         if head.startswith(b'\x1a\x45\xdf\xa3'):  # EBML
             segment = sum(_ebml_size(head, 4))
             return sum(_ebml_size(head, segment + 4)) if head[segment:].startswith(b'\x18\x53\x80\x67') else 0
-        said = 0
-        while head.startswith(b'RIFF'):  # one after another, of an AVI of more than a gigabyte
-            said += 8 + int.from_bytes(head[4:8], 'little')
-            file.seek(said)
-            head = file.read(8)
-        return said
+        if head.startswith(b'RIFF') or head[4:8] == b'ftyp':
+            while end < total and (size := _chunk_size(file, end)):
+                end += size
+        return end
 
 
-def _boxes_length(file: BinaryIO) -> int:
-    """The end of the boxes of known types in an MP4 or MOV file (ISO 14496-12, Sec. 4.2)."""
-    end, total = 0, os.fstat(file.fileno()).st_size
-    while end < total:
-        file.seek(end)
-        head = file.read(16)
-        size = int.from_bytes(head[:4], 'big')
-        if size == 1:  # it stands behind the type
-            size = int.from_bytes(head[8:], 'big')
-        if head[4:8] not in _BOXES or size < 8:  # 0: to the end of the file
-            break
-        end += size
-    return end
+def _chunk_size(file: BinaryIO, start: int) -> int:
+    """The size of a RIFF chunk, or of an MP4 or MOV box of a known type (ISO 14496-12, Sec. 4.2); 0 for any other."""
+    file.seek(start)
+    head = file.read(16)
+    if head.startswith(b'RIFF'):  # an AVI of more than a gigabyte has several
+        return 8 + int.from_bytes(head[4:8], 'little')
+    size = int.from_bytes(head[:4], 'big')
+    if size == 1:  # the size follows the type
+        size = int.from_bytes(head[8:16], 'big')
+    return size if head[4:8] in _BOXES and size >= 8 else 0  # a box of size 0 ends with the file
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
-    """The size of an element (RFC 8794, Sec. 6), 0 if unknown (live recordings), and the start of its content."""
+    """The size of an element (RFC 8794, Sec. 6), 0 if unknown, as in a live recording, and the start of its content."""
     width = 9 - data[at].bit_length()
     unknown = (1 << 7 * width) - 1
     size = int.from_bytes(data[at : at + width], 'big') & unknown
@@ -232,24 +216,24 @@ def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
 
 
 class _Packet(NamedTuple):
-    time: Any  # int; None where the file tells none
+    time: Any  # int, or None if the file does not give it
     key: bool
-    shown: bool  # False outside of the edit list of an MP4 file: decoded for the sake of others
+    shown: bool  # False outside the edit list of an MP4 file: only other frames need it
 
 
 def _packets(container: Any, stream: Any) -> list[_Packet]:
-    """Lists the packets of a stream without their data."""
+    """The packets of a stream, without their data."""
     packets, whole = [], 0
     for packet in container.demux(stream):
         if packet.size:
             packets.append(_Packet(packet.pts, packet.is_keyframe, not packet.is_discard))
-            whole += not packet.is_corrupt  # as what the end of the file cuts in two
+            whole += not packet.is_corrupt  # for example, cut by the end of the file
     _check_count(container, stream, whole)
     return packets
 
 
 def _check_count(container: Any, stream: Any, whole: int) -> None:
-    # by the index: stream.frames also counts what an edit list leaves out
+    # from the index, since stream.frames also counts frames outside the edit list
     said = sum(entry.size > 0 for entry in stream.index_entries) if 'mp4' in container.format.name else 0
     if said > whole:
         raise ValueError(f'truncated: {whole} of {said} frames')
@@ -262,9 +246,9 @@ def _enough(frames: int) -> int:
 
 
 def _indexed(container: Any, packets: list[_Packet]) -> bool:
-    """Whether a file begins with a key frame and has a time for each frame.
+    """Whether a file has an index of key frames and a time for each frame, and begins with a key frame.
 
-    It is unknown how many frames before the first key frame can be decoded.
+    It is unknown how many of the frames before the first key frame can be decoded.
     """
     times = [packet.time for packet in packets]
     known = bool(times) and None not in times and len(set(times)) == len(times)
@@ -273,7 +257,7 @@ def _indexed(container: Any, packets: list[_Packet]) -> bool:
 
 
 def _sought(container: Any, stream: Any, packets: list[_Packet], choose: Choose) -> list[np.ndarray] | None:
-    """Decodes the chosen frames from the key frames before them; None if some do not appear."""
+    """The chosen frames, each run decoded from the key frame before it; None if the decoder does not give them all."""
     times = sorted(packet.time for packet in packets if packet.shown)
     keys = sorted(packet.time for packet in packets if packet.key)
     chosen = [times[index] for index in choose(_enough(len(times)))]
@@ -284,7 +268,7 @@ def _sought(container: Any, stream: Any, packets: list[_Packet], choose: Choose)
             begin, end = times[bisect_left(times, key)], max(missing)
             container.seek(key, stream=stream)
             for number, frame in enumerate(container.decode(stream)):
-                if frame.pts is None or (number == 0 and frame.pts > begin):  # no key frame in truth: intra refresh
+                if frame.pts is None or (number == 0 and frame.pts > begin):  # not really a key frame: intra refresh
                     break
                 if frame.pts in missing:
                     found[frame.pts] = _pixels(frame)
@@ -299,7 +283,7 @@ def _sought(container: Any, stream: Any, packets: list[_Packet], choose: Choose)
 
 
 def _scanned(path: Root, count: int, choose: Choose) -> list[np.ndarray]:
-    """Decodes all frames and keeps the chosen ones; a correct guess of their ``count`` saves a second pass."""
+    """The chosen frames, of all that are decoded; a right guess of their ``count`` saves decoding them twice."""
     while True:
         chosen = [range(count)[index] for index in choose(_enough(count))]
         found: dict[int, np.ndarray] = {}
@@ -314,9 +298,9 @@ def _scanned(path: Root, count: int, choose: Choose) -> list[np.ndarray]:
 
 
 def _pixels(frame: Any) -> np.ndarray:
-    """The pixels (H, W, 3), rotated to the nearest quarter turn and mirrored by the display matrix of the frame."""
-    pixels = frame.to_ndarray(format='rgb24', threads=1)  # by default it starts, and ends, as many as there are cores
-    # frame.side_data would keep the frame, by a cycle, alive
+    """(H, W, 3), turned to the nearest quarter, or mirrored, by the display matrix of the frame."""
+    pixels = frame.to_ndarray(format='rgb24', threads=1)  # by default it starts one thread per core for each frame
+    # frame.side_data would keep the frame alive by a reference cycle
     matrix = video_library().sidedata.sidedata.SideDataContainer(frame).get('DISPLAYMATRIX')
     if matrix is not None:
         a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]  # a place (x, y) is shown at (a x + c y, b x + d y)

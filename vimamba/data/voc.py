@@ -1,7 +1,4 @@
-"""Pascal VOC's format of detection: one XML file per image.
-
-The same records are refused or left out as in `vimamba.data.coco`, with file, record and reason.
-"""
+"""Pascal VOC's format of detection: an XML file for each image, checked as in `vimamba.data.coco`."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from vimamba.data.box_datasets import ObjectDataset, checked_box, inside
+from vimamba.data.box_datasets import ObjectDataset, inside
 from vimamba.data.files import Root, Transform, listed_names, read_text
 from vimamba.errors import UsageError, unknown_name
 
@@ -25,13 +22,11 @@ VOC_CLASSES = (
 class VocDataset(ObjectDataset):
     """``ImageSets/Main/<split>.txt``, ``Annotations/<name>.xml`` and ``JPEGImages/<name>.jpg`` in a folder.
 
-    Objects marked difficult become crowds, which evaluation ignores. Pixels count from 1 in the files;
-    the boxes here are outer edges, counted from 0.
+    Objects marked difficult become crowds. The files count pixels from 1; the boxes here are outer edges, counted from
+    0.
 
     Args:
-        root: the folder, such as ``VOCdevkit/VOC2012``.
-        split: 'train', 'val', 'trainval' or 'test'.
-        transform: see `ObjectDataset`.
+        root, split, transform: as in `create_dataset`; root is a folder such as ``VOCdevkit/VOC2012``.
         classes: their names.
 
     Raises:
@@ -48,14 +43,14 @@ class VocDataset(ObjectDataset):
         for number, (line, name) in enumerate(listed_names(listed).items()):
             path = inside(Path(root, 'JPEGImages'), f'{name}.jpg', f'{listed}: line {line}')
             if not path.is_file():
-                raise UsageError(f'{listed}: line {line}: no such file as {path}')
+                raise UsageError(f'{listed}: line {line}: {path} does not exist')
             self._read(Path(root, 'Annotations', f'{name}.xml'), path, number)
         self._close(listed)
 
     def _read(self, file: Path, path: Path, number: int) -> None:
         text = read_text(file)
         if '<!DOCTYPE' in text or '<!ENTITY' in text:
-            raise UsageError(f'{file}: declares entities, which annotations do not need')
+            raise UsageError(f'{file}: declares entities; annotations need none')
         try:
             tree = ElementTree.fromstring(text)
         except (ValueError, ElementTree.ParseError) as error:
@@ -69,16 +64,12 @@ class VocDataset(ObjectDataset):
             name = (node.findtext('name') or '').strip()
             if name not in self.classes:
                 raise UsageError(f'{where}: {unknown_name("class", name, self.classes)}')
-            left, top, right, bottom = (
-                _number(node, f'bndbox/{edge}', where) for edge in ('xmin', 'ymin', 'xmax', 'ymax')
-            )
-            box, why = checked_box((left - 1, top - 1, right, bottom), (height, width), where)
-            if why:
-                self.skipped.append(f'{where}: {why}')
-                continue
-            area = (box[2] - box[0]) * (box[3] - box[1])
-            crowd = int(node.findtext('difficult', '0').strip() == '1')
-            objects.append({'box': box, 'label': self.classes.index(name), 'iscrowd': crowd, 'area': area})
+            edges = ('xmin', 'ymin', 'xmax', 'ymax')
+            left, top, right, bottom = (_number(node, f'bndbox/{edge}', where) for edge in edges)
+            if box := self._box((left - 1, top - 1, right, bottom), (height, width), where):
+                area = (box[2] - box[0]) * (box[3] - box[1])
+                crowd = int(node.findtext('difficult', '0').strip() == '1')
+                objects.append({'box': box, 'label': self.classes.index(name), 'iscrowd': crowd, 'area': area})
         self._add(path, number, (height, width), objects)
 
 

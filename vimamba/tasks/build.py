@@ -1,6 +1,6 @@
 """The configured timm model: its arguments, its weights and its preprocessing, with errors of one line."""
 
-import inspect
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -10,10 +10,11 @@ from torch import nn
 
 from vimamba.checkpoint import load_checkpoint, load_weights, written_by
 from vimamba.config import Config
+from vimamba.data.factory import arguments_of
 from vimamba.errors import UsageError, first_line, unknown_name, within
 from vimamba.models import fit_weights
 
-__all__ = ['OWN', 'Preprocessing', 'build_model', 'checkpointed', 'create', 'mean_and_std', 'preprocessing']
+__all__ = ['OWN', 'Preprocessing', 'build_model', 'checkpointed', 'create', 'mean_and_std', 'preprocessing', 'refusal']
 
 
 OWN = '--import FILE.py registers your own'
@@ -34,13 +35,14 @@ class Preprocessing(NamedTuple):
     crop_pct: float
 
 
-def preprocessing(model: nn.Module, config: Config, frames: tuple[int, ...] = ()) -> Preprocessing:
-    """The preprocessing of a built model: as configured, else the model's own; ``frames`` are (T,) of clips."""
+def preprocessing(model: nn.Module, config: Config) -> Preprocessing:
+    """The preprocessing of a built model: as configured, else the model's own."""
     default, data = resolve_model_data_config(model), config.data
+    frames = getattr(model, 'num_frames', None)  # Mamba-ND over images has None
     size = config.model.img_size or default['input_size'][1:]
     height, width = (size, size) if isinstance(size, int) else size
     return Preprocessing(
-        (config.model.in_chans, *frames, height, width),
+        (config.model.in_chans, *((frames,) if frames else ()), height, width),
         *mean_and_std(model, config),
         data.interpolation or default['interpolation'],
         data.crop_pct or default['crop_pct'],
@@ -74,6 +76,15 @@ def build_model(config: Config, num_classes: int, with_weights: bool = True, **a
     return model
 
 
+def refusal(model: nn.Module, shape: Sequence[int]) -> Exception | None:
+    """The error of a model on the meta device for an input (1, *shape); None if it takes the input."""
+    try:
+        model.eval()(torch.zeros(1, *shape, device='meta'))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        return None if 'meta' in str(error).lower() else error  # some models read values, which this device lacks
+    return None
+
+
 def create(config: Config, pretrained: bool = False, sized: bool = True, **arguments: Any) -> Any:
     """`timm.create_model` with the configured arguments, img_size if ``sized``, and others; with one-line errors."""
     settings = config.model
@@ -95,7 +106,7 @@ def create(config: Config, pretrained: bool = False, sized: bool = True, **argum
         raise
     except TypeError as error:
         with torch.device('meta'):
-            known = _arguments(type(timm.create_model(name))) - _NOT_OF_THE_MODEL
+            known = {p.name for p in arguments_of(type(timm.create_model(name)))} - _NOT_OF_THE_MODEL
         wrong = [key for key in given if key not in {*known, *arguments}]
         if 'img_size' in wrong:  # a model for any size: the transforms alone need it
             return create(config, pretrained, sized=False, **arguments)
@@ -106,17 +117,6 @@ def create(config: Config, pretrained: bool = False, sized: bool = True, **argum
         hint = '; check the network, or set model.pretrained=False and model.checkpoint=FILE' if fetched else ''
         key = 'model.pretrained' if fetched else 'model.name'
         raise UsageError(f'model {name!r} cannot be built: {first_line(error)}{hint}', key=key) from error
-
-
-def _arguments(kind: type) -> set[str]:
-    """The names of the arguments of a class, with those that it passes on to its bases."""
-    names: set[str] = set()
-    for base in (base for base in kind.__mro__ if '__init__' in vars(base)):
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
-        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if all(p.kind != p.VAR_KEYWORD for p in parameters):
-            break
-    return names
 
 
 def checkpointed(model: nn.Module, config: Config) -> None:

@@ -13,7 +13,7 @@ from vimamba.data import AUGMENT, create_transform
 from vimamba.errors import UsageError, check_options, first_line, within
 
 from .base import Task
-from .build import Preprocessing, build_model, checkpointed, preprocessing
+from .build import Preprocessing, build_model, checkpointed, preprocessing, refusal
 
 __all__ = ['ClassificationMetric', 'ClassificationTask']
 
@@ -102,6 +102,7 @@ class ClassificationTask(Task):
     name = 'classification'
     best = 'top1'
     styles = AUGMENT
+    clips = False  # whether the model takes clips
 
     def __init__(
         self,
@@ -134,10 +135,12 @@ class ClassificationTask(Task):
     @classmethod
     def preprocessing_of(cls, model: nn.Module, config: Config) -> Preprocessing:
         """The inputs of a built model, which takes images, or clips if the task is video."""
-        if getattr(model, 'num_frames', None) is not None:  # Mamba-ND over images has None
-            takes = f"model {config.model.name!r} takes clips; set task.name='video', or choose one of images"
-            raise UsageError(takes, key='model.name')
-        return preprocessing(model, config)
+        inputs = preprocessing(model, config)
+        if (len(inputs.input_size) == 4) != cls.clips:
+            clips = "takes clips; set task.name='video', or choose one of images"
+            fault = 'takes images; choose one of clips' if cls.clips else clips
+            raise UsageError(f'model {config.model.name!r} {fault}', key='model.name')
+        return inputs
 
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
         """``{'loss': ()}`` for targets (B,) int64 in mode 'loss', logits (B, classes) in mode 'predict'."""
@@ -159,14 +162,10 @@ class ClassificationTask(Task):
         super().check(config)
 
     def check_together(self, config: Config, transform: Any) -> None:
-        """Runs the model on the meta device, which computes shapes alone."""
         size = self.preprocessing.input_size
-        try:
-            self.model.eval()(torch.zeros(1, *size, device='meta'))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            if 'meta' not in str(error).lower():  # some models read values, which this device does not have
-                fault = f'model {config.model.name!r} does not take {size} images: {first_line(error)}'
-                raise UsageError(fault, key='model.img_size') from error
+        if error := refusal(self.model, size):
+            fault = f'model {config.model.name!r} does not take {size} images: {first_line(error)}'
+            raise UsageError(fault, key='model.img_size') from error
 
     def transform(self, config: Config, training: bool) -> Any:
         augment = config.augment

@@ -20,7 +20,7 @@ _NAMES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')  # as COCO's evaluator orde
 class CocoMetric:
     """AP over IoU 0.50 to 0.95, at 0.50, at 0.75, and of small, medium and large objects, in percent.
 
-    A crowd (``iscrowd`` 1) is neither to be found nor wrong to be found, as in COCO.
+    A crowd (``iscrowd`` 1) is neither missed nor a false positive, as in COCO.
 
     Args:
         classes: their names.
@@ -85,7 +85,7 @@ class CocoMetric:
         found = [{**o, 'image_id': number} for number, _, _, objects in records for o in objects]
         if kind == 'segm':  # the size of a found object is that of its mask, as the evaluator takes it without a box
             found = [{key: value for key, value in o.items() if key != 'bbox'} for o in found]
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints a table of its own
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a table
             gt = COCO(truth)
             dt = gt.loadRes(found)
             evaluator = COCOeval_faster(gt, dt, kind, print_function=lambda *args: None)

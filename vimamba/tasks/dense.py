@@ -1,4 +1,4 @@
-"""What detection and segmentation share: a head by name on the features of a backbone, from a configuration."""
+"""The base of detection and segmentation: a head by name on the features of a backbone, from a configuration."""
 
 import inspect
 import logging
@@ -18,11 +18,12 @@ from vimamba.errors import Rule, UsageError, check_options, first_line, integer,
 from .base import Task, keywords
 from .feature_pyramid import DenseModel
 
-__all__ = ['BackboneNorm', 'DenseTask', 'OutIndices']
+__all__ = ['BackboneNorm', 'Count', 'DenseTask', 'OutIndices']
 
 logger = logging.getLogger('vimamba')
 
 BackboneNorm = Annotated[str, one_of('batch', 'frozen', 'sync')]
+Count = Annotated[int, integer(1)]
 OutIndices = Annotated[Sequence[int] | None, or_none(several(integer(0)))]
 
 
@@ -33,8 +34,9 @@ class DenseTask(Task):
 
     Attributes:
         heads: name -> function that makes the head.
+        network: the class of the model: (config, number of classes, with_weights, options) -> module.
 
-    The keywords of a head, of `build_model` and of the task are the options of a configuration's ``task``, each
+    The keywords of a head, of the network and of the task are the options of a configuration's ``task``, each
     annotated with the `Rule` of its values.
     """
 
@@ -42,6 +44,7 @@ class DenseTask(Task):
     styles: ClassVar[Mapping[str, Mapping[str, Any]]] = {'dense': AUGMENT_DENSE}
     unused = ('augment.mixup', 'augment.cutmix', 'augment.smoothing', 'data.interpolation', 'data.crop_pct')
     heads: ClassVar[Mapping[str, Callable[..., nn.Module]]]
+    network: ClassVar[type[DenseModel]]
 
     @classmethod
     def build(cls, config: Config, classes: Sequence[str], with_weights: bool = True) -> Any:
@@ -56,7 +59,7 @@ class DenseTask(Task):
         state = load_checkpoint(config.model.checkpoint) if config.model.checkpoint and with_weights else {}
         trained = state.get('format') == FORMAT and state['config'].get('task', {}).get('name') == cls.name
         try:
-            model = cls.build_model(config, len(classes), with_weights and not trained, **of_model)
+            model = cls.network(config, len(classes), with_weights and not trained, **of_model)
             task = cls(model, classes, **of_task)
             if trained:
                 _take(model, state, str(config.model.checkpoint))
@@ -70,31 +73,17 @@ class DenseTask(Task):
     def check(cls, config: Config) -> None:
         options = cls.options(config)
         super().check(config)
-        data, wanted = config.data.name, cls.targets(options)
+        data, wanted = config.data.name, cls.dataset_options(config, training=True)
         if wanted.keys() - options_of(DATASETS[cls.name][data]).keys():
             raise UsageError(f'{options["head"]!r} learns from {", ".join(wanted)}, {data!r} has none', key='task.head')
-
-    @classmethod
-    def dataset_options(cls, config: Config, training: bool) -> dict[str, Any]:
-        return cls.targets(cls.options(config))
-
-    @staticmethod
-    def targets(options: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of the data set for the targets that these options of the task need."""
-        return {}
 
     def transform(self, config: Config, training: bool) -> DenseTransform:
         augment = {**config.augment.options} if training and config.augment.style else None
         return DenseTransform(config.model.in_chans, augment)
 
     @classmethod
-    def build_model(cls, config: Config, num_classes: int, with_weights: bool = True, **options: Any) -> DenseModel:
-        """The configured model."""
-        raise NotImplementedError
-
-    @classmethod
     def describe(cls) -> list[str]:
-        shared = _keywords(cls.build_model) | _keywords(cls.__init__)
+        shared = _keywords(cls.network) | _keywords(cls.__init__)
         lines = [*super().describe(), f'options of task {cls.name}:']
         lines += [f'    {f"{k} = {p.default!r}":<28} {_rule(p).expected}' for k, p in shared.items() if k != 'head']
         for head, function in cls.heads.items():
@@ -105,7 +94,7 @@ class DenseTask(Task):
     @classmethod
     def options(cls, config: Config) -> dict[str, Any]:
         """Every option of ``task``, as given or by default."""
-        shared, given = _keywords(cls.build_model), config.task.options
+        shared, given = _keywords(cls.network), config.task.options
         head = one_of(*cls.heads)(given.get('head', shared['head'].default), 'task.head')
         known = shared | _keywords(cls.heads[head]) | _keywords(cls.__init__)
         rules = {name: _rule(parameter) for name, parameter in known.items() if name != 'head'}

@@ -24,15 +24,14 @@ from vimamba.config import Config
 from vimamba.errors import bad_argument, integer, number, one_of, one_or_several, or_none, several
 
 from .coco_metric import CocoMetric
-from .dense import BackboneNorm, DenseTask, OutIndices
-from .feature_pyramid import DenseModel, Features, create_features
+from .dense import BackboneNorm, Count, DenseTask, OutIndices
+from .feature_pyramid import DenseModel, Features, pad
 
 __all__ = ['DETECTORS', 'DetectionTask', 'Detector', 'Resize']
 
 NORMS = {'batch': nn.BatchNorm2d, 'layer': LayerNorm2d}  # of the heads
 _THIN = 32  # a thinner image than 1 : 32 is padded to that
 
-Count = Annotated[int, integer(1)]
 Share = Annotated[float, number(0, 1)]
 Scale = Annotated[float, number(above=0)]
 Ratios = Annotated[Sequence[float], several(number(above=0))]
@@ -48,19 +47,20 @@ class Neck(nn.Module):
     def __init__(self, features: Features, out_channels: int, top: nn.Module):
         super().__init__()
         self.features, self.out_channels = features, out_channels
-        self.amp: torch.dtype | None = None  # what the maps are computed in; boxes need all the digits of float32
+        self.amp: torch.dtype | None = None  # dtype of the maps; boxes need the precision of float32
         self.fpn = None if features.flat else FeaturePyramidNetwork(features.channels, out_channels, top)
         self.top = top if features.flat else None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         with torch.autocast(images.device.type, self.amp, enabled=self.amp is not None):
             maps = self.features(images)
-            names = [str(i) for i in range(len(maps))]
+            named = OrderedDict((str(i), level) for i, level in enumerate(maps))
             if self.fpn is not None:
-                return {name: level.float() for name, level in self.fpn(OrderedDict(zip(names, maps))).items()}
-            assert self.top is not None
-            maps, names = self.top(maps, maps, names)
-            return {name: level.float() for name, level in zip(names, maps)}
+                named = self.fpn(named)
+            elif self.top is not None:
+                maps, names = self.top(maps, maps, list(named))
+                named = OrderedDict(zip(names, maps))
+            return {name: level.float() for name, level in named.items()}
 
 
 class Anchors(AnchorGenerator):
@@ -107,23 +107,11 @@ class RoIAlign(MultiScaleRoIAlign):
 class Resize(GeneralizedRCNNTransform):
     """torchvision's normalisation, resizing and batching, extended to very thin images and fixed-size backbones.
 
-    Args:
-        min_size: the short side in pixels; in training one of several, drawn at random.
-        max_size: maximum of the long side in pixels.
-        mean, std: per channel, for pixels in 0..1.
-        fixed_size: (height, width) that every batch is padded to, for a backbone of one size.
+    Attributes:
+        padded_size: (height, width) to which every batch is padded, for a backbone that takes nothing else.
     """
 
-    def __init__(
-        self,
-        min_size: Sequence[int],
-        max_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        fixed_size: tuple[int, int] | None = None,
-    ):
-        super().__init__(sorted(min_size), max_size, list(mean), list(std))  # evaluation takes the last
-        self.padded_size = fixed_size
+    padded_size: tuple[int, int] | None = None
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
         height, width = image.shape[1:]
@@ -136,15 +124,8 @@ class Resize(GeneralizedRCNNTransform):
         return image, target and _with_area(target)
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
-        if self.padded_size is None:
-            return super().batch_images(images, size_divisible)
-        batch = super().batch_images(images, 1)
-        height, width = (wanted - side for wanted, side in zip(self.padded_size, batch.shape[2:]))
-        if height < 0 or width < 0:
-            raise bad_argument(
-                'images', f'at most {self.padded_size} for this backbone', tuple(batch.shape[2:]), 'set model.img_size'
-            )
-        return F.pad(batch, (0, width, 0, height))
+        batch = super().batch_images(images, 1 if self.padded_size else size_divisible)
+        return pad(batch, self.padded_size, size_divisible)
 
     def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
         padded = [(max(h, w // _THIN), max(w, h // _THIN)) for h, w in original_image_sizes]
@@ -159,7 +140,7 @@ class Resize(GeneralizedRCNNTransform):
 
 
 def _with_area(objects: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Removes objects whose box has no area in float32."""
+    """Drops objects whose box has no area in float32."""
     keep = (objects['boxes'][:, 2:] > objects['boxes'][:, :2]).all(1)
     return {key: value[keep] for key, value in objects.items()}
 
@@ -174,9 +155,7 @@ def faster_rcnn(
     hidden: Count = 1024,
     proposals: Count = 1000,
     samples: Annotated[int, integer(4)] = 512,  # of which a quarter may be objects
-    score_threshold: Share = 0.05,
     nms_threshold: Share = 0.5,
-    detections: Count = 100,
     mask_channels: Annotated[int | None, or_none(integer(1))] = None,
     rpn_convs: Count = 1,
     box_convs: Annotated[int, integer(0)] = 0,
@@ -192,14 +171,13 @@ def faster_rcnn(
         anchor_scale: side of an anchor over the stride of its level.
         anchor_ratios: heights over widths of the anchors.
         hidden: width of the box head.
-        proposals: boxes per image for the second stage, twice as many in training.
-        samples: proposals per image in the loss of the second stage.
-        score_threshold, nms_threshold, detections: minimum score, maximum overlap (IoU) and maximum number of boxes of
-            the result.
+        proposals: boxes per image that the second stage sees, twice as many in training.
+        samples: of them, boxes per image that it learns from.
+        nms_threshold: most overlap (IoU) of boxes that come out.
         mask_channels: width of the four convolutions of the mask branch; None for no masks.
-        rpn_convs: convolutions of the first stage.
-        box_convs: convolutions of the box head, before one layer of ``hidden``; 0 for two layers and no convolution.
-        box_norm, mask_norm: norm behind each of these convolutions, 'batch' or 'layer'; None for no norm.
+        rpn_convs: of the first stage.
+        box_convs: of the box head, before one layer of ``hidden``; 0 for two such layers and no convolution.
+        box_norm, mask_norm: 'batch' or 'layer', after each of these convolutions; None for none.
 
     Raises:
         UsageError: a norm without convolutions.
@@ -230,9 +208,7 @@ def faster_rcnn(
         box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
         rpn_head=RPNHead(channels, len(anchor_ratios), rpn_convs),
         box_batch_size_per_image=samples,
-        box_score_thresh=score_threshold,
         box_nms_thresh=nms_threshold,
-        box_detections_per_img=detections,
         **parts,
     )
 
@@ -244,9 +220,7 @@ def retinanet(
     channels: Count = 256,
     anchor_scale: Scale = 4.0,
     anchor_ratios: Ratios = (0.5, 1.0, 2.0),
-    score_threshold: Share = 0.05,
     nms_threshold: Share = 0.5,
-    detections: Count = 100,
 ) -> nn.Module:
     """RetinaNet (arXiv:1708.02002) on P3 to P7, three anchors an octave; arguments as in `faster_rcnn`."""
     strides = [*features.strides, 2 * features.strides[-1], 4 * features.strides[-1]]
@@ -255,9 +229,7 @@ def retinanet(
         Neck(features, channels, LastLevelP6P7(channels, channels)),
         num_classes,
         anchor_generator=Anchors(sides, anchor_ratios, strides),
-        score_thresh=score_threshold,
         nms_thresh=nms_threshold,
-        detections_per_img=detections,
     )
 
 
@@ -266,9 +238,7 @@ def fcos(
     num_classes: int,
     *,
     channels: Count = 256,
-    score_threshold: Share = 0.05,
     nms_threshold: Share = 0.6,
-    detections: Count = 100,
 ) -> nn.Module:
     """FCOS (arXiv:1904.01355) on P3 to P7, without anchors; arguments as in `faster_rcnn`."""
     if channels % 32 or channels < 64:  # 32 groups, which may not be of one number each
@@ -278,9 +248,7 @@ def fcos(
         Neck(features, channels, LastLevelP6P7(channels, channels)),
         num_classes,
         anchor_generator=Anchors([(stride,) for stride in strides], (1.0,), strides, centre=0.5),
-        score_thresh=score_threshold,
         nms_thresh=nms_threshold,
-        detections_per_img=detections,
     )
 
 
@@ -293,21 +261,48 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
 
 
 class Detector(DenseModel):
-    """A detector of torchvision whose labels count from 0, without a background.
+    """A detector of torchvision on the configured backbone, whose labels count from 0, without a background.
 
     Args:
-        network: from `DETECTORS`.
-        resize: resizes and normalises the images.
+        config, with_weights, norm, out_indices: as in `Features`.
+        num_classes: without the background.
+        head: one of `DETECTORS`, which takes ``channels`` and the further ``options``.
+        min_size: the short side of images in pixels; in training one of several, drawn at random, else the largest.
+        max_size: the most for the long side.
+        score_threshold, detections: least score and most boxes per image that come out.
 
     Shape: a list of images (C, H, W) in 0..1, of any sizes -> in training a dictionary of losses, else for each image
         boxes (N, 4) in its own pixels, labels (N,), scores (N,) and, of Mask R-CNN, masks (N, H, W) bool.
     """
 
-    def __init__(self, network: nn.Module, resize: Resize):
+    def __init__(
+        self,
+        config: Config,
+        num_classes: int,
+        with_weights: bool = True,
+        *,
+        head: str = 'faster_rcnn',
+        min_size: Annotated[int | Sequence[int], one_or_several(integer(1))] = 800,
+        max_size: Count = 1333,
+        norm: BackboneNorm = 'batch',
+        out_indices: OutIndices = None,
+        channels: Count = 256,
+        score_threshold: Share = 0.05,
+        detections: Count = 100,
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self.network = network
-        self.network.transform = resize
-        self.background = int(isinstance(network, FasterRCNN))
+        strides = (8, 16, 32) if head in ('retinanet', 'fcos') else (4, 8, 16, 32)
+        features = Features(
+            config, strides, out_indices=out_indices, out_channels=channels, norm=norm, with_weights=with_weights
+        )
+        self.network = DETECTORS[head](features, num_classes, channels=channels, **options)
+        scores = getattr(self.network, 'roi_heads', self.network)
+        scores.score_thresh, scores.detections_per_img = score_threshold, detections
+        sizes = (min_size,) if isinstance(min_size, int) else min_size
+        self.network.transform = Resize(sorted(sizes), max_size, features.mean, features.std)
+        self.network.transform.padded_size = features.fixed_size
+        self.background = int(isinstance(self.network, FasterRCNN))
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
         device = images[0].device.type
@@ -327,7 +322,7 @@ class Detector(DenseModel):
         return detections
 
     def _single(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The target of training: without crowds, labels counted from the background."""
+        """The targets that the detector learns from: no crowds, and labels with the background."""
         keep = target['iscrowd'] == 0
         wanted = {key: target[key][keep] for key in ('boxes', 'labels', 'masks') if key in target}
         wanted['labels'] = wanted['labels'] + self.background
@@ -340,37 +335,11 @@ class DetectionTask(DenseTask):
     name = 'detection'
     best = 'AP'
     heads = DETECTORS
+    network = Detector
 
     @classmethod
-    def build_model(
-        cls,
-        config: Config,
-        num_classes: int,
-        with_weights: bool = True,
-        *,
-        head: str = 'faster_rcnn',
-        min_size: Annotated[int | Sequence[int], one_or_several(integer(1))] = 800,
-        max_size: Count = 1333,
-        norm: BackboneNorm = 'batch',
-        out_indices: OutIndices = None,
-        channels: Count = 256,
-        **options: Any,
-    ) -> Detector:
-        """The configured detector; ``head`` is one of `DETECTORS`, which takes the further ``options``.
-
-        The other arguments are those of `create_features` and `Resize`; evaluation takes the largest ``min_size``.
-        """
-        strides = (8, 16, 32) if head in ('retinanet', 'fcos') else (4, 8, 16, 32)
-        features = create_features(
-            config, strides, out_indices=out_indices, out_channels=channels, norm=norm, with_weights=with_weights
-        )
-        sizes = (min_size,) if isinstance(min_size, int) else min_size
-        resize = Resize(sizes, max_size, features.mean, features.std, features.fixed_size)
-        return Detector(DETECTORS[head](features, num_classes, channels=channels, **options), resize)
-
-    @staticmethod
-    def targets(options: dict[str, Any]) -> dict[str, Any]:
-        return {} if options.get('mask_channels') is None else {'masks': True}
+    def dataset_options(cls, config: Config, training: bool) -> dict[str, Any]:
+        return {} if cls.options(config).get('mask_channels') is None else {'masks': True}
 
     def check_together(self, config: Config, transform: Any) -> None:
         options = self.options(config)

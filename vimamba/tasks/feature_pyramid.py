@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,9 @@ from vimamba.config import Config
 from vimamba.errors import UsageError, bad_argument
 from vimamba.models._builder import FeatureGetter
 
-from .build import build_model, checkpointed, create, mean_and_std
+from .build import build_model, checkpointed, create, mean_and_std, refusal
 
-__all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid', 'create_features']
+__all__ = ['DenseModel', 'Features', 'SimpleFeaturePyramid', 'pad']
 
 _ANY_SIZE = {'dynamic_img_size': True, 'strict_img_size': False}  # how Vim and ViT, and Swin, come to take any image
 
@@ -64,46 +65,68 @@ class SimpleFeaturePyramid(nn.Module):
 
 
 class Features(nn.Module):
-    """A backbone that gives maps of chosen strides.
+    """The configured backbone, which gives maps of chosen strides.
 
     Args:
-        backbone: of timm's ``features_only``, by `FeatureGetter`.
-        layers: the layer of the backbone for each level.
-        strides: of the levels, in pixels.
+        config: ``model``, ``data.mean``, ``data.std`` and ``run.grad_checkpointing`` are read.
+        strides: of the maps, in pixels.
+        out_indices: blocks of a flat backbone: one, or one for each stride; None for the last.
         out_channels: of the `SimpleFeaturePyramid` for a backbone of other strides.
+        pyramid: False keeps the maps of a flat backbone as they are, all of its stride.
+        norm: 'frozen' keeps the statistics and weights of its batch norms; 'batch' and 'sync' leave them.
+        with_weights: load those of ``model.pretrained`` or ``model.checkpoint``.
+
+    Attributes:
+        channels: of each level.
+        flat: whether the backbone has other strides, so that a pyramid is made of its maps.
         fixed_size: (height, width) in pixels, if the backbone takes images of one size only.
         mean, std: per channel, for pixels in 0..1, of the images.
         overlap: pixels by which patches overlap. An image is padded by half of them on each side, so that its last
             rows and columns also lie in the middle of a patch.
 
-    Attributes:
-        channels: of each level.
-        flat: whether the backbone has other strides, so that a pyramid is made of its maps.
-
     Shape: (b, in_chans, H, W) -> a list of (b, channels, H / stride, W / stride), rounded up.
+
+    Raises:
+        UsageError: unknown model or argument, a backbone without these strides, or weights that do not fit.
     """
 
     def __init__(
         self,
-        backbone: FeatureGetter,
-        layers: Sequence[int],
+        config: Config,
         strides: Sequence[int],
+        *,
+        out_indices: Sequence[int] | None = None,
         out_channels: int | None = None,
-        fixed_size: tuple[int, int] | None = None,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
-        overlap: int = 0,
+        pyramid: bool = True,
+        norm: str = 'batch',
+        with_weights: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone, self.strides, self.overlap = backbone, list(strides), overlap
-        self.fixed_size, self.mean, self.std = fixed_size, list(mean), list(std)
-        distinct = sorted(set(layers))  # what the backbone gives
-        self.taken = [distinct.index(layer) for layer in layers]
-        channels, reductions = backbone.feature_info.channels(), backbone.feature_info.reduction()
-        sources = [(channels[i], reductions[i]) for i in self.taken]
+        plain, arguments, fixed_size = _probe(config)
+        layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices)
+        if not pyramid:
+            strides, wanted = [plain.feature_info[i]['reduction'] for i in layers], strides
+            if strides == list(wanted):
+                raise bad_argument('task.pyramid', 'True for maps of these strides', False)
+        indices = sorted(set(layers))
+        if type(plain).__module__.startswith('vimamba.'):
+            file, arguments = config.model.checkpoint, {**arguments, 'features_only': True, 'out_indices': indices}
+            if file and with_weights:
+                arguments['pretrained_cfg_overlay'] = {'file': file}
+            backbone = create(config, with_weights and bool(file or config.model.pretrained), **arguments)
+        else:
+            backbone = FeatureGetter(build_model(config, 0, with_weights, **arguments), indices)
+        checkpointed(backbone, config)
+        self.backbone = freeze_batch_norm_2d(backbone) if norm == 'frozen' else backbone
+        self.mean, self.std = map(list, mean_and_std(plain, config))
+        self.overlap = _overlap(plain)
+        self.fixed_size = fixed_size and tuple(side - self.overlap for side in fixed_size)
+        self.strides, self.taken = list(strides), [indices.index(layer) for layer in layers]
+        info = backbone.feature_info
+        sources = [(info.channels()[i], info.reduction()[i]) for i in self.taken]
         self.flat = [stride for _, stride in sources] != self.strides
-        self.channels = [width for width, _ in sources]
         self.pyramid: nn.Module = nn.Identity()
+        self.channels = [width for width, _ in sources]
         if self.flat:
             self.pyramid = SimpleFeaturePyramid(sources, strides, out_channels)
             self.channels = self.pyramid.channels
@@ -114,49 +137,8 @@ class Features(nn.Module):
         return self.pyramid([maps[i] for i in self.taken])
 
 
-class DenseModel(nn.Module):
-    """A module with `Features` somewhere in it, which tells an optimizer about the backbone as timm's models do."""
-
-    def _backbone(self) -> tuple[str, nn.Module]:
-        name, features = next((n, m) for n, m in self.named_modules() if isinstance(m, Features))
-        return f'{name}.backbone.model.', features.backbone.model
-
-    def no_weight_decay(self) -> set[str]:
-        """What the backbone exempts, under the names that it has here."""
-        prefix, backbone = self._backbone()
-        return {prefix + name for name in getattr(backbone, 'no_weight_decay', set)()}
-
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
-        """The layers of the backbone, in its order; necks and heads behind them."""
-        prefix, backbone = self._backbone()
-        layers = group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True)
-        return lambda name: float(layers.get(name.removeprefix(prefix), math.inf))
-
-
-def create_features(
-    config: Config,
-    strides: Sequence[int],
-    *,
-    out_indices: Sequence[int] | None = None,
-    out_channels: int | None = None,
-    pyramid: bool = True,
-    norm: str = 'batch',
-    with_weights: bool = True,
-) -> Features:
-    """The configured backbone, ``with_weights`` those of ``model.pretrained`` or ``model.checkpoint``.
-
-    Args:
-        config: ``model`` and ``run.grad_checkpointing`` are read.
-        strides: of the maps, in pixels.
-        out_indices: blocks of a flat backbone: one, or one for each stride; None for the last.
-        out_channels: see `Features`.
-        pyramid: False keeps the maps of a flat backbone as they are, all of its stride.
-        norm: 'frozen' keeps the statistics and weights of its batch norms; 'batch' and 'sync' leave them.
-
-    Raises:
-        UsageError: unknown model or argument, a backbone without these strides, or weights that do not fit.
-    """
-    settings = config.model
+def _probe(config: Config) -> tuple[Any, dict[str, Any], tuple[int, int] | None]:
+    """The backbone on the meta device, arguments for images of any size, and the only size if it takes no other."""
     with torch.device('meta'):
         plain = create(config, num_classes=0)
         arguments = {key: on for key, on in _ANY_SIZE.items() if key in inspect.signature(type(plain)).parameters}
@@ -164,39 +146,50 @@ def create_features(
             plain = create(config, num_classes=0, **arguments)
         except UsageError:  # a scan order of one size
             arguments = {}
+        fault, fixed_size = '', None
         if getattr(plain, 'num_frames', None):
-            raise UsageError(f'model {settings.name!r} takes clips; choose one of images', key='model.name')
-        fixed_size = None
-        if not _takes_any_size(plain, settings.in_chans):
+            fault = 'takes clips; choose one of images'
+        elif not hasattr(plain, 'forward_intermediates'):
+            fault = 'gives no feature maps: it has no forward_intermediates'
+        elif any(refusal(plain, (config.model.in_chans, *size)) for size in ((64, 96), (128, 64))):
             fixed_size = getattr(getattr(plain, 'patch_embed', None), 'img_size', None)
-            if fixed_size is None:
-                fault = 'does not take images of 64 x 96 and 128 x 64 pixels'
-                raise UsageError(f'model {settings.name!r} {fault}', key='model.name')
-    if not hasattr(plain, 'forward_intermediates'):
-        fault = f'model {settings.name!r} gives no feature maps: it has no forward_intermediates'
-        raise UsageError(fault, key='model.name')
-    layers = _layers([info['reduction'] for info in plain.feature_info], strides, out_indices)
-    if not pyramid:
-        strides, wanted = [plain.feature_info[i]['reduction'] for i in layers], strides
-        if strides == list(wanted):
-            raise bad_argument('task.pyramid', 'True for maps of these strides', False)
-    indices = sorted(set(layers))
-    if type(plain).__module__.startswith('vimamba.'):
-        overlay = {'pretrained_cfg_overlay': {'file': settings.checkpoint}} if settings.checkpoint else {}
-        pretrained = with_weights and (settings.pretrained or bool(overlay))
-        backbone = create(
-            config, pretrained, features_only=True, out_indices=indices, **(overlay if pretrained else {}), **arguments
-        )
-    else:
-        backbone = FeatureGetter(build_model(config, 0, with_weights, **arguments), indices)
-    checkpointed(backbone, config)
-    if norm == 'frozen':
-        backbone = freeze_batch_norm_2d(backbone)
-    mean, std = mean_and_std(plain, config)
-    overlap = _overlap(plain)
-    if fixed_size is not None:
-        fixed_size = tuple(side - overlap for side in fixed_size)
-    return Features(backbone, layers, strides, out_channels, fixed_size, mean, std, overlap)
+            fault = '' if fixed_size else 'does not take images of 64 x 96 and 128 x 64 pixels'
+    if fault:
+        raise UsageError(f'model {config.model.name!r} {fault}', key='model.name')
+    return plain, arguments, fixed_size
+
+
+def pad(images: Tensor, size: tuple[int, int] | None, multiple: int = 32) -> Tensor:
+    """Adds zeros at the right and the bottom, to ``size``, the only one that a backbone takes, or else to a multiple.
+
+    Raises:
+        UsageError: the images (b, c, H, W) are larger than ``size``.
+    """
+    given = tuple(images.shape[2:])
+    height, width = size or (multiple * math.ceil(side / multiple) for side in given)
+    if given[0] > height or given[1] > width:
+        hint = 'set model.img_size, or task.window to segment'
+        raise bad_argument('images', f'at most {size} for this backbone', given, hint)
+    return F.pad(images, (0, width - given[1], 0, height - given[0]))
+
+
+class DenseModel(nn.Module):
+    """A module that contains `Features`, with the methods by which timm's models guide an optimizer."""
+
+    def _backbone(self) -> tuple[str, nn.Module]:
+        name, features = next((n, m) for n, m in self.named_modules() if isinstance(m, Features))
+        return f'{name}.backbone.model.', features.backbone.model
+
+    def no_weight_decay(self) -> set[str]:
+        """The exempt parameters of the backbone, by their names in this module."""
+        prefix, backbone = self._backbone()
+        return {prefix + name for name in getattr(backbone, 'no_weight_decay', set)()}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """The layers of the backbone, in its order; necks and heads come after them."""
+        prefix, backbone = self._backbone()
+        layers = group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True)
+        return lambda name: float(layers.get(name.removeprefix(prefix), math.inf))
 
 
 def _overlap(model: nn.Module) -> int:
@@ -218,13 +211,3 @@ def _layers(reductions: Sequence[int], strides: Sequence[int], chosen: Sequence[
         expected = f'one, or {len(strides)}, of the blocks 0 to {len(reductions) - 1}'
         raise bad_argument('task.out_indices', expected, chosen)
     return list(chosen) * (len(strides) // len(chosen))
-
-
-def _takes_any_size(model: nn.Module, channels: int) -> bool:
-    """Whether images of two sizes go through a model on the meta device."""
-    try:
-        for size in ((64, 96), (128, 64)):
-            model.eval()(torch.zeros(1, channels, *size, device='meta'))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        return 'meta' in str(error).lower()  # some models read values, which this device does not have
-    return True

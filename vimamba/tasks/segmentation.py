@@ -14,17 +14,15 @@ from torchvision.transforms.functional import normalize
 
 from vimamba.config import Config
 from vimamba.data import DATASETS
+from vimamba.data.transforms import IGNORED
 from vimamba.errors import UsageError, bad_argument, flag, integer, number, or_none, several
 
-from .dense import BackboneNorm, DenseTask, OutIndices
-from .feature_pyramid import DenseModel, Features, create_features
+from .dense import BackboneNorm, Count, DenseTask, OutIndices
+from .feature_pyramid import DenseModel, Features, pad
 
 __all__ = ['DECODERS', 'SegmentationMetric', 'SegmentationTask', 'Segmenter']
 
-_IGNORED = 255
-_STRIDES = (4, 8, 16, 32)
 
-Count = Annotated[int, integer(1)]
 Size = Annotated[Sequence[int] | None, or_none(several(integer(1), 2))]  # (height, width) in pixels
 
 
@@ -65,12 +63,12 @@ DECODERS: dict[str, Callable[..., nn.Module]] = {'upernet': upernet, 'segformer'
 
 
 class Segmenter(DenseModel):
-    """A class for every pixel.
+    """The configured backbone with a decoder: a class for every pixel.
 
     Args:
-        features: maps of strides 4, 8, 16 and 32, or four of one stride.
-        decoder: of `DECODERS`: maps to one of the finest stride with ``decoder.out_channels``.
+        config, with_weights, norm, out_indices, pyramid: as in `Features`.
         num_classes: channels of the logits.
+        head: one of `DECODERS`, which takes the further ``options``: maps to one of the finest stride.
         auxiliary: weight of the loss of a second, small head on one of the maps; 0 for none.
         auxiliary_level: which map that is, of 0 to 3.
         dropout: before the classifiers.
@@ -81,21 +79,30 @@ class Segmenter(DenseModel):
 
     def __init__(
         self,
-        features: Features,
-        decoder: nn.Module,
+        config: Config,
         num_classes: int,
-        auxiliary: float = 0.0,
-        auxiliary_level: int = 2,
-        dropout: float = 0.1,
-    ):
+        with_weights: bool = True,
+        *,
+        head: str = 'upernet',
+        norm: BackboneNorm = 'batch',
+        out_indices: OutIndices = None,
+        pyramid: Annotated[bool, flag()] = True,
+        auxiliary: Annotated[float, number(0)] = 0.0,
+        auxiliary_level: Annotated[int, integer(0, 3)] = 2,
+        dropout: Annotated[float, number(0, 1)] = 0.1,
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self.features, self.decoder = features, decoder
+        self.features = Features(
+            config, (4, 8, 16, 32), out_indices=out_indices, pyramid=pyramid, norm=norm, with_weights=with_weights
+        )
+        self.decoder = DECODERS[head](self.features, **options)
         self.auxiliary, self.auxiliary_level = auxiliary, auxiliary_level
-        self.head = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(decoder.out_channels, num_classes, 1))
+        self.head = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(self.decoder.out_channels, num_classes, 1))
         self.second = None
         if auxiliary:
             self.second = nn.Sequential(
-                nn.Conv2d(features.channels[auxiliary_level], 256, 3, padding=1, bias=False),
+                nn.Conv2d(self.features.channels[auxiliary_level], 256, 3, padding=1, bias=False),
                 nn.BatchNorm2d(256),
                 nn.ReLU(inplace=True),
                 nn.Dropout2d(dropout),
@@ -136,7 +143,7 @@ class SegmentationMetric:
         n = len(self.classes)
         for output, target in zip(outputs, targets, strict=True):
             truth = target['mask'].long()
-            counted = truth != _IGNORED
+            counted = truth != IGNORED
             pairs = torch.bincount(truth[counted] * n + output.long()[counted], minlength=n * n)
             self.state['confusion'] += pairs.view(n, n)
             self.state['images'] += 1
@@ -189,6 +196,7 @@ class SegmentationTask(DenseTask):
     name = 'segmentation'
     best = 'mIoU'
     heads = DECODERS
+    network = Segmenter
 
     def __init__(
         self,
@@ -210,32 +218,6 @@ class SegmentationTask(DenseTask):
             raise bad_argument('task.stride', expected, tuple(stride))
         if resize and resize[0] > resize[1]:
             raise bad_argument('task.resize', '(short side, most of the long side)', tuple(resize))
-
-    @classmethod
-    def build_model(
-        cls,
-        config: Config,
-        num_classes: int,
-        with_weights: bool = True,
-        *,
-        head: str = 'upernet',
-        norm: BackboneNorm = 'batch',
-        out_indices: OutIndices = None,
-        pyramid: Annotated[bool, flag()] = True,
-        auxiliary: Annotated[float, number(0)] = 0.0,
-        auxiliary_level: Annotated[int, integer(0, 3)] = 2,
-        dropout: Annotated[float, number(0, 1)] = 0.1,
-        **options: Any,
-    ) -> Segmenter:
-        """The configured network; ``head`` is one of `DECODERS`, which takes the further ``options``.
-
-        The other arguments are those of `create_features` and `Segmenter`.
-        """
-        features = create_features(
-            config, _STRIDES, out_indices=out_indices, pyramid=pyramid, norm=norm, with_weights=with_weights
-        )
-        decoder = DECODERS[head](features, **options)
-        return Segmenter(features, decoder, num_classes, auxiliary, auxiliary_level, dropout)
 
     def check_together(self, config: Config, transform: Any) -> None:
         options = self.options(config)
@@ -275,19 +257,12 @@ class SegmentationTask(DenseTask):
             return [self.probabilities(image).argmax(0).to(torch.uint8) for image in images]
         assert targets is not None
         batch, truth = torch.stack(list(images)), torch.stack([target['mask'] for target in targets]).long()
-        padded = self._padded(normalize(batch, self.model.features.mean, self.model.features.std))
-        outputs = self.model(padded)
-        logits, second = outputs if isinstance(outputs, tuple) else (outputs, None)
-
-        def at_pixels(logits: Tensor) -> Tensor:
-            full = F.interpolate(logits.float(), padded.shape[2:], mode='bilinear')
-            return full[..., : truth.shape[1], : truth.shape[2]]
-
-        losses = {'loss_pixels': _cross_entropy(at_pixels(logits), truth)}
+        logits, *second = self._at_pixels(normalize(batch, self.model.features.mean, self.model.features.std))
+        losses = {'loss_pixels': _cross_entropy(logits, truth)}
         if self.dice:
-            losses['loss_dice'] = self.dice * _dice(at_pixels(logits), truth)
-        if second is not None:
-            losses['loss_auxiliary'] = self.model.auxiliary * _cross_entropy(at_pixels(second), truth)
+            losses['loss_dice'] = self.dice * _dice(logits, truth)
+        if second:
+            losses['loss_auxiliary'] = self.model.auxiliary * _cross_entropy(second[0], truth)
         return losses
 
     def probabilities(self, image: Tensor) -> Tensor:
@@ -311,7 +286,7 @@ class SegmentationTask(DenseTask):
     def _logits(self, batch: Tensor) -> Tensor:
         """(1, C, H, W) normalised -> (1, classes, H, W), whole or in windows whose overlaps are averaged."""
         if self.window is None:
-            return self._whole(batch)
+            return self._at_pixels(batch)[0]
         assert self.stride is not None
         tops, lefts = (
             sorted({min(i * step, max(0, side - of)) for i in range(math.ceil(max(0, side - of) / step) + 1)})
@@ -320,27 +295,20 @@ class SegmentationTask(DenseTask):
         total, count = torch.zeros(()), torch.zeros((1, 1, *batch.shape[2:]), device=batch.device)
         for top, left in product(tops, lefts):
             place = (..., slice(top, top + self.window[0]), slice(left, left + self.window[1]))
-            logits = self._whole(batch[place])
+            logits = self._at_pixels(batch[place])[0]
             if total.ndim == 0:
                 total = torch.zeros((1, logits.shape[1], *batch.shape[2:]), device=batch.device)
             total[place] += logits
             count[place] += 1
         return total / count
 
-    def _whole(self, batch: Tensor) -> Tensor:
-        height, width = batch.shape[2:]
-        padded = self._padded(batch)
-        logits = F.interpolate(self.model(padded).float(), padded.shape[2:], mode='bilinear')
-        return logits[..., :height, :width]
-
-    def _padded(self, images: Tensor) -> Tensor:
-        """Zeros at the right and the bottom, to multiples of 32 or to the only size that the backbone takes."""
-        fixed: Any = self.model.features.fixed_size
-        if fixed and (images.shape[2] > fixed[0] or images.shape[3] > fixed[1]):
-            expected, given = f'at most {fixed} for this backbone', tuple(images.shape[2:])
-            raise bad_argument('images', expected, given, 'set model.img_size or task.window')
-        height, width = fixed or (32 * math.ceil(side / 32) for side in images.shape[2:])
-        return F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
+    def _at_pixels(self, batch: Tensor) -> list[Tensor]:
+        """(B, C, H, W) normalised -> the logits (B, classes, H, W) of each head."""
+        padded, (height, width) = pad(batch, self.model.features.fixed_size), batch.shape[2:]
+        outputs = self.model(padded)
+        maps = outputs if isinstance(outputs, tuple) else (outputs,)
+        logits = (F.interpolate(map_.float(), padded.shape[2:], mode='bilinear') for map_ in maps)
+        return [of_head[..., :height, :width] for of_head in logits]
 
     def metric(self) -> SegmentationMetric:
         return SegmentationMetric(self.classes)
@@ -348,13 +316,13 @@ class SegmentationTask(DenseTask):
 
 def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
     """The mean over the pixels that count; 0 without any."""
-    total = F.cross_entropy(logits, truth, ignore_index=_IGNORED, reduction='sum')
-    return total / (truth != _IGNORED).sum().clamp(1)
+    total = F.cross_entropy(logits, truth, ignore_index=IGNORED, reduction='sum')
+    return total / (truth != IGNORED).sum().clamp(1)
 
 
 def _dice(logits: Tensor, truth: Tensor) -> Tensor:
     """One less the mean overlap of the classes that the batch has, over the pixels that count."""
-    counted = truth != _IGNORED
+    counted = truth != IGNORED
     probabilities = logits.softmax(1).movedim(1, -1)[counted]  # (pixels, classes)
     wanted = F.one_hot(truth[counted], logits.shape[1])
     overlap = 2 * (probabilities * wanted).sum(0) / (probabilities + wanted).sum(0).clamp(1e-6)

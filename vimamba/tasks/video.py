@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vimamba.config import Config
-from vimamba.data import DATASETS
-from vimamba.data.clip_transforms import AUGMENT_CLIP, ClipTransform
+from vimamba.data import AUGMENT, DATASETS
+from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.video_decode import sample_uniform
-from vimamba.errors import UsageError, bad_argument, within
+from vimamba.errors import bad_argument, within
 
-from .build import Preprocessing, preprocessing
 from .classification import ClassificationTask
 
 __all__ = ['VideoTask']
@@ -29,7 +28,8 @@ class VideoTask(ClassificationTask):
 
     name = 'video'
     what = 'videos'
-    styles: ClassVar[Mapping[str, Mapping[str, Any]]] = {'clip': AUGMENT_CLIP}
+    clips = True
+    styles: ClassVar[Mapping[str, Mapping[str, Any]]] = {'clip': AUGMENT['imagenet']}
     transform_options: ClassVar[Mapping[str, Any]] = {'num_crops': 1}
 
     def forward(self, images: Tensor, targets: Tensor | None = None, mode: str = 'predict') -> Any:
@@ -69,23 +69,9 @@ class VideoTask(ClassificationTask):
     def transform(self, config: Config, training: bool) -> ClipTransform:
         if (channels := config.model.in_chans) != 3:
             raise bad_argument('model.in_chans', '3: videos are RGB', channels)
-        wanted, augment = self.preprocessing, config.augment
+        augment, crops = config.augment, config.data.options.get('num_crops', 1)
+        inputs = {**self.preprocessing._asdict(), 'input_size': self.preprocessing.input_size[-2:]}
         mirrored = {} if DATASETS['video'][config.data.name].mirrors else {'hflip': 0.0}
         with within('data', 'augment'):
-            return ClipTransform(
-                wanted.input_size[-2:],
-                wanted.mean,
-                wanted.std,
-                training,
-                wanted.interpolation,
-                wanted.crop_pct,
-                config.data.options.get('num_crops', 1),
-                {**mirrored, **augment.options} if augment.style else None,
-            )
-
-    @classmethod
-    def preprocessing_of(cls, model: nn.Module, config: Config) -> Preprocessing:
-        frames = getattr(model, 'num_frames', None)
-        if frames is None:
-            raise UsageError(f'model {config.model.name!r} takes images; choose one of clips', key='model.name')
-        return preprocessing(model, config, (frames,))
+            style = {**mirrored, **augment.options} if augment.style else None
+            return ClipTransform(**inputs, training=training, crops=crops, style=style)

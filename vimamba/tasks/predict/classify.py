@@ -10,33 +10,31 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights, model_weights
-from vimamba.config import Config
+from vimamba.checkpoint import FORMAT, load_checkpoint, load_weights
 from vimamba.data import BrokenImage, create_transform, read_image
 from vimamba.data.clip_transforms import ClipTransform
 from vimamba.data.video_datasets import Clips
 from vimamba.data.video_decode import VIDEO_EXTENSIONS
 from vimamba.errors import UsageError, bad_argument, check_integers, first_line, unknown_name
 from vimamba.models import filter_weights, input_shape
-from vimamba.tasks import TASKS, VideoTask
-from vimamba.tasks.build import build_model
+from vimamba.tasks import VideoTask
 
-from .dense import author_of, built_from, task_of
+from .dense import restore
 
-__all__ = ['Classifier', 'Prediction', 'load_classifier', 'predict', 'table']
+__all__ = ['LABELS', 'Classifier', 'Prediction', 'load_classifier', 'predict', 'table']
 
-
-_VIEWS = ('sampling', 'frame_interval', 'num_clips', 'time')  # options of `Clips` in a configuration
+LABELS = ('classification', 'video')  # tasks that give a file a class
+_VIEWS = ('sampling', 'frame_interval', 'num_clips', 'time')  # keys of ``data`` that are arguments of `Clips`
 
 
 class Classifier(NamedTuple):
-    """A model with its classes and transform."""
+    """A model with its classes and its preprocessing."""
 
     name: str
     model: nn.Module  # images (B, C, H, W) or clips (B, C, T, H, W) -> logits (B, classes)
     classes: list[str]
     transform: Callable[..., Tensor]  # of an image, or of the frames of a clip
-    data: dict[str, Any]  # arguments of the transform: input_size (C, H, W) or (C, T, H, W), mean, std, ...
+    data: dict[str, Any]  # of the transform: input_size (C, H, W) or (C, T, H, W), mean, std, ...
     views: dict[str, Any] | None = None  # of a video, as arguments of `Clips`; None for a model of images
 
     def read(self, path: str) -> Tensor:
@@ -58,6 +56,13 @@ class Classifier(NamedTuple):
             raise bad_argument('--views', 'at least 1 clip, and 1 or 3 crops', f'{clips} {crops}')
         return self._replace(transform=_clips(self.data, crops), views={**self.views, 'num_clips': clips})
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of the classes, (B, classes) float32 on the CPU. Raises a UsageError if one is not finite."""
+        probabilities = logits.float().softmax(1).cpu()
+        if not probabilities.isfinite().all():
+            raise UsageError(f'{self.name} gives numbers that are not finite: its weights are damaged')
+        return probabilities
+
     def check_kind(self, path: str) -> None:
         """Raises a `BrokenImage` for a video if the model takes images, and for an image if it takes videos."""
         suffix = Path(path).suffix.lower()
@@ -68,7 +73,7 @@ class Classifier(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The top classes of one image or video, the likeliest first."""
+    """The likeliest classes of one image or video, the likeliest first."""
 
     path: str
     classes: list[str]
@@ -76,29 +81,34 @@ class Prediction(NamedTuple):
     scores: list[float]  # probabilities
 
     def as_json(self) -> dict[str, Any]:
-        """The record that ``vimamba predict --json`` writes."""
+        """The result as ``tools/predict.py --json`` writes it."""
         rows = zip(self.classes, self.indices, self.scores)
         return {'path': self.path, 'predictions': [dict(zip(('class', 'index', 'score'), row)) for row in rows]}
 
 
-def load_classifier(name: str | None = None, checkpoint: str | Path | None = None) -> Classifier:
+def load_classifier(
+    name: str | None = None, checkpoint: str | Path | None = None, state: dict[str, Any] | None = None
+) -> Classifier:
     """A classifier in evaluation mode on the CPU; its weights are never random.
 
     Args:
-        name: a timm model; optional for a checkpoint of `vimamba train`.
-        checkpoint: a checkpoint of `vimamba train`, which stores the model, the image size and the class names, or an
-            official file of weights. None for the weights published for ``name``.
+        name: a timm model; may be left out if the checkpoint is one of our training.
+        checkpoint: of our training, which holds the model, the image size and the class names; or an official file of
+            the model's weights. None for the weights published for ``name``.
+        state: the content of that file, if it is already read.
 
     A checkpoint of `vimamba train` also stores the views of a video; otherwise there is one.
 
     Raises:
         UsageError: neither argument determines the weights, they do not fit, or there is no such model or file.
     """
-    state = load_checkpoint(checkpoint) if checkpoint else {}
+    if state is None:
+        state = load_checkpoint(checkpoint) if checkpoint else {}
     if checkpoint and state.get('format') == FORMAT:
-        return _of_our_training(name, state, checkpoint)
+        author, config, task = restore(state, checkpoint, LABELS, name)
+        return _classifier(author, task.model, task.classes, task.preprocessing._asdict(), config.data.options)
     if name is None:
-        what = f'{checkpoint} does not say which model it is of' if checkpoint else 'no model given'
+        what = f'{checkpoint} does not name its model' if checkpoint else 'no model given'
         raise UsageError(f'{what}: add --model NAME' + ('' if checkpoint else ', --checkpoint FILE, or both'))
     if not timm.is_model(name.split('.')[0]):
         raise unknown_name('model', name, timm.list_models())
@@ -122,8 +132,8 @@ def predict(
 ) -> Iterator[Prediction | BrokenImage]:
     """Yields the ``topk`` classes of each file, in the order of ``paths``, or the error of an unreadable file.
 
-    A batch has ``batch_size`` images, or videos with that many frames in total, at least one. Probabilities are
-    averaged over the views of a video.
+    A batch has ``batch_size`` images, or videos with as many frames in all, but at least one. The probabilities of the
+    views of a video are averaged.
 
     Raises:
         UsageError: the output of the model is not finite.
@@ -135,33 +145,27 @@ def predict(
         frames = views['num_frames'] * views.get('num_clips', 1) * classifier.transform.crops  # type: ignore[attr-defined]
         batch_size = max(1, batch_size // frames)
     for first in range(0, len(paths), batch_size):
-        read: list[tuple[str, Tensor | BrokenImage]] = []
-        for path in paths[first : first + batch_size]:
+        batch = paths[first : first + batch_size]
+        images: dict[int, Tensor] = {}
+        answers: dict[int, Prediction | BrokenImage] = {}
+        for place, path in enumerate(batch):
             try:
-                read.append((path, classifier.read(path)))
+                images[place] = classifier.read(path)
             except BrokenImage as error:
-                read.append((path, error))
-        images = [image for _, image in read if isinstance(image, Tensor)]
-        rows: Iterator[tuple[list[float], list[int]]] = iter(())
+                answers[place] = error
         if images:
             with torch.inference_mode():
-                probabilities = model(torch.stack(images).to(device)).float().softmax(1).cpu()
-            if not probabilities.isfinite().all():
-                raise UsageError(f'{classifier.name} returns values that are not finite: its weights are damaged')
+                probabilities = classifier.probabilities(model(torch.stack([*images.values()]).to(device)))
             top = probabilities.topk(min(topk, len(classifier.classes)))
-            rows = zip(top.values.tolist(), top.indices.tolist())
-        for path, image in read:
-            if isinstance(image, BrokenImage):
-                yield image
-            else:
-                scores, indices = next(rows)
-                yield Prediction(path, [classifier.classes[i] for i in indices], indices, scores)
+            for place, indices, scores in zip(images, top.indices.tolist(), top.values.tolist()):
+                answers[place] = Prediction(batch[place], [classifier.classes[i] for i in indices], indices, scores)
+        yield from (answers[place] for place in range(len(batch)))
 
 
 def _classifier(
     name: str, model: nn.Module, classes: list[str], data: dict[str, Any], options: dict[str, Any]
 ) -> Classifier:
-    """``options`` are the data options of the training."""
+    """A classifier; ``options`` are those of the data that the model was trained on."""
     size = data['input_size']
     if len(size) == 3:
         return Classifier(name, model.eval(), classes, create_transform(training=False, **data), data)
@@ -174,29 +178,15 @@ def _clips(data: dict[str, Any], crops: int) -> ClipTransform:
     return ClipTransform(size, training=False, crops=crops, **options)
 
 
-def _of_our_training(name: str | None, state: dict[str, Any], path: str | Path) -> Classifier:
-    author = author_of(state, path, name)
-    if (trained := task_of(state)) not in ('classification', 'video'):
-        raise UsageError(f'{path}: a checkpoint of {trained}; expected a classifier')
-    classes = list(state['classes'])
-    with built_from(path):
-        config = Config.from_dict(state['config'])
-        model = build_model(config, len(classes), with_weights=False)
-        data = TASKS[trained].preprocessing_of(model, config)._asdict()
-        classifier = _classifier(author, model, classes, data, config.data.options)
-    load_weights(model, model_weights(state, path), path, author, author)
-    return classifier
-
-
 def _with_weights_of(name: str, state: dict[str, Any], path: str | Path) -> nn.Module:
-    """The model with the weights and the number of classes of an official file."""
+    """The model with the weights, and the number of classes, of an official file."""
     model = timm.create_model(name)
     weights = filter_weights(state, model, path)
     head = model.pretrained_cfg.get('classifier')
     own = model.state_dict()
     for key in (f'{head}.weight', f'{head}.bias'):
         if key in own and key in weights and weights[key].data_ptr() == own[key].data_ptr():  # inflated from images
-            raise UsageError(f'{path}: holds no classifier for {name}; train it from this file, then label with that')
+            raise UsageError(f'{path}: has no classifier for {name}; train one from this file, then label with it')
     bias = weights.get(f'{head}.bias')
     if bias is not None and len(bias) != model.num_classes:
         model.reset_classifier(len(bias))  # type: ignore[operator]
@@ -210,7 +200,7 @@ def _published(name: str) -> nn.Module:
         raise UsageError(f'{name} has no published weights: give --checkpoint FILE')
     try:
         return timm.create_model(name, pretrained=True)
-    except Exception as error:  # whatever the network, a proxy or the hub answers
+    except Exception as error:  # of the network, a proxy or the hub
         reason = f'its published weights cannot be loaded ({first_line(error)})'
         raise UsageError(f'{name}: {reason}: check the network, or give --checkpoint FILE') from error
 

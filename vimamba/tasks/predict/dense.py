@@ -1,7 +1,7 @@
 """Boxes, masks and maps of image files, from a checkpoint of `vimamba train`."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +18,14 @@ from vimamba.tasks import TASKS
 from vimamba.tasks.build import OWN
 from vimamba.tasks.coco_metric import run_lengths
 
-__all__ = ['DensePrediction', 'author_of', 'built_from', 'load_dense', 'predict_dense', 'table', 'task_of']
+__all__ = ['DensePrediction', 'predict_dense', 'restore', 'table', 'task_of']
 
 
 class DensePrediction(NamedTuple):
-    """The prediction for one image."""
+    """The objects in an image, or the map of its classes."""
 
     path: str
-    said: dict[str, Any]  # the record that ``vimamba predict --json`` writes
+    said: dict[str, Any]  # the result as ``tools/predict.py --json`` writes it
     image: Tensor | None  # (C, H, W) in 0..1, upright
     output: Any  # detections, or a map (H, W) uint8 of classes
 
@@ -35,61 +35,52 @@ class DensePrediction(NamedTuple):
 
 
 def task_of(state: dict[str, Any]) -> str:
-    """The task of a checkpoint of `vimamba train`; 'classification' for any other file."""
+    """The task of a checkpoint of our training; 'classification' for any other file."""
     section = state['config'].get('task', {}) if state.get('format') == FORMAT else {}
     return section.get('name', 'classification')
 
 
-def author_of(state: dict[str, Any], path: str | Path, name: str | None) -> str:
-    """The model of a checkpoint of `vimamba train`; ``name``, if given, must be the same."""
-    author = written_by(state)
-    if name not in (None, author):
-        raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
-    return author
+def restore(
+    state: dict[str, Any], path: str | Path, tasks: Sequence[str], name: str | None = None
+) -> tuple[str, Config, Any]:
+    """The model's name, the configuration and the task, in evaluation mode, of a checkpoint of our training.
 
-
-def load_dense(state: dict[str, Any], path: str | Path) -> Any:
-    """The task of a checkpoint of `vimamba train`, in evaluation mode, with the weights that were evaluated.
+    The weights are those that were evaluated. Activation checkpointing is off.
 
     Raises:
-        UsageError: the model cannot be built, or the weights do not fit.
+        UsageError: it is not of one of ``tasks`` or of the model ``name``, does not describe a model that can be built,
+            or its weights do not fit.
     """
-    if (trained := task_of(state)) not in ('detection', 'segmentation'):
-        raise UsageError(
-            f'{path}: a model of task {trained!r} does not take single images; evaluate it with `vimamba test`'
-        )
-    with built_from(path):
-        config = Config.from_dict(state['config'])
-        task = TASKS[trained].build(config, list(state['classes']), with_weights=False)
-    author = written_by(state)
-    load_weights(task.model, model_weights(state, path), path, author, author)
-    task.channels = config.model.in_chans
-    return task.eval()
-
-
-@contextmanager
-def built_from(path: str | Path) -> Iterator[None]:
-    """Adds the checkpoint to errors raised while its model is built."""
+    author, trained = written_by(state), task_of(state)
+    if trained not in tasks:
+        raise UsageError(f'{path}: a checkpoint of {trained}; expected {" or ".join(tasks)}')
+    if name not in (None, author):
+        raise UsageError(f'{path}: written by {author!r}, not {name!r}: leave --model out')
     try:
-        yield
+        config = Config.from_dict(state['config'])
+        config = replace(config, run=replace(config.run, grad_checkpointing=False))
+        task = TASKS[trained].build(config, list(state['classes']), with_weights=False)
+        task.transform(config, training=False)  # its arguments are of the file, too
     except (AttributeError, TypeError, ValueError) as error:
         hint = '' if OWN in str(error) else '; use another copy'
         raise UsageError(f'{path}: its model cannot be built as the file says ({first_line(error)}){hint}') from error
+    load_weights(task.model, model_weights(state, path), path, author, author)
+    return author, config, task.eval()
 
 
 def predict_dense(
-    task: Any, paths: Sequence[str], device: torch.device | str = 'cpu', threshold: float = 0.5
+    task: Any, channels: int, paths: Sequence[str], device: torch.device | str = 'cpu', threshold: float = 0.5
 ) -> Iterator[DensePrediction | BrokenImage]:
     """Yields the prediction for each image, in the order of ``paths``, or the error of an image that cannot be read.
 
-    Boxes with a score below ``threshold`` are left out.
+    Images have ``channels``. Boxes of a score below ``threshold`` are left out.
 
     Raises:
         UsageError: the threshold is not in 0..1.
     """
     number(0, 1)(threshold, '--threshold')
     task.to(device)
-    transform = DenseTransform(task.channels)
+    transform = DenseTransform(channels)
     for path in paths:
         try:
             image, _ = transform(read_image(path, max_aspect=MAX_ASPECT), {})
@@ -118,7 +109,7 @@ def _objects(output: dict[str, Tensor], classes: Sequence[str]) -> list[dict[str
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Records of `DensePrediction.as_json` as text: objects, or classes by their share of the pixels."""
+    """Results of `DensePrediction.as_json` as text: objects, or classes by their share of the pixels."""
     lines = []
     for row in rows:
         if 'objects' in row:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from vimamba.checkpoint import load_checkpoint
 from vimamba.data import BrokenImage, find_images
-from vimamba.data.video_decode import find_videos
+from vimamba.data.files import find_files
+from vimamba.data.video_decode import VIDEO_EXTENSIONS
 from vimamba.errors import UsageError
 from vimamba.outputs import whole_file
 
@@ -34,11 +35,11 @@ class Answers(NamedTuple):
 
     @property
     def labels(self) -> bool:
-        """Whether the predictions are classes, not objects or maps."""
-        return self.task in ('classification', 'video')
+        """Whether files have classes, instead of objects or maps in them."""
+        return self.task in classify.LABELS
 
     def as_json(self) -> dict[str, Any]:
-        """The record that ``vimamba predict --json`` writes, without the model."""
+        """The results as ``tools/predict.py --json`` writes them, without the model."""
         broken = [{'path': error.path, 'reason': error.reason} for error in self.broken]
         return {f'{self.what}s': [result.as_json() for result in self.found], 'broken': broken}
 
@@ -76,31 +77,29 @@ def predict_files(
     """
     state = load_checkpoint(checkpoint) if checkpoint else {}
     task, what = dense_prediction.task_of(state), 'image'
-    labels = 'classification', 'video'
     for option, value, tasks, reason in (
         ('--maps', maps, ('segmentation',), 'makes no maps'),
         ('--threshold', threshold, ('detection',), 'finds no boxes'),
-        ('--topk', topk, labels, 'gives a file no classes'),
-        ('--batch-size', batch_size, labels, 'takes one image at a time'),
-        ('--views', views, labels, 'has no views'),
+        ('--topk', topk, classify.LABELS, 'gives a file no classes'),
+        ('--batch-size', batch_size, classify.LABELS, 'takes one image at a time'),
+        ('--views', views, classify.LABELS, 'has no views'),
     ):
         if value is not None and task not in tasks:
             raise UsageError(f'{checkpoint or name}: a model of {task}, which {reason}: leave {option} out')
     files_of_maps: dict[str, Path] = {}
-    if task in labels:
-        classifier = classify.load_classifier(name, checkpoint)
+    if task in classify.LABELS:
+        classifier = classify.load_classifier(name, checkpoint, state)
         classifier = classifier.with_views(*views) if views else classifier
         what = 'image' if classifier.views is None else 'video'
-        paths = (find_images if what == 'image' else find_videos)(files)
+        paths = find_images(files) if what == 'image' else find_files(files, VIDEO_EXTENSIONS, 'videos')
         name, classes = classifier.name, classifier.classes
         counts = {'topk': topk, 'batch_size': batch_size}
         counts = {option: count for option, count in counts.items() if count is not None}
         results: Iterator[Any] = classify.predict(classifier, paths, device=device, **counts)
     else:
-        name = dense_prediction.author_of(state, str(checkpoint), name)
-        dense, paths = dense_prediction.load_dense(state, str(checkpoint)), find_images(files)
-        classes = dense.classes
-        results = dense_prediction.predict_dense(dense, paths, device, 0.5 if threshold is None else threshold)
+        name, config, model = dense_prediction.restore(state, str(checkpoint), ('detection', 'segmentation'), name)
+        classes, paths, threshold = model.classes, find_images(files), 0.5 if threshold is None else threshold
+        results = dense_prediction.predict_dense(model, config.model.in_chans, paths, device, threshold)
         files_of_maps = _files_of_maps(maps, paths) if maps else {}
     found, broken = list[Any](), list[BrokenImage]()
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Predictions of a causal model frame by frame, in constant memory."""
+"""Labels of a video by a causal model, frame by frame, in memory that does not grow with their number."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +22,8 @@ HEADER = f'{"frames":>7} {"time":>11} {"speed":>10} {"score":>8}  class'
 class StreamPrediction(NamedTuple):
     """The top class of the frames so far."""
 
-    frames: int  # number of frames so far
-    seconds: float  # time of the last frame in the video
+    frames: int  # of the video so far
+    seconds: float  # the time of the last one in the video
     label: str
     index: int
     score: float  # probability
@@ -33,9 +33,8 @@ class StreamPrediction(NamedTuple):
         return f'{self.frames:>7} {self.seconds:>9.2f} s {self.rate:>7.1f} /s {self.score:>8.2%}  {self.label}'
 
     def as_json(self) -> dict[str, Any]:
-        """The record that ``vimamba predict --stream --json`` writes."""
-        keys = ('frames', 'seconds', 'class', 'index', 'score', 'frames_per_second')
-        return dict(zip(keys, self))
+        """The result as ``tools/predict.py --stream --json`` writes it."""
+        return dict(zip(('frames', 'seconds', 'class', 'index', 'score', 'frames_per_second'), self))
 
 
 def stream(
@@ -47,11 +46,12 @@ def stream(
 ) -> Iterator[StreamPrediction | BrokenImage]:
     """Decodes a file frame by frame and carries the state of a causal model along.
 
-    Frames are `frame_interval` apart, cropped in the centre.
+    Frames are `frame_interval` apart. The model sees the crop in the middle.
 
     Yields:
-        The prediction for all frames so far, after every ``every`` frames, at the end of the video and when ``stopped``
-        returns True. A broken file, or one too short for a patch, ends with its error.
+        The prediction from all frames so far, after ``every`` frames of the video and at its end, or once ``stopped``
+        returns True. A broken file gives the predictions from its intact frames, then the error. A file that is too
+        short for a patch gives an error.
 
     Raises:
         UsageError: the model is not causal or was trained on frames in another order, or its scores are not finite.
@@ -63,14 +63,12 @@ def stream(
     interval, patch = frame_interval(classifier), int(model.tubelet_size)  # type: ignore[arg-type]
     waiting: list[np.ndarray] = []
     scores = state = broken = None
-    seen, said, seconds, start = 0, 0, 0.0, time.perf_counter()
+    seen, reported, seconds, start = 0, 0, 0.0, time.perf_counter()
 
     def prediction(seconds: float, scores: Tensor) -> StreamPrediction:
-        top = scores.float().softmax(1)[0].max(0)  # of (1, classes)
-        if not top.values.isfinite():
-            raise UsageError(f'{classifier.name} returns values that are not finite: its weights are damaged')
-        index, rate = int(top.indices), seen / (time.perf_counter() - start)
-        return StreamPrediction(seen, seconds, classifier.classes[index], index, float(top.values), rate)
+        score, index = map(torch.Tensor.item, classifier.probabilities(scores)[0].max(0))
+        rate = seen / (time.perf_counter() - start)
+        return StreamPrediction(seen, seconds, classifier.classes[int(index)], int(index), score, rate)
 
     try:
         classifier.check_kind(path)
@@ -85,35 +83,35 @@ def stream(
                 waiting.clear()
             if seen % every == 0 and scores is not None:
                 yield prediction(seconds, scores)
-                said = seen
+                reported = seen
             if stopped():
                 break
     except BrokenImage as error:
         broken = error
-    if said < seen and scores is not None:
+    if reported < seen and scores is not None:
         yield prediction(seconds, scores)
     if broken is None and scores is None and not stopped():
         needed = (patch - 1) * interval + 1
-        broken = BrokenImage(path, f'{seen} frames: one patch needs {needed}')
+        broken = BrokenImage(path, f'{seen} frames; one patch needs {needed}')
     if broken is not None:
         yield broken
 
 
 def frame_interval(classifier: Classifier) -> int:
-    """The distance between the frames of a video that a stream takes.
+    """The step from one frame that a stream takes to the next, in frames of the video.
 
-    The ``frame_interval`` of dense sampling in training; 1 after uniform sampling, since the length of a stream is
-    unknown.
+    That of training if its clips were sampled densely, else 1: the end of a stream is unknown, so its frames cannot be
+    sampled uniformly.
     """
     views = classifier.views or {}
     return views.get('frame_interval', 4) if views.get('sampling') == 'dense' else 1
 
 
 def check_causal(classifier: Classifier) -> None:
-    """Raises a UsageError for a model that cannot take a stream of frames."""
+    """Raises a UsageError for a model that cannot take a video frame by frame."""
     views = classifier.views or {}
     if not getattr(classifier.model, 'causal', False):
         what = 'images' if classifier.views is None else 'whole clips'
-        raise UsageError(f'{classifier.name} takes {what}: frames as they come need a causal VideoMamba (causal=True)')
+        raise UsageError(f'{classifier.name} takes {what}: a stream of frames needs a causal VideoMamba (causal=True)')
     if views.get('time', 'forward') != 'forward':
-        raise UsageError(f'{classifier.name} was trained on frames {views["time"]}: they come forward')
+        raise UsageError(f'{classifier.name} was trained on frames {views["time"]}: those of a stream run forward')
