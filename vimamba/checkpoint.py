@@ -110,7 +110,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def model_weights(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint: the averaged ones of our own files, else ``model`` or ``state_dict``, else itself.
+    """The weights of a checkpoint: the average in one of `vimamba train`, else ``model``, ``state_dict`` or all of it.
 
     >>> model_weights({'state_dict': {'module.weight': torch.ones(1)}}, 'a.pth')
     {'weight': tensor([1.])}

@@ -33,7 +33,7 @@ class MaskFolder(FileDataset):
 
     Args:
         root, split, transform: as in `create_dataset`.
-        classes: their names, the first of number 0; None for the lines of ``root/classes.txt``.
+        classes: names of the classes, from number 0; None for the lines of ``root/classes.txt``.
 
     Raises:
         UsageError: a folder, an image or a mask is missing; the message names it.

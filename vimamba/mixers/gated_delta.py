@@ -1,4 +1,4 @@
-"""Gated DeltaNet: a state that each token decays, corrects and reads."""
+"""Gated DeltaNet: each token decays, corrects and reads the state."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ __all__ = ['MambaND', 'checkpoint_filter_fn', 'inflate']
 
 
 class SkipBlock(nn.Module):
-    """n + drop_path(mixer(n)), n = norm(x), so the stream is normalised too. Shape: (b, *grid, dim), kept."""
+    """n + drop_path(mixer(n)) with n = norm(x): the norm also applies to the stream. Shape: (b, *grid, dim), kept."""
 
     def __init__(self, norm: nn.Module, mixer: nn.Module, drop_path: float = 0.0):
         super().__init__()

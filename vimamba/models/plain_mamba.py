@@ -1,7 +1,7 @@
 """PlainMamba: a flat stack of blocks that scan the map along four snakes, each step with a code of its direction.
 
 Paper: PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition, arXiv:2403.17695.
-Official code: ChenhongyiYang/PlainMamba, Apache-2.0; of the weights no licence is stated.
+Official code: ChenhongyiYang/PlainMamba, Apache-2.0; no licence is stated for the weights.
 
     image -> stem (1/16) -> positions -> depth x Block(norm, GridMixer(DirectionalScan on snakes)) -> norm -> mean
           -> head

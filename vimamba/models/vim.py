@@ -302,7 +302,7 @@ class Vim(Backbone):
     def _feature_map(
         self, i: int, x: Tensor, size: tuple[int, ...], norm: bool, output_fmt: str, return_prefix_tokens: bool = False
     ) -> Any:
-        """(b, c, *grid) or (b, patches, c) without the class tokens, with which it may be paired."""
+        """The map (b, c, *grid), or (b, patches, c); with ``return_prefix_tokens`` a pair with the class tokens."""
         if self.feature_norms is not None:
             x = self.feature_norms[i](x)
         else:

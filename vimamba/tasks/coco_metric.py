@@ -38,7 +38,7 @@ class CocoMetric:
         self.kinds = {'': 'bbox'}  # prefix of the figures -> what the evaluator calls it
 
     def update(self, outputs: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Any]]) -> None:
-        """Adds images: what `vimamba.tasks.detection.Detector` gives, and the targets of their data set."""
+        """Adds images: the outputs of a `vimamba.tasks.detection.Detector`, and the targets of the data set."""
         self._evaluated.clear()
         for output, target in zip(outputs, targets, strict=True):
             if 'masks' in output:

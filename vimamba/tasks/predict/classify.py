@@ -57,7 +57,7 @@ class Classifier(NamedTuple):
         return self._replace(transform=_clips(self.data, crops), views={**self.views, 'num_clips': clips})
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of the classes, (B, classes) float32 on the CPU. Raises a UsageError if one is not finite."""
+        """The probabilities (B, classes), float32 on the CPU. Raises a UsageError if one is not finite."""
         probabilities = logits.float().softmax(1).cpu()
         if not probabilities.isfinite().all():
             raise UsageError(f'{self.name} gives numbers that are not finite: its weights are damaged')

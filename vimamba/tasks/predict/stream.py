@@ -1,4 +1,4 @@
-"""Labels of a video by a causal model, frame by frame, in memory that does not grow with their number."""
+"""Labels of a video by a causal model, frame by frame, in constant memory."""
 
 import time
 from collections.abc import Callable, Iterator
