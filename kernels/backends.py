@@ -20,9 +20,9 @@ def choose(backend: str, device_type: str, triton: bool, cpu: bool = False, limi
 
     Args:
         backend: 'auto' or the name of a backend.
-        device_type: of the tensors.
+        device_type: device type of the tensors.
         triton, cpu: whether these backends can compute the arguments, on a device that they run on.
-        limits: what these backends take, for the error.
+        limits: the arguments that these backends accept, in words, for the error.
 
     Raises:
         UsageError: the backend cannot compute the arguments or is not there.

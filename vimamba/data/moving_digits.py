@@ -97,7 +97,7 @@ class MovingDigits(Clips):
         split, transform: as in `Clips`; each of 'train', 'val' and 'test' has other digits.
         time: 'forward', 'backward' (each clip reversed, its class the opposite) or 'shuffled' (in an order that is
             drawn for each sample in training, and fixed for each clip in evaluation).
-        clips: how many of the split; None for all.
+        clips: number of clips; None for all.
         options: further arguments of `Clips`.
     """
 

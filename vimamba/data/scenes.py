@@ -32,12 +32,12 @@ class DigitScenes(torch.utils.data.Dataset):
 
     Args:
         split, transform: as in `create_dataset`; each of 'train', 'val' and 'test' has other digits.
-        seed: of the scenes of the train split; those of the other splits are always the same.
+        seed: changes the scenes of the train split; the other splits are fixed.
         masks: give instance masks.
         size: side of a scene in pixels.
         digits: the fewest and the most digits of a scene.
         scale: the smallest and the largest side of a digit in pixels, most of which its ink fills.
-        scenes: their number; None for 4096 of training, 256 of validation, 512 of test.
+        scenes: number of scenes; None for 4096 (train), 256 (val) or 512 (test).
     """
 
     splits = ('train', 'val', 'test')

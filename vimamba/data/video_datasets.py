@@ -33,13 +33,13 @@ class Clips(FileDataset):
     Args:
         paths: the files.
         targets: the class of each, an index into ``classes``.
-        classes: their names.
+        classes: names of the classes.
         split: 'train', or another one.
         transform: (frames (T, H, W, 3) uint8) -> tensor. None: (3, T, H, W) in 0..1.
         training: sample frames at random; None for the train split only.
         num_frames: frames of a clip.
         sampling: 'uniform' (over the whole video, by `sample_uniform`) or 'dense' (by `sample_dense`).
-        frame_interval: of dense sampling, the step between frames.
+        frame_interval: step between frames of dense sampling.
         num_clips: views in time, outside training.
         time: 'forward', 'backward' or 'shuffled': the order of the frames, to test whether a model uses it.
         repeats: in training, clips of the same frames, each augmented separately (arXiv:1901.09335); the video is

@@ -27,7 +27,7 @@ class VocDataset(ObjectDataset):
 
     Args:
         root, split, transform: as in `create_dataset`; root is a folder such as ``VOCdevkit/VOC2012``.
-        classes: their names.
+        classes: names of the classes.
 
     Raises:
         UsageError: see `vimamba.data.coco`.

@@ -41,7 +41,7 @@ def initialized(name: str) -> Iterator[torch.device]:
     mmengine's own start always calls ``torch.cuda.set_device``.
 
     Args:
-        name: of the device; 'auto' is a GPU if there is one. Under torchrun, 'cuda' is the GPU of this process.
+        name: name of the device; 'auto' is a GPU if there is one. Under torchrun, 'cuda' is the GPU of this process.
 
     Yields:
         The device.

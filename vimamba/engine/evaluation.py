@@ -35,11 +35,11 @@ def evaluate_checkpoint(
 
     Args:
         path: the configuration.
-        checkpoint: of our training (the averaged weights if it has them), or any file of weights that fit.
+        checkpoint: a checkpoint of `vimamba train` (its averaged weights, if any), or a file of weights that fit.
         options: ``key.subkey=value``, over the configuration.
-        split: of the data set.
-        json_file: for all numbers, the confusion matrix among them.
-        out_dir: for ``predictions.png`` and, if the metric has one, ``confusion.png``.
+        split: split of the data set.
+        json_file: file for all figures, including the confusion matrix.
+        out_dir: folder for ``predictions.png`` and, if the metric has one, ``confusion.png``.
 
     Returns:
         The exit code, 0.

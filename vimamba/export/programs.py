@@ -29,7 +29,7 @@ def export_program(module: nn.Module, args: Sequence[Tensor | None], dynamic_sha
     Args:
         module: a model or any module; exported in its mode, training or evaluation, without gradients.
         args: example inputs.
-        dynamic_shapes: those of `torch.export.export`, such as ``({0: torch.export.Dim('batch')},)``.
+        dynamic_shapes: as in `torch.export.export`, such as ``({0: torch.export.Dim('batch')},)``.
 
     >>> from vimamba.kernels.selective_scan import selective_scan
     >>> class Scan(nn.Module):
@@ -72,8 +72,8 @@ def export_onnx(
         program: the result of `export_program`.
         path: the file to write; onnx refuses weights above 2 GB.
         metadata: entries for the file's ``metadata_props``.
-        options: of `torch.onnx.export`: ``input_names``, ``output_names``, and the ``dynamic_shapes`` of the program,
-            for the names of its dimensions.
+        options: arguments of `torch.onnx.export`: ``input_names``, ``output_names``, and the ``dynamic_shapes`` of the
+            program, which name its dimensions.
 
     Raises:
         UsageError: onnx is missing, or the file cannot be written.

@@ -173,7 +173,7 @@ def create_mixer(name: str, d_model: int, scan: ScanOrder | FixedScan | MapScan,
         name: registered name.
         d_model: width of the tokens.
         scan: where it reads: a scan order of one grid, or `MapScan` for maps of any size.
-        options: those of the block: ``d_state``, ``d_conv``, ``expand``, ``merge`` and the mixer's own.
+        options: arguments of the block: ``d_state``, ``d_conv``, ``expand``, ``merge`` and further ones of the mixer.
 
     Raises:
         UsageError: an unknown name or option.
@@ -324,7 +324,7 @@ class CoreMixer(SequenceMixer):
         d_conv: width of the causal convolution.
         expand: d_inner = expand * d_model.
         merge: 'mean' or 'sum' over the routes, or their sum behind channel 'attention' of each.
-        options: of the core.
+        options: further arguments of the core.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class Routes:
         rows: (K, L) int32, the token that each route reads at each step, on the device of the tokens; None where
             ``steps`` determines it.
         steps: distance between successive tokens of each route, see `vimamba.kernels.routes.route_rows`.
-        pads: how many of the L tokens are zeros behind the real ones.
+        pads: number of zeros behind the real tokens, part of L.
         grid: sides of the map, (h, w) or (t, h, w), in tokens.
         names: the scan orders, where they were given by name.
     """

@@ -39,7 +39,7 @@ class GridMixer(Mixer):
         gate: multiply by silu(z), a second half of in_proj.
         norm: LayerNorm behind the core.
         merge: 'sum' of the routes, or their sum behind channel 'attention' of each.
-        options: of the core.
+        options: further arguments of the core.
     """
 
     def __init__(

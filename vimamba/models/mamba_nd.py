@@ -269,7 +269,7 @@ def inflate(state_dict: dict[str, Any], model: Any) -> dict[str, Tensor]:
     head, keep their initial values. A patch reads the mean of its frames; positions are the same at all times.
 
     Args:
-        state_dict: of the model of images, official or ours, with or without its wrapper.
+        state_dict: weights of the image model, official or ours, with or without a wrapper key.
         model: model of clips, built with ``num_frames``.
 
     Returns:

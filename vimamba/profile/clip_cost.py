@@ -35,7 +35,7 @@ class JointViT(VisionTransformer):
     Args:
         num_frames: frames of a clip.
         img_size: pixels of a side of a frame; those beyond a multiple of 16 are left out.
-        num_classes, options: of timm's VisionTransformer.
+        num_classes, options: arguments of timm's VisionTransformer.
 
     Shape: (b, 3, T, H, W) -> (b, num_classes), over T * (H // 16) * (W // 16) tokens and a class token.
     """

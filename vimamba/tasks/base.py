@@ -21,7 +21,7 @@ class Task(nn.Module):
     """A model with its loss and its metric.
 
     Attributes:
-        name: of the task, in a configuration and in `DATASETS`.
+        name: name of the task in configurations and in `DATASETS`.
         best: the metric that selects the best checkpoint; higher is better.
         what: the samples in words.
         lists: whether a batch is lists of tensors of any sizes, instead of tensors.

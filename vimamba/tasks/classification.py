@@ -24,7 +24,7 @@ class ClassificationMetric:
     """Top-1, top-5 and mean cross-entropy, from sums that add up exactly over processes.
 
     Args:
-        classes: their names.
+        classes: names of the classes.
         what: the samples in words, for the table.
 
     Attributes:
@@ -93,8 +93,8 @@ class ClassificationTask(Task):
 
     Args:
         model: images (B, C, H, W) -> logits (B, classes).
-        classes: their names.
-        smoothing: of the labels, 0..1.
+        classes: names of the classes.
+        smoothing: label smoothing, 0..1.
         mixup: mixes images and targets in training; it smooths the labels itself.
         preprocessing: the inputs of the model, for transforms and pictures.
     """

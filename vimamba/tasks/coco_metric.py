@@ -23,7 +23,7 @@ class CocoMetric:
     A crowd (``iscrowd`` 1) is neither missed nor a false positive, as in COCO.
 
     Args:
-        classes: their names.
+        classes: names of the classes.
 
     Attributes:
         state: nothing that could be summed over processes.

@@ -172,11 +172,11 @@ def faster_rcnn(
         anchor_ratios: heights over widths of the anchors.
         hidden: width of the box head.
         proposals: boxes per image that the second stage sees, twice as many in training.
-        samples: of them, boxes per image that it learns from.
+        samples: proposals per image in the loss of the second stage.
         nms_threshold: most overlap (IoU) of boxes that come out.
         mask_channels: width of the four convolutions of the mask branch; None for no masks.
-        rpn_convs: of the first stage.
-        box_convs: of the box head, before one layer of ``hidden``; 0 for two such layers and no convolution.
+        rpn_convs: convolutions of the first stage.
+        box_convs: convolutions of the box head, before one layer of ``hidden``; 0 for two layers and no convolution.
         box_norm, mask_norm: 'batch' or 'layer', after each of these convolutions; None for none.
 
     Raises:

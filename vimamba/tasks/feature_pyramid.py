@@ -27,9 +27,9 @@ class SimpleFeaturePyramid(nn.Module):
 
     Args:
         sources: for each level the (channels, stride in pixels) of the map that it is made of.
-        strides: of the levels; each the source's stride times or divided by a power of two.
-        out_channels: of the levels, through a 1x1 and a 3x3 convolution, each with a LayerNorm; None leaves them out,
-            and halves the channels with each deconvolution.
+        strides: strides of the levels, the source's stride times or divided by powers of two.
+        out_channels: channels of the levels, after a 1x1 and a 3x3 convolution, each with a LayerNorm; None for no
+            convolutions, and half the channels after each deconvolution.
 
     Shape: for each level a map (b, channels, h, w) -> (b, out_channels, h', w').
 
@@ -69,15 +69,15 @@ class Features(nn.Module):
 
     Args:
         config: ``model``, ``data.mean``, ``data.std`` and ``run.grad_checkpointing`` are read.
-        strides: of the maps, in pixels.
+        strides: strides of the maps in pixels.
         out_indices: blocks of a flat backbone: one, or one for each stride; None for the last.
-        out_channels: of the `SimpleFeaturePyramid` for a backbone of other strides.
+        out_channels: channels of the `SimpleFeaturePyramid`, for a backbone with other strides.
         pyramid: False keeps the maps of a flat backbone as they are, all of its stride.
         norm: 'frozen' keeps the statistics and weights of its batch norms; 'batch' and 'sync' leave them.
         with_weights: load those of ``model.pretrained`` or ``model.checkpoint``.
 
     Attributes:
-        channels: of each level.
+        channels: channels of each level.
         flat: whether the backbone has other strides, so that a pyramid is made of its maps.
         fixed_size: (height, width) in pixels, if the backbone takes images of one size only.
         mean, std: per channel, for pixels in 0..1, of the images.

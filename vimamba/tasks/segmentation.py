@@ -70,7 +70,7 @@ class Segmenter(DenseModel):
         num_classes: channels of the logits.
         head: one of `DECODERS`, which takes the further ``options``: maps to one of the finest stride.
         auxiliary: weight of the loss of a second, small head on one of the maps; 0 for none.
-        auxiliary_level: which map that is, of 0 to 3.
+        auxiliary_level: index of that map, 0 to 3.
         dropout: before the classifiers.
 
     Shape: (B, C, H, W), normalised, H and W multiples of 32 -> logits (B, num_classes, H / stride, W / stride); in
@@ -183,10 +183,10 @@ class SegmentationTask(DenseTask):
 
     Args:
         model: the network.
-        classes: their names.
+        classes: names of the classes.
         resize: (short side, most of the long side) in pixels that evaluation brings an image to; None: as it is.
         window: (height, width) in pixels of a sliding window; None for the whole image at once.
-        stride: of the window, in pixels; None for two thirds of it.
+        stride: stride of the window in pixels; None for two thirds of its size.
         scales: factors on the size whose predictions are averaged.
         flip: average with the mirrored image's prediction, too.
         dice: weight of the Dice loss (of arXiv:1606.04797, sums in place of sums of squares) beside the

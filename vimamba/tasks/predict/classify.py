@@ -92,9 +92,9 @@ def load_classifier(
     """A classifier in evaluation mode on the CPU; its weights are never random.
 
     Args:
-        name: a timm model; may be left out if the checkpoint is one of our training.
-        checkpoint: of our training, which holds the model, the image size and the class names; or an official file of
-            the model's weights. None for the weights published for ``name``.
+        name: a timm model; optional with a checkpoint of `vimamba train`.
+        checkpoint: a checkpoint of `vimamba train`, which stores the model, the image size and the class names; or an
+            official file of weights. None for the weights published for ``name``.
         state: the content of that file, if it is already read.
 
     A checkpoint of `vimamba train` also stores the views of a video; otherwise there is one.
