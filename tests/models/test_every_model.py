@@ -19,8 +19,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
-from timm.models import save_for_hf
+from timm.models import get_notrace_functions, get_notrace_modules, save_for_hf
 from timm.optim import param_groups_weight_decay
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import vimamba  # noqa: F401  (registers the models)
 from vimamba.config.reading import read_config
@@ -308,6 +309,22 @@ def test_compiles_as_one_graph_and_exports(name):
         want = model(x)
         assert relative_l2(torch.compile(model, fullgraph=True, backend='aot_eager')(x), want) < 1e-5
         assert relative_l2(torch.export.export(model, (x,)).module()(x), want) < 1e-5
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_timm_and_torchvision_trace_it(name):
+    """Symbolically, with the leaves that timm has registered."""
+    model = small(name).eval()
+    tracer = {
+        'leaf_modules': list(get_notrace_modules()),
+        'autowrap_functions': list(get_notrace_functions()),
+        'param_shapes_constant': True,
+    }
+    _, nodes = get_graph_node_names(model, tracer_kwargs=tracer)
+    traced = create_feature_extractor(model, [nodes[-1]], tracer_kwargs=tracer)
+    x = images(model)
+    with torch.no_grad():
+        assert relative_l2(traced(x)[nodes[-1]], model(x)) < 1e-6
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import DropPath, calculate_drop_path_rates, get_device_dtype
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
@@ -35,6 +36,9 @@ from ._backbone import MapBackbone
 from ._builder import build_model, fit_channels, imagenet_cfg, register_variant, rename
 
 __all__ = ['MambaND', 'checkpoint_filter_fn', 'inflate']
+
+torch.fx.wrap('check_images')  # they branch on shapes, which a symbolic trace cannot
+torch.fx.wrap('check_clip')
 
 
 class SkipBlock(nn.Module):
